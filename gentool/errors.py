@@ -1,0 +1,51 @@
+"""Errors a user can act on, and the exit codes of the program. Imports nothing."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit codes (DESIGN.md section 2); 141 and 143 are 128 + signal number, as a shell reports."""
+
+    OK = 0
+    RUNTIME = 1
+    USAGE = 2
+    MODEL = 3
+    SOME_ROWS = 4
+    UNDECIDED = 5
+    INTERRUPTED = 130
+    BROKEN_PIPE = 141
+    TERMINATED = 143
+
+
+class GentoolError(Exception):
+    """What went wrong, naming the value, and what to do about it."""
+
+    exit_code = Exit.RUNTIME
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(GentoolError):
+    """A flag, an argument, an environment variable or a YAML file of the user's own is wrong."""
+
+    exit_code = Exit.USAGE
+
+
+class ModelError(GentoolError):
+    """A model folder is missing something or is corrupt."""
+
+    exit_code = Exit.MODEL
+
+
+def nearest(name: str, known: Iterable[str], what: str) -> str:
+    """A hint naming the known name most like `name`, or all of them where none is like it."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else f"{what}: {', '.join(known)}"

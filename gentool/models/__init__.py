@@ -1,0 +1,18 @@
+"""Model families. A family is a module with two tables of shapes (`top_tensors`, `layer_tensors`)
+and four pure functions (`embed`, `qkv`, `merge`, `head`); it knows no cache, no text, no loop.
+
+Shape letters, used in every comment: N rows, T tokens in a call, P prefix bucket, M tail bucket,
+B prefixes, L layers, D width, H query heads, G key/value heads, E head size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+FAMILIES = {"llama": "gentool.models.llama"}
+
+
+def load_family(name: str) -> ModuleType:
+    """The module of a family named in FAMILIES."""
+    return import_module(FAMILIES[name])

@@ -1,0 +1,60 @@
+"""The arithmetic that families are made of: one pure function each, on tensors, knowing neither
+caches nor text. `plain` runs anywhere (inside one compiled program, or uncompiled); `fused`
+compiles each piece of element-wise glue by itself, for graphs whose products go to oneDNN.
+Norms compute in float32 whatever the type of their input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+Tensor = Any
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x [..., in] times weight [out, in]; a weight stored in another type is cast to x's."""
+    return tf.matmul(x, tf.cast(weight, x.dtype), transpose_b=True)
+
+
+def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """Root-mean-square norm over the last axis (Zhang & Sennrich 2019)."""
+    y = tf.cast(x, tf.float32)
+    y *= tf.math.rsqrt(tf.reduce_mean(tf.square(y), axis=-1, keepdims=True) + eps)
+    return tf.cast(y * tf.cast(scale, tf.float32), x.dtype)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up for gate_up [..., 2F] (Shazeer 2020); gives [..., F]."""
+    gate, up = tf.split(gate_up, 2, axis=-1)
+    return gate * tf.sigmoid(gate) * up
+
+
+def rope(x: Tensor, positions: Tensor, theta: float) -> Tensor:
+    """Rotates the halves of each head of x [N, T, H, E] by positions [N, T] (Su et al. 2021)."""
+    half = x.shape[-1] // 2
+    frequency = theta ** (-tf.range(half, dtype=tf.float32) / half)  # E/2
+    angle = tf.cast(positions, tf.float32)[..., None, None] * frequency  # [N, T, 1, E/2]
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    left, right = tf.split(tf.cast(x, tf.float32), 2, axis=-1)
+    turned = tf.concat([left * cos - right * sin, right * cos + left * sin], axis=-1)
+    return tf.cast(turned, x.dtype)  # [N, T, H, E]
+
+
+class Ops(NamedTuple):
+    """The pieces a family calls, so that a caller decides what is compiled with what."""
+
+    linear: Callable[..., Tensor]
+    rms_norm: Callable[..., Tensor]
+    swiglu: Callable[..., Tensor]
+    rope: Callable[..., Tensor]
+
+
+def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return tf.function(function, jit_compile=True)
+
+
+plain = Ops(linear, rms_norm, swiglu, rope)
+fused = Ops(linear, compiled(rms_norm), compiled(swiglu), compiled(rope))

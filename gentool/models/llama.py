@@ -1,0 +1,60 @@
+"""LLaMA (Touvron et al. 2023): RMS norm before attention and MLP, rotary positions, SwiGLU, grouped
+key/value heads, no biases. The same file serves every model of that shape; numbers come from Arch.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from gentool.config import Arch
+from gentool.models.layers import Ops, Tensor
+
+
+def top_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights outside the layers."""
+    shapes = {"embedding": (arch.n_vocab, arch.d_model), "final_norm": (arch.d_model,)}
+    return shapes if arch.tied_head else shapes | {"head": (arch.n_vocab, arch.d_model)}
+
+
+def layer_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of one layer's weights; products are stored [out, in]."""
+    heads, kv = arch.n_head * arch.d_head, arch.n_kv_head * arch.d_head
+    return {
+        "attention_norm": (arch.d_model,),
+        "qkv": (heads + 2 * kv, arch.d_model),
+        "attention_out": (arch.d_model, heads),
+        "mlp_norm": (arch.d_model,),
+        "gate_up": (2 * arch.d_ff, arch.d_model),
+        "down": (arch.d_model, arch.d_ff),
+    }
+
+
+def embed(arch: Arch, top: dict[str, Tensor], ids: Tensor, positions: Tensor) -> Tensor:
+    """ids [N, T] to x [N, T, D]; positions enter with the rotation, not here."""
+    return tf.gather(top["embedding"], ids)
+
+
+def qkv(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, positions: Tensor):
+    """x [N, T, D] to q [N, T, H, E] and k, v [N, T, G, E], rotated by positions [N, T]."""
+    n, t = tf.shape(x)[0], tf.shape(x)[1]
+    normed = ops.rms_norm(x, w["attention_norm"], arch.norm_eps)
+    heads = tf.reshape(ops.linear(normed, w["qkv"]), [n, t, -1, arch.d_head])
+    q, k, v = tf.split(heads, [arch.n_head, arch.n_kv_head, arch.n_kv_head], axis=2)
+    return (
+        ops.rope(q, positions, arch.rope_theta),
+        ops.rope(k, positions, arch.rope_theta),
+        v,
+    )
+
+
+def merge(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, context: Tensor) -> Tensor:
+    """Adds what attention gave, context [N, T, H*E], and the MLP to the stream x [N, T, D]."""
+    x += ops.linear(context, w["attention_out"])
+    hidden = ops.linear(ops.rms_norm(x, w["mlp_norm"], arch.norm_eps), w["gate_up"])
+    return x + ops.linear(ops.swiglu(hidden), w["down"])  # [N, T, D]
+
+
+def head(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
+    """x [..., D] to logits [..., V] in x's type; the caller casts them to float32."""
+    normed = ops.rms_norm(x, top["final_norm"], arch.norm_eps)
+    return ops.linear(normed, top["embedding" if arch.tied_head else "head"])

@@ -1,0 +1,57 @@
+"""What a training run is made of: one YAML file, checked before TensorFlow is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from gentool.config import Arch, Strict, parse, read_yaml
+
+Share = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Pieces(Strict):
+    """The SentencePiece unigram vocabulary; its size is arch.n_vocab."""
+
+    character_coverage: Annotated[float, Field(gt=0.9, le=1)] = 0.995
+    sample_characters: Annotated[int, Field(gt=0)] = 12_000_000
+
+
+class Mixture(Strict):
+    """Shares of the tokens drawn: text files by name (FILE.txt or FILE.txt.zst), and documents
+    made by gentool.training.synthetic."""
+
+    sources: dict[str, Share]
+    synthetic: Annotated[float, Field(ge=0)] = 0.0
+    synthetic_documents: Annotated[int, Field(gt=0)] = 60_000
+
+
+class Optimizer(Strict):
+    """AdamW with linear warm-up and a cosine down to `final` times the learning rate."""
+
+    tokens: Annotated[int, Field(gt=0)]
+    batch: Annotated[int, Field(gt=0)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    warmup: Fraction = 0.02
+    final: Fraction = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.95
+    clip: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Recipe(Strict):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
+    family: Literal["llama"]
+    seed: Annotated[int, Field(ge=0)] = 1
+    arch: Arch
+    pieces: Pieces = Pieces()
+    data: Mixture
+    optimizer: Optimizer
+
+
+def load(path: Path) -> Recipe:
+    return parse(Recipe, read_yaml(path), str(path))

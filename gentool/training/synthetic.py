@@ -1,0 +1,589 @@
+"""Short synthetic few-shot documents made from general facts.
+
+A model of a few million parameters learns to follow the pattern of a prompt only when it has met
+many small patterns. Each document picks a task, a format of that task and a handful of examples.
+Some additions, capital formats and orders of countries are held out, so that a later evaluation
+can tell rule from memory; they are the public constants at the top of this module.
+"""
+
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from gentool.training.facts import (
+    CAPITALS,
+    CYCLES,
+    FAMOUS_CAPITALS,
+    MEASURES,
+    NAMES,
+    OPPOSITES,
+    PERIODIC_CHARACTERS,
+    RUNS,
+    SENTIMENTS,
+    TRANSLATIONS,
+)
+
+# Held out for evaluation; changing any of these makes earlier models incomparable.
+
+# Unordered pairs of operands of which neither order is ever added in a document. Their sums are
+# spread from 5 to 18, about half need a carry, and none is trivial by having a zero.
+HELD_OUT_PAIRS: tuple[tuple[int, int], ...] = (
+    (2, 3),
+    (1, 6),
+    (4, 5),
+    (2, 8),
+    (4, 7),
+    (3, 9),
+    (6, 7),
+    (5, 9),
+    (7, 9),
+    (8, 10),
+)
+
+_HELD_OUT_ADDITION = re.compile(
+    r"(?<![\d.])(?:%s)(?!\d)"
+    % "|".join(
+        rf"{x}\s*[+＋加]\s*{y}" for a, b in HELD_OUT_PAIRS for x, y in ((a, b), (b, a))
+    )
+)
+
+
+def without_held_out(document: str) -> str:
+    """A document of other origin without the lines that happen to add a held-out pair."""
+    if not _HELD_OUT_ADDITION.search(document):
+        return document
+    return "\n".join(x for x in document.split("\n") if not _HELD_OUT_ADDITION.search(x))
+
+
+# Ways to write a country and its capital that are never used in a document.
+HELD_OUT_CAPITAL_FORMATS: tuple[str, ...] = (
+    "{country}——{capital}",
+    "{country}|{capital}",
+    "{country}，首都{capital}",
+)
+
+# Orders of countries that never stand consecutively in a document: three examples, then the
+# country that is asked for.
+HELD_OUT_CAPITAL_PROMPTS: tuple[tuple[str, str, str, str], ...] = (
+    ("法国", "日本", "英国", "德国"),
+    ("中国", "美国", "俄罗斯", "法国"),
+    ("德国", "意大利", "西班牙", "英国"),
+    ("韩国", "泰国", "越南", "日本"),
+    ("埃及", "南非", "肯尼亚", "摩洛哥"),
+    ("巴西", "阿根廷", "智利", "秘鲁"),
+    ("加拿大", "墨西哥", "古巴", "美国"),
+    ("瑞典", "挪威", "丹麦", "芬兰"),
+    ("希腊", "波兰", "捷克", "匈牙利"),
+    ("印度", "巴基斯坦", "尼泊尔", "孟加拉国"),
+    ("英国", "法国", "德国", "意大利"),
+    ("日本", "韩国", "中国", "俄罗斯"),
+    ("荷兰", "比利时", "瑞士", "奥地利"),
+    ("伊朗", "伊拉克", "土耳其", "埃及"),
+    ("澳大利亚", "新西兰", "加拿大", "英国"),
+    ("葡萄牙", "法国", "希腊", "西班牙"),
+    ("马来西亚", "菲律宾", "印度尼西亚", "泰国"),
+    ("法国", "埃及", "日本", "加拿大"),
+    ("意大利", "中国", "泰国", "韩国"),
+    ("俄罗斯", "乌克兰", "波兰", "奥地利"),
+)
+
+MIN_CHARACTERS = 20
+MAX_CHARACTERS = 400
+MIN_EXAMPLES = 2
+MAX_EXAMPLES = 14
+HELD_OUT_SEED = 20240
+EXAMPLES_PER_ADDITION_PROMPT = 5
+ORDERS_PER_HELD_OUT_FORMAT = 10
+
+Weighted = dict[str, int]
+Task = Callable[[random.Random, int], str]
+
+_FORBIDDEN_OPERANDS = frozenset(HELD_OUT_PAIRS) | {(b, a) for a, b in HELD_OUT_PAIRS}
+_FORBIDDEN_ORDERS = frozenset(HELD_OUT_CAPITAL_PROMPTS)
+
+SEPARATORS: Weighted = {"\n": 62, "，": 14, "；": 10, " / ": 6, "。": 8}
+
+ADDITION_FORMATS: Weighted = {
+    "{a}+{b}={c}": 20,
+    "{a} + {b} = {c}": 5,
+    "{a}+{b} = {c}": 2,
+    "{a}+{b}= {c}": 2,
+    "{a}+{b}=>{c}": 3,
+    "{a}+{b}→{c}": 2,
+    "{a}+{b}：{c}": 1,
+    "{a}加{b}等于{c}": 6,
+    "{a}加{b}得{c}": 2,
+    "{a} 加 {b} 等于 {c}": 1,
+    "{a}加上{b}是{c}": 2,
+    "{a}+{b}等于{c}": 3,
+    "{a}+{b}的结果是{c}": 2,
+    "{a}和{b}的和是{c}": 2,
+    "问：{a}+{b}=？\n答：{c}": 4,
+    "问：{a}加{b}等于几？\n答：{c}": 3,
+    "问题：{a}+{b}=？答案：{c}": 2,
+    "计算：{a}+{b} 答案：{c}": 2,
+    "计算：{a}+{b}={c}": 2,
+    "题目：{a}+{b}\n答案：{c}": 2,
+    "输入：{a}+{b}\n输出：{c}": 2,
+    "Q: {a}+{b}=?\nA: {c}": 1,
+}
+# The same with the numbers written in Chinese.
+CHINESE_ADDITION_FORMATS: Weighted = {
+    "{a}加{b}等于{c}": 8,
+    "{a}加{b}得{c}": 2,
+    "{a}加上{b}是{c}": 2,
+    "{a}加{b}={c}": 1,
+    "{a}+{b}={c}": 3,
+    "{a}和{b}的和是{c}": 2,
+    "问：{a}加{b}等于几？\n答：{c}": 3,
+}
+
+# The country stands first in these, so that a prompt can end where the capital is due.
+CAPITAL_FORMATS: Weighted = {
+    "{country}=>{capital}": 6,
+    "{country}->{capital}": 4,
+    "{country}→{capital}": 4,
+    "{country}：{capital}": 6,
+    "{country}:{capital}": 2,
+    "{country} {capital}": 4,
+    "{country}-{capital}": 2,
+    "{country}={capital}": 2,
+    "{country}（{capital}）": 2,
+    "{country}的首都是{capital}": 10,
+    "{country}的首都：{capital}": 3,
+    "{country}首都{capital}": 3,
+    "{country}首都：{capital}": 2,
+    "国家：{country}\n首都：{capital}": 4,
+    "国家：{country} 首都：{capital}": 2,
+    "问：{country}的首都是哪里？\n答：{capital}": 5,
+    "问：{country}的首都是哪座城市？\n答：{country}的首都是{capital}。": 3,
+    "问题：{country}的首都在哪里？答案：{capital}": 2,
+    "输入：{country}\n输出：{capital}": 2,
+}
+REVERSE_CAPITAL_FORMATS: Weighted = {
+    "{capital}=>{country}": 2,
+    "{capital}→{country}": 2,
+    "{capital}：{country}": 2,
+    "{capital}是{country}的首都": 4,
+    "首都：{capital}\n国家：{country}": 2,
+    "问：{capital}是哪个国家的首都？\n答：{country}": 3,
+}
+CAPITAL_SENTENCES: Weighted = {
+    "{country}的首都是{capital}。": 6,
+    "{capital}是{country}的首都。": 4,
+    "{country}的首都在{capital}。": 1,
+    "{country}首都是{capital}。": 1,
+    "{country}这个国家的首都是{capital}。": 1,
+    "{capital}，{country}的首都。": 1,
+    "{country}把首都设在{capital}。": 1,
+}
+
+OPPOSITE_FORMATS: Weighted = {
+    "{x}→{y}": 3,
+    "{x}=>{y}": 3,
+    "{x}->{y}": 3,
+    "{x}：{y}": 3,
+    "{x}-{y}": 2,
+    "{x} {y}": 2,
+    "{x}的反义词是{y}": 5,
+    "“{x}”的反义词是“{y}”": 3,
+    "{x}的反面是{y}": 1,
+    "反义词：{x}-{y}": 2,
+    "{x}和{y}是一对反义词": 1,
+    "词语：{x}\n反义词：{y}": 2,
+    "问：{x}的反义词是什么？\n答：{y}": 3,
+    "输入：{x}\n输出：{y}": 1,
+}
+MEASURE_FORMATS: Weighted = {
+    "{x}：一{y}{x}": 4,
+    "{x}→一{y}{x}": 3,
+    "{x}=>一{y}{x}": 3,
+    "一（{y}）{x}": 3,
+    "一{y}{x}": 4,
+    "两{y}{x}": 2,
+    "{x}=>{y}": 2,
+    "{x}的量词是{y}": 3,
+    "{x}的量词是“{y}”": 2,
+    "问：{x}用什么量词？\n答：一{y}{x}": 3,
+    "名词：{x}\n量词：{y}": 2,
+}
+TRANSLATION_FORMATS: Weighted = {
+    "{x} {y}": 3,
+    "{x}=>{y}": 3,
+    "{x}->{y}": 2,
+    "{x}：{y}": 3,
+    "{x} = {y}": 2,
+    "{x}的英语是{y}": 3,
+    "{x}用英语说是{y}": 2,
+    "中文：{x}\n英文：{y}": 3,
+    "问：{x}用英语怎么说？\n答：{y}": 3,
+    "{y} {x}": 1,
+    "{y}=>{x}": 2,
+    "{y}：{x}": 2,
+    "{y}的意思是{x}": 2,
+    "英文：{y}\n中文：{x}": 2,
+}
+SENTIMENT_FORMATS: Weighted = {
+    "{x}=>{y}": 4,
+    "{x}->{y}": 2,
+    "{x}→{y}": 2,
+    "{x}：{y}": 2,
+    "{x}（{y}）": 1,
+    "{x} {y}": 1,
+    "句子：{x}\n情感：{y}": 3,
+    "评论：{x}\n分类：{y}": 3,
+    "评论：{x}。情感：{y}": 1,
+    "问：“{x}”是{p}还是{n}？\n答：{y}": 2,
+    "输入：{x}\n输出：{y}": 2,
+}
+SENTIMENT_LABELS: tuple[tuple[str, str], ...] = (
+    ("正面", "负面"),
+    ("好评", "差评"),
+    ("积极", "消极"),
+)
+MAPPING_FORMATS: Weighted = {
+    "{x}→{y}": 4,
+    "{x}=>{y}": 4,
+    "{x}->{y}": 4,
+    "{x}：{y}": 2,
+    "输入：{x}\n输出：{y}": 3,
+    "问：{x}\n答：{y}": 1,
+}
+# Wordings for the copying rules, tried besides the bare mappings above.
+COPY_FORMATS: Weighted = {"{x} {y}": 6, "重复：{x} {y}": 1, "跟我读：{x}\n{y}": 2}
+FIRST_FORMATS: Weighted = {"{x}的第一个字是{y}": 3, "“{x}”的第一个字是“{y}”": 2}
+LAST_FORMATS: Weighted = {"{x}的最后一个字是{y}": 3, "“{x}”的最后一个字是“{y}”": 2}
+REVERSE_FORMATS: Weighted = {"{x}倒过来是{y}": 3, "把“{x}”倒过来写：{y}": 2}
+NEXT_FORMATS: Weighted = {
+    "{x}→{y}": 3,
+    "{x}=>{y}": 3,
+    "{x}的下一个是{y}": 3,
+    "{x}后面是{y}": 3,
+    "{x}之后是{y}": 2,
+    "问：{x}的后面是什么？\n答：{y}": 2,
+}
+
+_CHINESE_DIGITS = "零一二三四五六七八九"
+_WORDS = tuple(dict.fromkeys([*MEASURES, *TRANSLATIONS, *(x for pair in OPPOSITES for x in pair)]))
+_LONG_WORDS = tuple(word for word in _WORDS if len(word) > 1)
+_THINGS = tuple(noun for noun in MEASURES if len(noun) > 1)
+_REVERSIBLE_WORDS = tuple(word for word in _LONG_WORDS if word != word[::-1])
+_COUNTRIES = tuple(CAPITALS)
+_COUNTRY_WEIGHTS = tuple(2 if country in FAMOUS_CAPITALS else 1 for country in _COUNTRIES)
+_OPPOSITES = (*OPPOSITES, *((right, left) for left, right in OPPOSITES))
+
+
+def chinese_number(number: int) -> str:
+    """Write a number from 0 to 199 in Chinese."""
+    if number >= 100:
+        rest = number - 100
+        if rest == 0:
+            return "一百"
+        link = "零" if rest < 10 else "一" if rest < 20 else ""
+        return "一百" + link + chinese_number(rest)
+    tens, ones = divmod(number, 10)
+    if tens == 0:
+        return _CHINESE_DIGITS[ones]
+    head = "十" if tens == 1 else _CHINESE_DIGITS[tens] + "十"
+    return head + (_CHINESE_DIGITS[ones] if ones else "")
+
+
+def _pick(rng: random.Random, table: Weighted) -> str:
+    return rng.choices(tuple(table), tuple(table.values()))[0]
+
+
+def _join(rng: random.Random, examples: Sequence[str]) -> str:
+    """Put one separator between the examples, dropping those beyond the longest document."""
+    content = "".join(examples)
+    if "\n" not in content and all(example.endswith("。") for example in examples):
+        separator = rng.choice(("\n", ""))
+    elif any(mark in content for mark in "\n，；。？ "):
+        # Only a line break sets such examples apart clearly; plain blanks leave the choice open.
+        separator = "\n"
+        if not any(mark in content for mark in "\n，；。？") and rng.random() < 0.3:
+            separator = rng.choice(("，", "；"))
+    else:
+        separator = _pick(rng, SEPARATORS)
+    kept = list(examples)
+    while sum(map(len, kept)) + len(separator) * len(kept) >= MAX_CHARACTERS:
+        kept.pop()
+    document = separator.join(kept)
+    if separator in ("，", "；", "。") and (separator == "。" or rng.random() < 0.5):
+        document += "。"
+    return document
+
+
+def _sums(rng: random.Random, count: int, largest: int) -> list[tuple[int, int]]:
+    """Draw pairs of operands, none of them held out; sometimes one operand counts up."""
+    if rng.random() < 0.25:
+        fixed, start = rng.randint(0, largest), rng.randint(0, largest // 2)
+        swapped = rng.random() < 0.25
+        run = [(b, fixed) if swapped else (fixed, b) for b in range(start, largest + 1)]
+        return [pair for pair in run if pair not in _FORBIDDEN_OPERANDS][:count]
+    pairs: list[tuple[int, int]] = []
+    one_digit = largest > 10 and rng.random() < 0.4
+    while len(pairs) < count:
+        pair = (rng.randint(0, largest), rng.randint(0, 9 if one_digit else largest))
+        if pair not in _FORBIDDEN_OPERANDS and pair not in pairs:
+            pairs.append(pair)
+    return pairs
+
+
+def _addition_of(rng: random.Random, count: int, largest: int) -> str:
+    chinese = rng.random() < 0.15
+    form = _pick(rng, CHINESE_ADDITION_FORMATS if chinese else ADDITION_FORMATS)
+    write: Callable[[int], str] = chinese_number if chinese else str
+    pairs = _sums(rng, count, largest)
+    return _join(rng, [form.format(a=write(a), b=write(b), c=write(a + b)) for a, b in pairs])
+
+
+def _addition(rng: random.Random, count: int) -> str:
+    return _addition_of(rng, count, 10)
+
+
+def _addition_wide(rng: random.Random, count: int) -> str:
+    return _addition_of(rng, count, rng.choice((20, 50, 99, 99)))
+
+
+def _has_held_out_order(countries: Sequence[str]) -> bool:
+    return any(tuple(countries[i : i + 4]) in _FORBIDDEN_ORDERS for i in range(len(countries) - 3))
+
+
+def _draw_countries(rng: random.Random, count: int) -> list[str]:
+    """Draw different countries in an order that is not held out."""
+    while True:
+        drawn = rng.choices(_COUNTRIES, _COUNTRY_WEIGHTS, k=count)
+        countries = list(dict.fromkeys(drawn))
+        if len(countries) >= MIN_EXAMPLES and not _has_held_out_order(countries):
+            return countries
+
+
+def _capitals(rng: random.Random, count: int) -> str:
+    countries = _draw_countries(rng, count)
+    kind = rng.random()
+    if kind < 0.35:
+        # Facts told in prose; half of the time the phrasing varies within the document.
+        forms = [_pick(rng, CAPITAL_SENTENCES) for _ in countries]
+        if rng.random() < 0.5:
+            forms = forms[:1] * len(countries)
+    else:
+        table = CAPITAL_FORMATS if kind < 0.88 else REVERSE_CAPITAL_FORMATS
+        forms = [_pick(rng, table)] * len(countries)
+    facts = zip(forms, countries, strict=True)
+    return _join(rng, [form.format(country=c, capital=CAPITALS[c]) for form, c in facts])
+
+
+def _pairs_document(
+    rng: random.Random, form: str, pairs: Sequence[tuple[str, str]], **extra: str
+) -> str:
+    return _join(rng, [form.format(x=x, y=y, **extra) for x, y in pairs])
+
+
+def _opposites(rng: random.Random, count: int) -> str:
+    pool: Sequence[tuple[str, str]] = _OPPOSITES
+    if rng.random() < 0.5:
+        length = rng.choice((1, 2))
+        pool = [pair for pair in pool if len(pair[0]) == length]
+    # Some words have two opposites; one document gives only one of them.
+    pairs = tuple(dict(rng.sample(pool, count)).items())
+    return _pairs_document(rng, _pick(rng, OPPOSITE_FORMATS), pairs)
+
+
+def _measures(rng: random.Random, count: int) -> str:
+    pairs = rng.sample(tuple(MEASURES.items()), count)
+    return _pairs_document(rng, _pick(rng, MEASURE_FORMATS), pairs)
+
+
+def _translations(rng: random.Random, count: int) -> str:
+    pairs = rng.sample(tuple(TRANSLATIONS.items()), count)
+    return _pairs_document(rng, _pick(rng, TRANSLATION_FORMATS), pairs)
+
+
+def _sentiments(rng: random.Random, count: int) -> str:
+    positive, negative = rng.choice(SENTIMENT_LABELS)
+    pairs: dict[str, str] = {}
+    # With one label only, a document would show a constant instead of a choice.
+    while len(pairs) < count or len(set(pairs.values())) < 2:
+        subjects, praise, blame = rng.choice(SENTIMENTS)
+        good = rng.random() < 0.5
+        sentence = rng.choice(subjects.split()) + rng.choice((praise if good else blame).split())
+        pairs[sentence] = positive if good else negative
+    form = _pick(rng, SENTIMENT_FORMATS)
+    return _pairs_document(rng, form, tuple(pairs.items()), p=positive, n=negative)
+
+
+def _letters(rng: random.Random) -> str:
+    return "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 5)))
+
+
+def _copy_rule(rng: random.Random, count: int) -> str:
+    """Apply one rule - repeat, take an end, turn round - to each of several words."""
+    rule = rng.choice(("copy", "copy", "first", "last", "reverse"))
+    wordings = {
+        "copy": COPY_FORMATS,
+        "first": FIRST_FORMATS,
+        "last": LAST_FORMATS,
+        "reverse": REVERSE_FORMATS,
+    }
+    latin = rng.random() < 0.2
+    if latin:
+        items = [_letters(rng) for _ in range(count)]
+    else:
+        pool = {"copy": _WORDS, "reverse": _REVERSIBLE_WORDS}.get(rule, _LONG_WORDS)
+        items = rng.sample(pool, count)
+    results = {
+        "copy": items,
+        "first": [item[0] for item in items],
+        "last": [item[-1] for item in items],
+        "reverse": [item[::-1] for item in items],
+    }[rule]
+    # The worded formats speak of Chinese characters, which letters are not.
+    bare = rng.random() < 0.5 or (latin and rule != "copy")
+    form = _pick(rng, MAPPING_FORMATS if bare else wordings[rule])
+    return _pairs_document(rng, form, tuple(zip(items, results, strict=True)))
+
+
+def _pick_from_list(rng: random.Random, count: int) -> str:
+    """Repeat the first or the last word of short lists."""
+    position = rng.choice((0, -1))
+    pairs = []
+    for _ in range(count):
+        words = rng.sample(_WORDS, rng.randint(2, 4))
+        pairs.append((" ".join(words), words[position]))
+    return _pairs_document(rng, _pick(rng, MAPPING_FORMATS), pairs)
+
+
+def _periodic(rng: random.Random, count: int) -> str:
+    """Repeat short cycles of characters or words, one cycle to a line."""
+    blank = rng.random() < 0.4
+    lines = []
+    for _ in range(min(count, 6)):
+        period = rng.randint(2, 4)
+        cycle = rng.sample(_WORDS if blank else PERIODIC_CHARACTERS, period)
+        length = period * rng.randint(2, 5) + rng.randint(0, period - 1)
+        lines.append((" " if blank else "").join((cycle * 6)[:length]))
+    return "\n".join(_fitting(lines))
+
+
+def _recall(rng: random.Random, count: int) -> str:
+    """Say who has what, then ask for some of it again."""
+    names = rng.sample(NAMES, min(count, 6))
+    owned = dict(zip(names, rng.sample(_THINGS, len(names)), strict=True))
+    form = rng.choice(("{}：{}", "{}={}", "{}->{}", "{}喜欢{}", "{}有{}"))
+    separator = rng.choice(("\n", " ", "，", "；"))
+    asked = rng.sample(names, rng.randint(1, len(names)))
+    return separator.join(form.format(name, owned[name]) for name in [*names, *asked])
+
+
+def _copying(rng: random.Random, count: int) -> str:
+    return rng.choice((_copy_rule, _copy_rule, _pick_from_list, _periodic, _recall))(rng, count)
+
+
+def _fitting(lines: list[str]) -> list[str]:
+    """Drop the last lines beyond the longest document."""
+    while len("\n".join(lines)) > MAX_CHARACTERS:
+        lines = lines[:-1]
+    return lines
+
+
+def _sequence(rng: random.Random) -> list[str]:
+    """One stretch of a known sequence."""
+    length = rng.randint(5, 12)
+    kind = rng.choice(("numbers", "numbers", "chinese", "cycle", "run"))
+    if kind == "numbers":
+        step, start = rng.choice((1, 1, 2, 5, 10)), rng.randint(0, 100)
+        if step > 1 and rng.random() < 0.7:
+            start -= start % step
+        return [str(start + step * i) for i in range(length)]
+    if kind == "chinese":
+        start = rng.randint(1, 40)
+        return [chinese_number(start + i) for i in range(length)]
+    if kind == "cycle":
+        items = rng.choice(tuple(CYCLES.values()))
+        start = rng.randrange(len(items))
+        return [items[(start + i) % len(items)] for i in range(length)]
+    items = rng.choice(tuple(RUNS.values()))
+    start = rng.randrange(len(items) - 4)
+    return list(items[start : start + length])
+
+
+def _next(rng: random.Random, count: int) -> str:
+    if rng.random() < 0.4:
+        sequence = _sequence(rng)
+        pairs = list(zip(sequence, sequence[1:], strict=False))
+        rng.shuffle(pairs)
+        return _pairs_document(rng, _pick(rng, NEXT_FORMATS), pairs[:count])
+    separator = rng.choice(("，", "、", " ", "，", ", "))
+    return "\n".join(_fitting([separator.join(_sequence(rng)) for _ in range(min(count, 6))]))
+
+
+# Task -> share of the documents, in percent.
+TASK_SHARE: dict[str, tuple[Task, int]] = {
+    "addition": (_addition, 22),
+    "addition_wide": (_addition_wide, 13),
+    "capitals": (_capitals, 25),
+    "opposites": (_opposites, 8),
+    "measures": (_measures, 7),
+    "copying": (_copying, 12),
+    "next": (_next, 5),
+    "translations": (_translations, 5),
+    "sentiments": (_sentiments, 3),
+}
+
+
+def documents(seed: int, count: int) -> Iterator[str]:
+    """Yield ``count`` few-shot documents, always the same ones for a seed."""
+    rng = random.Random(seed)
+    tasks = [task for task, _ in TASK_SHARE.values()]
+    shares = [share for _, share in TASK_SHARE.values()]
+    for _ in range(count):
+        task = rng.choices(tasks, shares)[0]
+        while True:
+            document = task(rng, rng.randint(MIN_EXAMPLES, MAX_EXAMPLES))
+            if MIN_CHARACTERS <= len(document) <= MAX_CHARACTERS:
+                yield document
+                break
+
+
+def held_out_addition_prompts() -> list[tuple[str, str]]:
+    """Prompts ending in a held-out addition, in both orders, each with its answer."""
+    rng = random.Random(HELD_OUT_SEED)
+    prompts = []
+    for pair in HELD_OUT_PAIRS:
+        for a, b in (pair, pair[::-1]):
+            examples: list[tuple[int, int]] = []
+            while len(examples) < EXAMPLES_PER_ADDITION_PROMPT:
+                example = (rng.randint(0, 10), rng.randint(0, 10))
+                if example not in _FORBIDDEN_OPERANDS and example not in examples:
+                    examples.append(example)
+            lines = [f"{x}+{y}={x + y}" for x, y in examples]
+            prompts.append(("\n".join([*lines, f"{a}+{b}="]), str(a + b)))
+    return prompts
+
+
+def _capital_prompt(form: str, countries: Sequence[str]) -> tuple[str, str]:
+    *examples, asked = countries
+    lines = [form.format(country=c, capital=CAPITALS[c]) for c in examples]
+    question = form.partition("{capital}")[0].format(country=asked)
+    return "\n".join([*lines, question]), CAPITALS[asked]
+
+
+def held_out_capital_prompts() -> list[tuple[str, str]]:
+    """Prompts asking for a capital, each with its answer.
+
+    First every held-out order in a format of the documents, then, for every held-out format,
+    some orders drawn as the documents draw theirs.
+    """
+    rng = random.Random(HELD_OUT_SEED)
+    # A blank at the end of a prompt would split tokens unlike in training.
+    seen = {form: share for form, share in CAPITAL_FORMATS.items() if " {capital}" not in form}
+    prompts = [_capital_prompt(_pick(rng, seen), order) for order in HELD_OUT_CAPITAL_PROMPTS]
+    famous = tuple(FAMOUS_CAPITALS)
+    for form in HELD_OUT_CAPITAL_FORMATS:
+        orders: list[tuple[str, ...]] = []
+        while len(orders) < ORDERS_PER_HELD_OUT_FORMAT:
+            order = tuple(rng.sample(famous, 4))
+            if order not in _FORBIDDEN_ORDERS:
+                orders.append(order)
+        prompts.extend(_capital_prompt(form, order) for order in orders)
+    return prompts
