@@ -1,0 +1,35 @@
+"""Chinese-first text generation on TensorFlow. Importing this package imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gentool.session import Model
+
+__version__ = "0.1.0"
+__all__ = ["Sample", "load"]
+
+
+def load(
+    model: str = "tiny-zh",
+    precision: str | None = None,
+    set: Mapping[str, object] | None = None,
+    xla: bool = True,
+) -> Model:
+    """Opens a model: a name, a folder or a YAML file. `set` overrides keys of its YAML, dotted;
+    `precision` is the YAML's where it is not given."""
+    from gentool import config, session
+
+    chosen = config.load(model, set or {})
+    return session.open_model(chosen, precision or chosen.precision, xla)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Sample":
+        from gentool.session import Sample
+
+        return Sample
+    raise AttributeError(f"module 'gentool' has no attribute {name!r}")

@@ -4,21 +4,31 @@ key, a wrong type, an impossible number or a missing file is an error naming key
 
 from __future__ import annotations
 
+import re
+import reprlib
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
+from platformdirs import user_config_path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from gentool.errors import GentoolError, UsageError, nearest
+from gentool.errors import GentoolError, ModelError, UsageError, nearest
+
+PACKAGE = Path(__file__).parent
+FOLDER_FILE = "gentool.yaml"  # what the YAML file of a model folder is called
+NOTHING: Mapping[str, object] = MappingProxyType({})
 
 Positive = Annotated[int, Field(gt=0)]
+Words = Annotated[str, Field(min_length=1)]
 
 
 class Strict(BaseModel):
     """Frozen data with a closed set of keys; a number is never read from a string."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Arch(Strict):
@@ -47,20 +57,164 @@ class Arch(Strict):
         return self
 
 
-Schema = TypeVar("Schema", bound=BaseModel)
+class TokenizerConfig(Strict):
+    kind: Literal["sentencepiece"]
+    model: Words
+    add_bos: bool = False
+
+
+class Sampling(Strict):
+    """The law samples are drawn by and where they end. Temperature 0 is greedy; top_k 0 and top_p 1
+    keep every token."""
+
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_tokens: Positive = 64
+    min_tokens: Annotated[int, Field(ge=0)] = 0
+    stop: list[Words] = []
+    include_stop: bool = False
+
+    @model_validator(mode="after")
+    def _length(self) -> Sampling:
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(
+                f"min_tokens {self.min_tokens} is more than max_tokens {self.max_tokens}"
+            )
+        return self
+
+
+class ModelFile(Strict):
+    """The keys of a model's YAML file."""
+
+    name: Words
+    family: Literal["llama"]
+    checkpoint: Words
+    format: Words | None = None
+    arch: Arch
+    tokenizer: TokenizerConfig | None = None
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    sampling: Sampling = Sampling()
+
+
+class ModelConfig(ModelFile):
+    """A model's YAML file and the folder its relative paths start from."""
+
+    folder: Path
+
+
+def load(model: str, overrides: Mapping[str, object] = NOTHING) -> ModelConfig:
+    """The model of this name, in this folder or of this YAML file. `overrides` are values by dotted
+    key, read as YAML where they are text; the files it names exist."""
+    path = locate(model)
+    error = ModelError if path.name == FOLDER_FILE else UsageError
+    data = read_yaml(path, error)
+    for key, value in overrides.items():
+        _override(data, key, value)
+    file = parse(ModelFile, data, str(path), error, overrides)
+    named = {"checkpoint": file.checkpoint}
+    if file.tokenizer:
+        named["tokenizer.model"] = file.tokenizer.model
+    for key, value in named.items():
+        # a model folder may come from anywhere, so what it names stays inside it
+        if error is ModelError and key not in overrides and _leaves(Path(value)):
+            raise ModelError(f"{path}: {key} {value} leaves the model's folder", "move it inside")
+        if not (path.parent / value).exists():
+            raise ModelError(
+                f"{path}: {key} {path.parent / value} does not exist",
+                f"put it there, or give its place with --set {key}=PATH",
+            )
+    return ModelConfig(folder=path.parent, **dict(file))
+
+
+def locate(model: str) -> Path:
+    """The YAML file of a model. A bare word is a known name first, then a path."""
+    path = Path(model)
+    names = known() if model == path.name else {}
+    if model in names:
+        return names[model]
+    if path.is_dir():
+        if not (path / FOLDER_FILE).is_file():
+            raise ModelError(
+                f"the folder {model} has no {FOLDER_FILE}",
+                f"give a folder with {FOLDER_FILE}, or write a YAML file and give that",
+            )
+        return path / FOLDER_FILE
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    if path.exists():
+        raise UsageError(
+            f"model {model} is not a YAML file", "give a name, a folder or a file ending in .yaml"
+        )
+    if names:
+        raise UsageError(f"unknown model {model}", nearest(model, names, "known models"))
+    raise ModelError(f"model {model} does not exist", "check the path")
+
+
+def known() -> dict[str, Path]:
+    """The YAML files of all models that have a name. The user's own cannot hide a shipped one."""
+    user = user_config_path("gentool") / "models"
+    named = {path.stem: path for path in (*user.glob("*.yaml"), *configs().glob("*.yaml"))}
+    return named | {p.parent.name: p for p in (PACKAGE / "data").glob(f"*/{FOLDER_FILE}")}
+
+
+def configs() -> Path:
+    """The folder configs/: inside the package in a wheel, beside it in a clone."""
+    inside = PACKAGE / "configs"
+    return inside if inside.is_dir() else PACKAGE.parent / "configs"
+
+
+def _leaves(path: Path) -> bool:
+    return path.is_absolute() or ".." in path.parts
+
+
+def _override(data: dict[str, Any], key: str, value: object) -> None:
+    """Sets a dotted key, making the mappings on its way."""
+    *way, last = key.split(".")
+    for depth, part in enumerate(way, 1):
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise UsageError(f"--set {key}: {'.'.join(way[:depth])} has no keys", "shorten the key")
+    try:
+        data[last] = _from_yaml(value) if isinstance(value, str) else value
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise UsageError(f"--set {key}: {value!r} is not YAML", "put it in quotes") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's plain types, but 1e-5 is a number and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = f"{key.value} is given twice"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("+-0123456789")
+)
+
+
+def _from_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)
 
 
 def read_yaml(path: Path, error: type[GentoolError] = UsageError) -> dict[str, Any]:
     """The mapping in a YAML file, read safely."""
     try:
-        data = yaml.safe_load(path.read_text("utf-8"))
+        data = _from_yaml(path.read_text("utf-8"))
     except OSError as e:
         raise error(
             f"cannot read {path}: {e.strerror}", "check the path and its permissions"
         ) from None
     except UnicodeDecodeError as e:
         raise error(f"{path} is not UTF-8 (byte {e.start})", "save the file as UTF-8") from None
-    except yaml.YAMLError as e:
+    except (yaml.YAMLError, ValueError, RecursionError) as e:
         mark = getattr(e, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
         raise error(
@@ -73,25 +227,44 @@ def read_yaml(path: Path, error: type[GentoolError] = UsageError) -> dict[str, A
     return data
 
 
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
 def parse(
-    schema: type[Schema], data: dict[str, Any], source: str, error: type[GentoolError] = UsageError
+    schema: type[Schema],
+    data: Mapping[str, Any],
+    source: str,
+    error: type[GentoolError] = UsageError,
+    overrides: Collection[str] = (),
 ) -> Schema:
-    """`data` as a `schema`; the first thing wrong with it is an error naming key and value."""
+    """`data` as a `schema`; the first thing wrong with it is an error naming key and value.
+    `overrides` are the dotted keys that came from --set and not from `source`."""
     try:
         return schema.model_validate(data)
     except ValidationError as failure:
         first = failure.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = _keys_at(schema, first["loc"][:-1])
-        raise error(
-            f"{source}: unknown key {key}", nearest(str(first["loc"][-1]), known, "known keys")
-        )
-    if first["type"] == "missing":
-        raise error(f"{source}: {key} is missing", f"add {key}: …")
-    reason = first["msg"].removeprefix("Value error, ")
-    value = "" if isinstance(first["input"], dict) else f" {first['input']!r}"
-    raise error(f"{source}: {key}{value}: {reason}".replace(": :", ":"), "correct that value")
+    for name in overrides:
+        if f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}."):
+            source, error = f"{source} with --set {name}", UsageError
+    reason = first["msg"].replace("Input should be", "it should be")
+    match first["type"]:
+        case "extra_forbidden":
+            known = _keys_at(schema, first["loc"][:-1])
+            hint = nearest(str(first["loc"][-1]), known, "known keys")
+            raise error(f"{source}: unknown key {key}", hint)
+        case "missing":
+            raise error(f"{source}: {key} is missing", f"add {key}: …")
+        case "value_error":
+            what = ": ".join(filter(None, [source, key, str(first["ctx"]["error"])]))
+            raise error(what, "change one of these numbers")
+        case "literal_error":
+            reason = nearest(str(first["input"]), re.findall("'(.+?)'", reason), key)
+    raise error(f"{source}: {key} is {_SHORT.repr(first['input'])}", reason)
+
+
+_SHORT = reprlib.Repr()  # a few bytes of YAML can hold a billion values
+_SHORT.maxstring = 80
 
 
 def _keys_at(schema: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

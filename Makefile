@@ -1,0 +1,65 @@
+# Needs nothing but make and Python 3.10 to 3.13 with venv and pip. Everything is installed into
+# .venv, once, and again when pyproject.toml or the pins change. Only results go to stdout.
+
+PYTHON ?= python3
+DATA ?= ../shared/corpus
+MODEL ?= tiny-zh
+
+PINS := .ci/constraints.txt
+BIN := .venv/bin
+INSTALLED := .venv/installed
+CODE := gentool tests
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check format bench-heldout clean
+MAKEFLAGS += --no-print-directory
+
+help:  ## lists the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
+
+demo: $(INSTALLED)  ## installs gentool into .venv and continues 今天天气不错
+	@$(BIN)/gentool complete "今天天气不错"
+
+test: $(INSTALLED)  ## runs the tests that take seconds
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(INSTALLED)  ## runs the tests that take minutes
+	@$(BIN)/python -m pytest -m slow --timeout 1800
+
+check: $(INSTALLED)  ## checks format, lint and types; counts lines per file
+	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/mypy gentool
+	@find gentool -name '*.py' -exec wc -l {} + | sort -rn
+
+format: $(INSTALLED)  ## formats the code and sorts its imports
+	@$(BIN)/ruff check --fix --select I $(CODE)
+	@$(BIN)/ruff format $(CODE)
+
+bench-heldout: $(INSTALLED)  ## bits per character, MODEL and a 5-gram on held-out text (DATA=../shared/corpus)
+	@$(BIN)/python tests/bench/heldout.py configs/train/tiny-zh.yaml --data $(DATA) --model $(MODEL) --ngram
+
+clean:  ## removes what the tools left behind (the installation too: rm -r .venv)
+	@rm -rf dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find gentool tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip reads the user's own configuration for proxies and indices; the pins hold for builds too.
+$(INSTALLED): pyproject.toml $(PINS)
+	@{ $(BIN)/python -m pip --version >/dev/null 2>&1 || $(MAKE) .venv; } >&2
+	@echo "installing gentool into .venv (TensorFlow is a download of some 600 MB)" >&2
+	@PIP_CONSTRAINT=$(PINS) PIP_BUILD_CONSTRAINT=$(PINS) PIP_DISABLE_PIP_VERSION_CHECK=1 \
+		$(BIN)/python -m pip install --prefer-binary -e ".[dev]" >&2
+	@touch $@
+
+.PHONY: .venv
+.venv:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "error: $(PYTHON) not found"; \
+		echo "hint: install Python 3.10 to 3.13, or name one: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { \
+		echo "error: $$($(PYTHON) --version 2>&1) has no TensorFlow 2.21, Python 3.10 to 3.13 has"; \
+		echo "hint: name another one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "error: $(PYTHON) has no venv"; \
+		echo "hint: on Debian and Ubuntu: sudo apt install python3-venv"; exit 1; }
+	@$(PYTHON) -m venv .venv

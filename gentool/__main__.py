@@ -1,0 +1,5 @@
+import sys
+
+from gentool.cli import main
+
+sys.exit(main())

@@ -1,0 +1,184 @@
+"""The only place that writes to the terminal. stdout gets the result, in UTF-8, and nothing else;
+stderr gets everything else. Text of models, files and errors is never markup, and where a terminal
+would obey a character in it, the character is shown instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Literal
+
+from gentool.errors import GentoolError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console as Rich
+
+Color = Literal["auto", "always", "never"]
+Show = Callable[[int, int, float, str], None]
+
+LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
+
+_OBEYED = [*range(0x20), *range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F]
+_OBEYED += [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]  # bidi embeddings, overrides, isolates
+_SHOWN = {code: f"\\u{code:04x}" for code in _OBEYED if chr(code) not in "\n\t"}
+
+
+def neutral(text: str) -> str:
+    """`text` with control and bidi characters as visible escapes, which JSON reads back."""
+    return text.translate(_SHOWN)
+
+
+def colored(choice: Color, terminal: bool) -> bool:
+    """Whether to write in colour: --color, else only on a terminal that wants it."""
+    if choice != "auto":
+        return choice == "always"
+    return terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+class Console:
+    """The streams of this process, and what the user asked to see on them."""
+
+    def __init__(self) -> None:
+        self.color: Color = "auto"
+        self.quiet = self.verbose = self.debug = False
+        # unbuffered: after a broken pipe there is nothing left to flush at exit
+        self._out = io.FileIO(1, "w", closefd=False) if sys.stdout else None
+        self._out_name = "standard output"
+        self._line_open = False
+
+    def redirect(self, path: str) -> None:
+        """Sends the result to a file."""
+        try:
+            self._out = io.FileIO(path, "w")
+        except OSError as e:
+            raise UsageError(f"cannot write {path}: {e.strerror}", "give another --output") from e
+        self._out_name = path
+
+    @property
+    def on_terminal(self) -> bool:
+        """Whether the result goes to a terminal."""
+        return bool(self._out and self._out.isatty())
+
+    def write(self, text: str) -> None:
+        """A part of the result, on its way when this returns."""
+        if not self._out:
+            raise GentoolError("standard output is closed", "open it, or give --output FILE")
+        data = memoryview((neutral(text) if self.on_terminal else text).encode())
+        try:
+            while data:
+                data = data[self._out.write(data) or 0 :]
+        except BrokenPipeError:
+            raise
+        except OSError as e:
+            raise GentoolError(
+                f"cannot write {self._out_name}: {e.strerror}", "free some space and run again"
+            ) from e
+        if text:
+            self._line_open = not text.endswith(("\n", "\0"))
+
+    def end_line(self) -> None:
+        """Ends a line that was cut off, so that what follows starts on its own."""
+        with contextlib.suppress(OSError, GentoolError):
+            if self._line_open:
+                self.write("\n")
+
+    def error(self, message: str, hint: str) -> None:
+        self._say(message, "error:", "bold red")
+        self._say(hint, "hint:", "bold cyan")
+
+    def note(self, text: str) -> None:
+        """A line for whoever watches; silent under -q."""
+        if not self.quiet:
+            self._say(text)
+
+    def detail(self, text: str) -> None:
+        """A line for who asked with -v."""
+        if self.verbose:
+            self._say(text)
+
+    def traceback(self, text: str) -> None:
+        for line in text.splitlines():
+            self._say(line)
+
+    def _say(self, text: str, label: str = "", style: str = "") -> None:
+        from rich.text import Text
+
+        if not sys.stderr:
+            return
+        text = " ".join(text.split("\n"))
+        line = Text(neutral(text) if sys.stderr.isatty() else text)
+        rich = self._rich(io.StringIO())
+        rich.print(Text(label, style) + " " + line if label else line, soft_wrap=True)
+        # a result must not fail because nobody listens here
+        with contextlib.suppress(OSError):
+            sys.stderr.write(rich.file.getvalue())  # type: ignore[attr-defined]
+            sys.stderr.flush()
+
+    def _rich(self, file: io.StringIO | None = None) -> Rich:
+        """rich, told what it would otherwise guess."""
+        from rich.console import Console as Rich
+
+        terminal = bool(sys.stderr and sys.stderr.isatty())
+        color = colored(self.color, terminal)
+        return Rich(
+            file=file or sys.stderr,
+            force_terminal=terminal or color,
+            color_system="standard" if color else None,
+            no_color=not color,
+            markup=False,
+            highlight=False,
+            emoji=False,
+        )
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Show]:
+        """Gives a function of steps done, all steps, seconds left and a text: a bar on a terminal,
+        else a line now and then."""
+        rich = self._rich()
+        if self.quiet or not sys.stderr:
+            yield lambda done, steps, left, text: None
+        elif rich.is_terminal and not rich.is_dumb_terminal and sys.stderr.isatty():
+            yield from _bar(rich)
+        else:
+            yield self._lines()
+
+    def _lines(self) -> Show:
+        last = -LINE_SECONDS
+
+        def show(done: int, steps: int, left: float, text: str) -> None:
+            nonlocal last
+            if time.monotonic() - last >= LINE_SECONDS or done == steps:
+                last = time.monotonic()
+                self.note(f"step {done} of {steps}, {text}, {clock(left)} left")
+
+        return show
+
+
+def _bar(rich: Rich) -> Iterator[Show]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.fields[left]} left", markup=False),
+    )
+    with Progress(*columns, console=rich, transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task("", total=None, left="…")
+
+        def show(done: int, steps: int, left: float, text: str) -> None:
+            bar.update(task, completed=done, total=steps, description=text, left=clock(left))
+
+        yield show
+
+
+def clock(seconds: float) -> str:
+    """3725 as 1:02:05."""
+    minutes, second = divmod(round(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02}:{second:02}"

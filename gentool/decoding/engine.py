@@ -1,0 +1,247 @@
+"""The one engine under every decoder. `prefill` computes a prompt into a prefix, which has no row
+axis; `extend` computes new tokens of many rows that continue prefixes. Nobody else knows of caches.
+
+One layer is compiled once, as a function of its weights and cells, and called L times inside one
+graph, so compiling costs the same whatever the depth. What changes between two calls of a bucket is
+a traced value: lengths, slots, masks, owners.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from gentool.config import Arch
+from gentool.decoding import buckets
+from gentool.models import layers
+from gentool.models.attention import attend, write_cells
+from gentool.models.layers import Tensor
+from gentool.models.transformer import Params, forward
+
+Cells = tuple[tuple[Tensor, Tensor], ...]  # keys and values of each layer
+
+COMPUTE = tf.float32  # of the stream; weights stored in 16 bits are cast inside their products
+
+
+class Prefix(NamedTuple):
+    """What prefill leaves: `cells` [1, G, P, E] a layer, of which the first `length` exist."""
+
+    cells: Cells
+    length: int
+
+
+class _Block(NamedTuple):
+    """Rows computed in one call: R for each of B prefixes, prefix-major, some of them unused."""
+
+    owners: tuple[int, ...]  # B indexes into the tail's prefixes
+    prefix: Cells  # [B, G, P, E]
+    exists: np.ndarray  # [B, P] which prefix cells exist
+    cells: Cells  # variables [B*R, G, M, E]
+
+
+@dataclass
+class Tail:
+    """The rows of the last `extend`. Slots are counted alike for all rows; `seen` says which hold
+    a row's own tokens, so that rows of different lengths can live side by side."""
+
+    prefixes: tuple[Prefix, ...]
+    owner: np.ndarray  # [N] prefix of each row
+    seen: np.ndarray  # [N, M]
+    length: np.ndarray  # [N] tokens of each row beyond its prefix
+    used: int  # slots taken
+    blocks: list[_Block]
+    place: np.ndarray  # [N, 2] block of each row, and its row in there
+
+
+class Engine:
+    """Weights and the two compiled functions over them: a layer, and a step through all layers."""
+
+    def __init__(self, family: ModuleType, arch: Arch, params: Params, xla: bool) -> None:
+        self.family, self.arch, self.params, self.xla = family, arch, params, xla
+        self.layer = tf.function(self._layer, jit_compile=xla, autograph=False)
+        self.step = tf.function(self._step, autograph=False)
+
+    def prefill(
+        self, ids: Sequence[int], prefix: Prefix | None = None, every: bool = False
+    ) -> tuple[Prefix, np.ndarray]:
+        """Computes ids [T] after `prefix`; gives the longer prefix and float32 logits [1, V] after
+        the last id, or [T, V] after each of them when `every`."""
+        start, count = prefix.length if prefix else 0, len(ids)
+        t = buckets.tokens(count)
+        p = buckets.tokens(start + t)
+        cells = self._new_cells(1, p)
+        if prefix:
+            _copy(prefix.cells, cells)
+        padded = np.zeros((1, t), np.int32)
+        padded[0, :count] = ids
+        positions = start + np.arange(t, dtype=np.int32)[None]
+        seen = np.arange(p) <= positions[..., None]  # [1, T, P]
+        wanted = np.arange(t) if every else np.array([count - 1])
+        logits = self._run(padded, positions, start, seen, cells, None, wanted)
+        frozen = tuple((tf.identity(k), tf.identity(v)) for k, v in cells)
+        return Prefix(frozen, start + count), logits[0, : count if every else 1]
+
+    def extend(
+        self,
+        prefixes: Sequence[Prefix],
+        tail: Tail | None,
+        owner: Sequence[int] | np.ndarray,
+        parents: Sequence[int] | np.ndarray,
+        tokens: np.ndarray,
+        room: int = 0,
+        batch_invariant: bool = False,
+    ) -> tuple[Tail, np.ndarray]:
+        """Row i continues row parents[i] of `tail`, or, where there is no tail yet, prefix owner[i],
+        by tokens[i]: tokens [N, T] to the new tail and float32 logits [N, T, V]. `tail` is consumed:
+        its cells are updated in place. A first call names the `room`, the tokens a row may come to.
+        Under `batch_invariant` rows are computed in blocks of one fixed shape with one prefix, so
+        that a row's bits do not depend on its neighbours."""
+        owner = np.asarray(owner)
+        n, t = tokens.shape
+        if tail is None:
+            seen = np.zeros((n, buckets.tokens(max(room, t))), bool)
+            length = np.zeros(n, np.int32)
+            tail = Tail(tuple(prefixes), owner, seen, length, 0, [], np.zeros((n, 2), int))
+            self._lay_out(tail, None, batch_invariant)
+        else:
+            self._rearrange(tail, owner, np.asarray(parents), t, batch_invariant)
+        slots, steps = np.arange(tail.seen.shape[1]), np.arange(t)
+        fresh = (slots >= tail.used) & (slots - tail.used <= steps[:, None])  # [T, M]
+        start = np.array([p.length for p in tail.prefixes])[owner] + tail.length  # [N]
+        logits = np.empty((n, t, self.arch.n_vocab), np.float32)
+        for index, block in enumerate(tail.blocks):
+            mine = np.flatnonzero(tail.place[:, 0] == index)
+            at = tail.place[mine, 1]
+            size = block.cells[0][0].shape[0]
+            ids, positions = np.zeros((2, size, t), np.int32)
+            ids[at] = tokens[mine]
+            positions[at] = start[mine, None] + steps
+            seen = np.repeat(fresh[None], size, axis=0)  # [B*R, T, M]
+            seen[at] |= tail.seen[mine, None]
+            shared = (block.prefix, block.exists)
+            out = self._run(ids, positions, tail.used, seen, block.cells, shared, steps)
+            logits[mine] = out[at]
+        tail.seen[:, tail.used : tail.used + t] = True
+        tail.length += t
+        tail.used += t
+        return tail, logits
+
+    def _rearrange(
+        self, tail: Tail, owner: np.ndarray, parents: np.ndarray, t: int, batch_invariant: bool
+    ) -> None:
+        """Makes `tail` hold rows `parents` with room for t more tokens, moving nothing if it does."""
+        n, m = len(parents), tail.seen.shape[1]
+        fits = tail.used + t <= m
+        if fits and n == len(tail.owner) and np.array_equal(parents, np.arange(n)):
+            return
+        if not np.array_equal(owner, tail.owner[parents]):
+            raise ValueError(f"owner {owner} is not that of parents {parents}")
+        old = tail.place[parents]
+        tail.owner, tail.length = owner, tail.length[parents]
+        seen = np.zeros((n, m if fits else buckets.tokens(tail.used + t)), bool)
+        seen[:, :m] = tail.seen[parents]
+        tail.seen = seen
+        self._lay_out(tail, old, batch_invariant)
+
+    def _lay_out(self, tail: Tail, old: np.ndarray | None, batch_invariant: bool) -> None:
+        """Gives each row its place: all rows in one block, an equal number for each prefix, or, to
+        be invariant, each prefix in blocks of BLOCK_ROWS. Copies cells from the `old` places [N, 2]."""
+        owners = list(dict.fromkeys(tail.owner.tolist()))
+        place = np.zeros((len(tail.owner), 2), int)
+        plan: list[tuple[tuple[int, ...], int]] = []  # owners and rows of each block
+        if batch_invariant:
+            for o in owners:
+                rank = np.arange((tail.owner == o).sum())
+                place[tail.owner == o, 0] = len(plan) + rank // buckets.BLOCK_ROWS
+                place[tail.owner == o, 1] = rank % buckets.BLOCK_ROWS
+                plan += [((o,), buckets.BLOCK_ROWS)] * (place[tail.owner == o, 0][-1] + 1 - len(plan))
+        else:
+            most = buckets.rows(max(int((tail.owner == o).sum()) for o in owners))
+            for index, o in enumerate(owners):
+                rank = np.arange((tail.owner == o).sum())
+                place[tail.owner == o, 1] = index * most + rank
+            owners += owners[:1] * (buckets.rows(len(owners)) - len(owners))
+            plan = [(tuple(owners), most * len(owners))]
+        stacks = {block.owners: (block.prefix, block.exists) for block in tail.blocks}
+        blocks = []
+        for index, (owned, size) in enumerate(plan):
+            prefix, exists = stacks.setdefault(owned, _stack([tail.prefixes[o] for o in owned]))
+            cells = self._new_cells(size, tail.seen.shape[1])
+            if old is not None:
+                mine = place[:, 0] == index
+                _gather(tail.blocks, old[mine], cells, place[mine, 1])
+            blocks.append(_Block(owned, prefix, exists, cells))
+        tail.blocks, tail.place = blocks, place
+
+    def _new_cells(self, rows: int, slots: int) -> Cells:
+        shape = [rows, self.arch.n_kv_head, slots, self.arch.d_head]
+        zeros = tf.zeros(shape, COMPUTE)
+        return tuple(
+            (tf.Variable(zeros), tf.Variable(zeros)) for _ in range(self.arch.n_layer)
+        )
+
+    def _run(self, ids, positions, slot, seen, cells, shared, wanted) -> np.ndarray:
+        """One step with everything that varies passed as an array, so that nothing is retraced."""
+        prefix, exists = shared or (None, None)
+        arrays = [np.asarray(a, np.int32) for a in (ids, positions, slot, wanted)]
+        return self.step(*arrays, seen, cells, prefix, exists).numpy()
+
+    def _step(self, ids, positions, slot, wanted, seen, cells, prefix, exists) -> Tensor:
+        """ids, positions [N, T] to float32 logits [N, W, V] at the `wanted` [W] of the T."""
+
+        def block(index: int, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+            shared = None if prefix is None else (*prefix[index], exists)
+            return self.layer(weights, x, positions, slot, seen, cells[index], shared)
+
+        x = forward(self.family, self.arch, self.params, ids, positions, COMPUTE, block)
+        x = tf.gather(x, wanted, axis=1)  # [N, W, D]
+        return tf.cast(self.family.head(layers.plain, self.arch, self.params.top, x), tf.float32)
+
+    def _layer(self, weights, x, positions, slot, seen, cells, shared) -> Tensor:
+        """x [N, T, D] through one layer, whose new keys and values go into `cells` at `slot`."""
+        q, k, v = self.family.qkv(layers.plain, self.arch, weights, x, positions)
+        for variable, new in zip(cells, (k, v), strict=True):
+            write_cells(variable, new, slot, self.xla)
+        context = attend(self.arch, q, shared, (*cells, seen))
+        return self.family.merge(layers.plain, self.arch, weights, x, context)
+
+
+def _copy(source: Cells, target: Cells) -> None:
+    """Puts all slots of `source` at the front of `target`."""
+    for old, new in zip(source, target, strict=True):
+        for a, b in zip(old, new, strict=True):
+            b[:, :, : a.shape[2]].assign(a)
+
+
+def _stack(prefixes: Sequence[Prefix]) -> tuple[Cells, np.ndarray]:
+    """Prefixes side by side: cells [B, G, P, E], P that of the longest, and which exist [B, P]."""
+    p = max(prefix.cells[0][0].shape[2] for prefix in prefixes)
+    exists = np.arange(p) < np.array([prefix.length for prefix in prefixes])[:, None]
+    if len(prefixes) == 1:
+        return prefixes[0].cells, exists
+    cells = tuple(
+        tuple(tf.concat([_widen(x, p) for x in same], axis=0) for same in zip(*layer, strict=True))
+        for layer in zip(*(prefix.cells for prefix in prefixes), strict=True)
+    )
+    return cells, exists
+
+
+def _widen(cells: Tensor, slots: int) -> Tensor:
+    return tf.pad(cells, [[0, 0], [0, 0], [0, slots - cells.shape[2]], [0, 0]])
+
+
+def _gather(blocks: list[_Block], old: np.ndarray, cells: Cells, at: np.ndarray) -> None:
+    """Fills rows `at` of `cells` from places `old` [N, 2] of `blocks`."""
+    offsets = np.cumsum([0] + [block.cells[0][0].shape[0] for block in blocks])
+    source = np.zeros(cells[0][0].shape[0], np.int32)
+    source[at] = offsets[old[:, 0]] + old[:, 1]
+    for index, layer in enumerate(cells):
+        for kind, new in enumerate(layer):
+            olds = [block.cells[index][kind] for block in blocks]
+            rows = tf.gather(tf.concat(olds, axis=0) if len(olds) > 1 else olds[0], source)
+            new[:, :, : rows.shape[2]].assign(rows)

@@ -1,0 +1,104 @@
+"""The one decode loop: rows that share prefixes, one token a row a step, until each row has ended.
+It knows ids and end tokens; text, and so stop strings, belong to the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from gentool.decoding.buckets import rows as row_bucket
+from gentool.decoding.engine import Engine, Prefix
+from gentool.decoding.philox import uniform
+from gentool.decoding.sampling import Law, cumulative, draw, log_probability
+
+
+class Row(NamedTuple):
+    """One sample: its prompt (by index), and the keys of its random numbers."""
+
+    prompt: int
+    row: int
+    sample: int
+
+
+class Limits(NamedTuple):
+    """When rows end: at an `end` token (forbidden in the first `least` tokens) or after `most`."""
+
+    least: int
+    most: tuple[int, ...]  # for each prompt
+    end: frozenset[int]
+
+
+class Token(NamedTuple):
+    """What a step gave a row."""
+
+    index: int  # of the row
+    id: int
+    log_probability: float
+    ended: bool  # by an end token
+
+
+def decode(
+    engine: Engine,
+    prefixes: Sequence[Prefix],
+    logits: np.ndarray,
+    rows: Sequence[Row],
+    law: Law,
+    limits: Limits,
+    seed: int,
+    stopped: set[int],
+    batch_invariant: bool = False,
+) -> Iterator[list[Token]]:
+    """Yields one step's tokens of all live rows at a time. `logits` [B, V] are those after each
+    prompt. Between two steps the caller adds to `stopped` the rows it has seen enough of."""
+    live = list(range(len(rows)))
+    tail, tail_rows = None, live
+    current = logits[[rows[i].prompt for i in live]]  # [N, V]
+    forbidden = sorted(limits.end)
+    for step in range(max(limits.most)):
+        if step < limits.least and forbidden:
+            current = current.copy()
+            current[:, forbidden] = -np.inf
+        tokens = _pick(current, [rows[i] for i in live], law, limits, seed, step)
+        tokens = [t._replace(index=i) for t, i in zip(tokens, live, strict=True)]
+        yield tokens
+        live = [t.index for t in tokens if not t.ended and t.index not in stopped
+                and step + 1 < limits.most[rows[t.index].prompt]]
+        if not live:
+            return
+        last = {t.index: t.id for t in tokens}
+        if batch_invariant or row_bucket(len(live)) * 4 <= row_bucket(len(tail_rows)):
+            kept = live  # the dead cost more than a new shape
+        else:
+            kept = tail_rows
+        at = {row: place for place, row in enumerate(tail_rows)}
+        tail, out = engine.extend(
+            prefixes,
+            tail,
+            [rows[i].prompt for i in kept],
+            [at[i] for i in kept],
+            np.array([[last.get(i, 0)] for i in kept]),
+            room=max(limits.most),
+            batch_invariant=batch_invariant,
+        )
+        tail_rows = kept
+        at = {row: place for place, row in enumerate(kept)}
+        current = out[[at[i] for i in live], 0]
+
+
+def _pick(
+    logits: np.ndarray, rows: list[Row], law: Law, limits: Limits, seed: int, step: int
+) -> list[Token]:
+    """One token for each of `rows` from its logits [N, V]."""
+    if law.temperature == 0:
+        ids = logits.argmax(axis=-1).tolist()  # the lowest id of the largest
+    else:
+        keys = np.array([(r.row, r.sample) for r in rows])
+        u = uniform(seed, keys[:, 0], keys[:, 1], np.full(len(rows), step))
+        ids = [draw(c, x) for c, x in zip(cumulative(logits, law), u, strict=True)]
+    return [
+        Token(-1, token, log_probability(logits[i], token), token in limits.end)
+        for i, token in enumerate(ids)
+    ]

@@ -1,0 +1,64 @@
+"""Attention over two kinds of cells: a prefix that all rows of a prompt share and that has no row
+axis, and a tail each row has of its own. The only code that knows how cells lie in memory.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+from tensorflow.compiler.tf2xla.python import xla as xla_ops
+
+from gentool.config import Arch
+from gentool.models.layers import Tensor
+
+
+def write_cells(cells: tf.Variable, new: Tensor, slot: Tensor, xla: bool) -> None:
+    """Puts new [N, T, G, E] into cells [N, G, M, E] at slots slot..slot+T, in place. XLA updates
+    the variable where it lies only through its own slice update, which nothing else can run."""
+    new = tf.transpose(new, [0, 2, 1, 3])  # [N, G, T, E]
+    if xla:
+        start = tf.stack([0, 0, slot, 0])
+        cells.assign(xla_ops.dynamic_update_slice(cells, new, start))
+    else:
+        cells[:, :, slot : slot + new.shape[2]].assign(new)
+
+
+def attend(
+    arch: Arch,
+    q: Tensor,
+    prefix: tuple[Tensor, Tensor, Tensor] | None,
+    tail: tuple[Tensor, Tensor, Tensor],
+) -> Tensor:
+    """Context [N, T, H*E] of queries q [N, T, H, E]. `prefix` is keys and values [B, G, P, E] and
+    which of them exist [B, P], rows being grouped by their prefix (N = B*R); `tail` is keys and
+    values [N, G, M, E] and which of them each query sees [N, T, M]. Softmax in float32; hidden
+    scores are chosen away, never added to."""
+    n, t, g, e = q.shape[0], q.shape[1], arch.n_kv_head, arch.d_head
+    queries = tf.transpose(q, [0, 2, 1, 3]) * e**-0.5  # [N, H, T, E]
+    tail_k, tail_v, seen = tail
+    m = tail_k.shape[2]
+    own = tf.matmul(tf.reshape(queries, [n, g, -1, e]), tail_k, transpose_b=True)
+    own = tf.reshape(tf.cast(own, tf.float32), [n, arch.n_head, t, m])
+    scores = tf.where(seen[:, None], own, tf.float32.min)  # [N, H, T, M]
+    if prefix is not None:
+        prefix_k, prefix_v, exists = prefix
+        b, p = prefix_k.shape[0], prefix_k.shape[2]
+        shared = tf.matmul(_by_prefix(queries, b, g), prefix_k, transpose_b=True)
+        shared = tf.cast(tf.reshape(shared, [b, g, n // b, -1, p]), tf.float32)
+        shared = tf.where(exists[:, None, None, None], shared, tf.float32.min)
+        shared = tf.reshape(tf.transpose(shared, [0, 2, 1, 3, 4]), [n, arch.n_head, t, p])
+        scores = tf.concat([shared, scores], axis=-1)  # [N, H, T, P+M]
+    weights = tf.cast(tf.nn.softmax(scores), q.dtype)
+    context = tf.matmul(tf.reshape(weights[..., -m:], [n, g, -1, m]), tail_v)
+    context = tf.reshape(context, [n, arch.n_head, t, e])
+    if prefix is not None:
+        part = tf.matmul(_by_prefix(weights[..., :-m], b, g), prefix_v)  # [B, G, R*H/G*T, E]
+        part = tf.transpose(tf.reshape(part, [b, g, n // b, -1, e]), [0, 2, 1, 3, 4])
+        context += tf.reshape(part, [n, arch.n_head, t, e])
+    return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), [n, t, arch.n_head * e])
+
+
+def _by_prefix(x: Tensor, b: int, g: int) -> Tensor:
+    """x [N, H, T, Z] with its rows grouped under their prefixes: [B, G, R*H/G*T, Z]."""
+    n, h, t, z = x.shape
+    x = tf.transpose(tf.reshape(x, [b, n // b, g, h // g * t, z]), [0, 2, 1, 3, 4])
+    return tf.reshape(x, [b, g, n // b * (h // g) * t, z])

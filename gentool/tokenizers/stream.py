@@ -1,0 +1,73 @@
+"""Ids in, whole characters out. Held back are only the bytes of an unfinished character and text
+that may turn out to be a stop string; what is given never changes later.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+from gentool.tokenizers import Tokenizer
+
+
+class TextStream:
+    """The text of one continuation. It starts after `prompt`, whose last bytes may be part of a
+    character, and ends at the first of `stops` that is complete after `least` tokens or later."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt: Sequence[int] = (),
+        stops: Sequence[str] = (),
+        include_stop: bool = False,
+        least: int = 0,
+    ) -> None:
+        self.stopped = False
+        self.text = ""  # all given so far
+        self._tokenizer, self._stops = tokenizer, stops
+        self._include_stop, self._least = include_stop, least
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder.decode(b"".join(map(tokenizer.piece, prompt[-4:])))
+        self._tokens = 0
+        self._ignored = 0  # characters of the first least - 1 tokens: no stop may end in them
+        self._known = ""  # given and held back
+
+    def push(self, token: int) -> str:
+        """The characters that `token` makes certain; after a stop, none."""
+        self._tokens += 1
+        return self._advance(self._decoder.decode(self._tokenizer.piece(token)))
+
+    def finish(self) -> str:
+        """What was held back, when no token follows; an unfinished character becomes U+FFFD."""
+        given = self._advance(self._decoder.decode(b"", final=True))
+        return given if self.stopped else given + self._give(len(self._known))
+
+    def _advance(self, new: str) -> str:
+        if self.stopped:
+            return ""
+        self._known += new
+        if self._tokens < self._least:
+            self._ignored = len(self._known)
+            return self._give(len(self._known))
+        found = [(at, stop) for stop in self._stops if (at := self._find(stop)) >= 0]
+        if not found:
+            return self._give(len(self._known) - self._held())
+        at, stop = min(found)
+        self.stopped = True
+        return self._give(at + len(stop) if self._include_stop else at)
+
+    def _find(self, stop: str) -> int:
+        return self._known.find(stop, max(0, self._ignored - len(stop) + 1))
+
+    def _held(self) -> int:
+        """Length of the longest end of the text that is the beginning of a stop string."""
+        longest = max((len(stop) - 1 for stop in self._stops), default=0)
+        for size in range(min(longest, len(self._known)), 0, -1):
+            if any(stop.startswith(self._known[-size:]) for stop in self._stops if len(stop) > size):
+                return size
+        return 0
+
+    def _give(self, end: int) -> str:
+        given = self._known[len(self.text) : end]
+        self.text += given
+        return given
