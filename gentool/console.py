@@ -10,6 +10,7 @@ import io
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal
 
@@ -101,9 +102,10 @@ class Console:
         if self.verbose:
             self._say(text)
 
-    def traceback(self, text: str) -> None:
-        for line in text.splitlines():
-            self._say(line)
+    def traceback(self, failure: BaseException) -> None:
+        for line in traceback.format_exception(failure):
+            for part in line.splitlines():
+                self._say(part)
 
     def _say(self, text: str, label: str = "", style: str = "") -> None:
         from rich.text import Text

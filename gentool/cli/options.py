@@ -1,5 +1,5 @@
-"""The flags commands share: one literal table under the headings of the help screens, with names,
-ranges, defaults and one line each. A flag that was not given is None; its environment variable is
+"""The flags commands share, as literal tables under the headings of the help screens: names, range,
+default and one line each. A flag that was not given is None; its environment variable is
 GENTOOL_<OPTION> in every command.
 """
 
@@ -14,160 +14,265 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from gentool.errors import UsageError, nearest
+from gentool.errors import UsageError
 
 if TYPE_CHECKING:
     from gentool.config import ModelConfig, Sampling
 
-WIDTH = 100
+DEFAULT_MODEL = "tiny-zh"
 HIDDEN_NAMES = {"--max-new-tokens"}
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+
+Rows = Sequence[tuple[str, str]]
+
+
+class Value(click.ParamType[Any]):
+    """What `read` makes of the text given; its ValueError says what could be given instead."""
+
+    name = "value"
+    envvar_list_splitter = "\n"  # of repeatable options: a value a line
+
+    def __init__(self, read: Callable[[str], Any], limits: str = "") -> None:
+        self.read, self.limits = read, limits
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self.read(value)
+        except ValueError as instead:
+            raise UsageError(f"{spelled(param, ctx)} is '{value}'", str(instead)) from None
 
 
 def spelled(param: click.Parameter | None, ctx: click.Context | None) -> str:
     """How the user named this parameter: --top-k, GENTOOL_TOP_K or RECIPE."""
     if not isinstance(param, click.Option):
         return param.human_readable_name if param else "the value"
-    source = ctx.get_parameter_source(param.name) if ctx and param.name else None
-    if source is ParameterSource.ENVIRONMENT and isinstance(param.envvar, str):
-        return param.envvar
-    return next((name for name in param.opts if name.startswith("--")), param.opts[0])
+    from_environment = ctx and ctx.get_parameter_source(param.name) is ParameterSource.ENVIRONMENT
+    longest = max(param.opts, key=len)
+    return str(param.envvar) if from_environment else longest
 
 
-class Number(click.ParamType[Any]):
-    """A finite number from `low` (or `above` it) to `high`."""
+def number(
+    kind: type[int] | type[float], low: float, high: float = math.inf, above: bool = False
+) -> Value:
+    """A finite number from `low`, or `above` it, to `high`."""
+    limits = f"{'>' if above else '>='} {low}" + (f" and <= {high}" if high < math.inf else "")
 
-    name = "number"
-
-    def __init__(
-        self,
-        kind: type[int] | type[float],
-        low: float = 0,
-        high: float = math.inf,
-        above: bool = False,
-    ) -> None:
-        self.kind, self.low, self.high, self.above = kind, low, high, above
-
-    def range(self) -> str:
-        least = f"{'>' if self.above else '>='} {self.low}"
-        return least if self.high == math.inf else f"{least} and <= {self.high}"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | float:
+    def read(text: str) -> int | float:
         try:
-            number = self.kind(value)
+            value = kind(text)
         except ValueError:
-            number = math.nan
-        inside = self.low <= number <= self.high and not (self.above and number == self.low)
-        if not (inside and math.isfinite(number)):
-            what = "whole number" if self.kind is int else "number"
-            raise UsageError(
-                f"{spelled(param, ctx)} is {value!r}", f"give a {what} {self.range()}"
-            )
-        return number
-
-
-class OneOf(click.ParamType[str]):
-    """One of a few words."""
-
-    name = "word"
-
-    def __init__(self, *words: str) -> None:
-        self.words = words
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value not in self.words:
-            flag = spelled(param, ctx)
-            raise UsageError(f"{flag} is {value!r}", nearest(value, self.words, "it can be"))
+            value = math.nan
+        if not (low <= value <= high and math.isfinite(value)) or (above and value == low):
+            raise ValueError(f"give a {'whole ' if kind is int else ''}number {limits}")
         return value
 
-
-class Stop(click.ParamType[str]):
-    r"""Text in which \n, \t, \r, \\ and \uXXXX stand for characters."""
-
-    name = "text"
-    envvar_list_splitter = "\n"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not value:
-            raise UsageError(
-                f"{spelled(param, ctx)} is empty",
-                "--set 'sampling.stop=[]' removes the model's own stop texts",
-            )
-
-        def character(match: re.Match[str]) -> str:
-            escape = match[1]
-            code = int(escape[1:], 16) if escape.startswith("u") and escape[1:] else 0xD800
-            if escape not in ESCAPES and 0xD800 <= code < 0xE000:
-                raise UsageError(
-                    f"{spelled(param, ctx)} has the escape \\{escape} in {value!r}",
-                    r"the escapes are \n \t \r \\ and \uXXXX",
-                )
-            return ESCAPES.get(escape) or chr(code)
-
-        return re.sub(r"\\(u[0-9a-fA-F]{4}|.?)", character, value, flags=re.DOTALL)
+    return Value(read, limits)
 
 
-class Assignment(click.ParamType[tuple[str, str]]):
-    """KEY=VALUE as a pair."""
+def one_of(*words: str) -> Value:
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"it can be {', '.join(words)}")
+        return text
 
-    name = "assignment"
-    envvar_list_splitter = "\n"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
-        key, equals, text = value.partition("=")
-        if not (key and equals):
-            raise UsageError(
-                f"{spelled(param, ctx)} is {value!r}", "write KEY=VALUE, as in arch.n_head=32"
-            )
-        return key, text
+    return Value(read)
 
 
-def _tell(attribute: str) -> Callable[[click.Context, click.Parameter, Any], None]:
-    """Sets an attribute of the console at once, so that a usage error is shown as asked for too."""
+def unescaped(text: str) -> str:
+    r"""`text` with \n, \t, \r, \\ and \uXXXX as the characters they stand for."""
 
-    def callback(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    def character(match: re.Match[str]) -> str:
+        escape = match[1]
+        if escape[:1] == "u" and len(escape) == 5 and not 0xD800 <= int(escape[1:], 16) < 0xE000:
+            return chr(int(escape[1:], 16))
+        if escape in ESCAPES:
+            return ESCAPES[escape]
+        raise ValueError(rf"\{escape} is no escape; there are \n \t \r \\ and \uXXXX")
+
+    if not text:
+        raise ValueError("give text; --set 'sampling.stop=[]' removes the model's own")
+    return re.sub(r"\\(u[0-9a-fA-F]{4}|.?)", character, text, flags=re.DOTALL)
+
+
+def assignment(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise ValueError("write KEY=VALUE, as in arch.n_head=32")
+    return key, value
+
+
+def _option(
+    names: str, metavar: str | None, help: str, default: str = "", type: Value | None = None
+) -> click.Option:
+    """A row of the tables below; `default` is what the help line says."""
+    option = click.Option(
+        names.split(),
+        metavar=metavar,
+        help=help,
+        show_default=default,
+        type=type,
+        is_flag=None if metavar else True,
+        default=None,
+    )
+    option.envvar = f"GENTOOL_{option.name}".upper()
+    return option
+
+
+def _switch(names: str, help: str, default: str = "") -> click.Option:
+    """On, off where the names have a slash, or None: not said."""
+    return _option(names, None, help, default)
+
+
+def _repeated(option: click.Option) -> click.Option:
+    option.multiple, option.default = True, ()
+    return option
+
+
+def _told(option: click.Option) -> click.Option:
+    """The option, read before all others and told to the console, so that errors heed it too."""
+
+    def tell(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         if value is not None:
-            setattr(ctx.obj, attribute, value)
+            setattr(ctx.obj, str(param.name), value)
 
-    return callback
+    option.is_eager, option.expose_value, option.callback = True, False, tell
+    return option
 
 
-def _help(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+def _show_help(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
         ctx.obj.write(ctx.get_help() + "\n")
         ctx.exit()
 
 
-def _eager(names: Sequence[str], callback: Callable[..., None], **attrs: Any) -> click.Option:
-    return click.Option(names, callback=callback, is_eager=True, expose_value=False, **attrs)
-
-
-# fmt: off
 HELP = click.Option(
-    ["-h", "--help"], help="show this and exit",
-    is_flag=True, is_eager=True, expose_value=False, callback=_help,
+    ["-h", "--help"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_help,
+    help="show this and exit",
 )
 
+COUNT = number(int, 1)
+SEED = number(int, 0, 2**63 - 1)
+OWN = "the model's, else "
+
+# fmt: off
 PROMPT = [
-    click.Option(["-f", "--file"], metavar="FILE", help="read the prompt from a file"),
-    click.Option(["--lines"], is_flag=True, help="every line is a prompt and gets one line of output"),
-    click.Option(["--row"], type=Number(int, 0, 2**63 - 1), metavar="K", show_default="0",
-                 help="draw as line K of --lines would; with --lines, only that line"),
+    _option("-f --file", "FILE", "read the prompt from a file"),
+    _switch("--lines", "every line is a prompt and gets one line of output"),
+    _option("--row", "K", "draw as line K of --lines would; with --lines, that line only", "0", SEED),
 ]
 
 MODEL = [
-    click.Option(["-m", "--model"], default="tiny-zh", metavar="MODEL", show_default="tiny-zh",
-                 help="a name, a folder or a YAML file"),
-    click.Option(["--set"], "overrides", type=Assignment(), multiple=True, metavar="KEY=VALUE",
-                 help="override a key of the YAML, dotted"),
-    click.Option(["--precision"], type=OneOf("auto", "fp32", "fp16", "bf16"), metavar="NAME",
-                 show_default="model's, else auto", help="auto, fp32, fp16 or bf16"),
-    click.Option(["--xla/--no-xla"], default=True, show_default="xla", help="compile with XLA"),
-    click.Option(["--batch-invariant"], is_flag=True,
-                 help="a row's bits do not depend on its neighbours; slower"),
+    _option("-m --model", "MODEL", "a name, a folder or a YAML file", DEFAULT_MODEL),
+    _repeated(_option("--set", "KEY=VALUE", "override a dotted key of its YAML", "", Value(assignment))),
+    _option("--precision", "NAME", "auto, fp32, fp16 or bf16", OWN + "auto",
+            one_of("auto", "fp32", "fp16", "bf16")),
+    _switch("--xla/--no-xla", "compile with XLA", "on"),
+    _switch("--batch-invariant", "a row's bits do not depend on its neighbours; slower"),
+]
+
+SAMPLING = [
+    _option("-n --n", "N", "samples of each prompt", "1", COUNT),
+    _option("--temperature --temp", "X", "divide the logits; 0 is greedy", OWN + "1", number(float, 0)),
+    _option("--top-k", "K", "keep the K likeliest tokens and ties; 0 is all", OWN + "0", number(int, 0)),
+    _option("--top-p", "P", "then the likeliest that together reach P", OWN + "1",
+            number(float, 0, 1, above=True)),
+    _option("--seed", "N", "the same seed gives the same text", "random", SEED),
+]
+
+LENGTH = [
+    _option("--max-tokens --max-new-tokens", "N", "end after N tokens", OWN + "64", COUNT),
+    _option("--min-tokens", "N", "forbid an end before N tokens", OWN + "0", number(int, 0)),
+    _repeated(_option("--stop", "TEXT", r"end before TEXT; \n \t \r \\ \uXXXX are understood", "",
+                      Value(unescaped))),
+    _switch("--include-stop/--no-include-stop", "keep the stop text", OWN + "off"),
+]
+
+OUTPUT = [
+    _switch("--echo/--no-echo", "print the prompt before its continuation", "off"),
+    _switch("--stream/--no-stream", "print one sample while it grows", "on a terminal"),
+    _switch("--json", "one object a prompt"),
+    _switch("-0 --null", "end samples with NUL, escape nothing"),
+    _option("-o --output", "FILE", "write the result to a file", "stdout"),
+]
+
+GENERAL = [
+    _told(_switch("-q --quiet", "say nothing but errors on stderr")),
+    _told(_switch("-v --verbose", "say model, seed and speed on stderr")),
+    _told(_option("--color", "WHEN", "colour stderr: auto, always or never", "auto",
+                  one_of("auto", "always", "never"))),
+    _told(_switch("--debug", "show the traceback of an error")),
+    HELP,
 ]
 # fmt: on
+
+
+class Command(click.Command):
+    """A command whose help shows examples first, then its options under headings. `run` gets the
+    console and `flags`, a frozen record of what was given."""
+
+    def __init__(
+        self,
+        run: Callable[[Any, Any], None],
+        flags: type[Any],
+        examples: str,
+        arguments: Sequence[click.Argument],
+        groups: Mapping[str, Sequence[click.Option]],
+    ) -> None:
+        options = chain.from_iterable(groups.values())
+        params = [*arguments, *options]
+        super().__init__(run.__name__, params=params, help=run.__doc__, add_help_option=False)
+        self.run, self.flags, self.examples, self.groups = run, flags, examples, groups
+
+    def invoke(self, ctx: click.Context) -> None:
+        self.run(ctx.obj, self.flags(**ctx.params))
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_help(formatter, self.examples, {h: rows_of(group) for h, group in self.groups.items()})
+
+
+def rows_of(options: Sequence[click.Option]) -> Rows:
+    return [(_names(option), _line(option)) for option in options]
+
+
+def write_help(formatter: click.HelpFormatter, examples: str, tables: Mapping[str, Rows]) -> None:
+    """Examples as they are typed, then one line a row, all in one column."""
+    with formatter.section("Examples"):
+        for line in examples.strip().splitlines():
+            formatter.write(f"  {line}\n")
+    widest = max(len(name) for rows in tables.values() for name, _ in rows)
+    for heading, rows in tables.items():
+        with formatter.section(heading):
+            for name, text in rows:
+                formatter.write(f"  {name:{widest}}  {text}\n")
+
+
+def _names(option: click.Option) -> str:
+    shown = [name for name in (*option.opts, *option.secondary_opts) if name not in HIDDEN_NAMES]
+    return ", ".join(shown) + (f" {option.metavar}" if option.metavar else "")
+
+
+def _line(option: click.Option) -> str:
+    """The help of an option with what is known of it: `[repeatable; default: 1; >= 1]`."""
+    known = [
+        "repeatable" if option.multiple else "",
+        f"default: {option.show_default}" if option.show_default else "",
+        option.type.limits if isinstance(option.type, Value) else "",
+    ]
+    facts = "; ".join(filter(None, known))
+    return f"{option.help}  [{facts}]" if facts else str(option.help)
+
+
+def sampling(config: ModelConfig, flags: Any) -> Sampling:
+    """The model's own law, with what the flags say instead."""
+    from gentool.config import Sampling, parse
+
+    said = {name: getattr(flags, name) for name in Sampling.model_fields}
+    said = {name: value for name, value in said.items() if value not in (None, ())}
+    if "stop" in said:
+        said["stop"] = list(said["stop"])
+    source = " ".join(f"--{name.replace('_', '-')}" for name in said) or config.name
+    return parse(Sampling, config.sampling.model_dump() | said, source)

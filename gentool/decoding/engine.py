@@ -137,10 +137,10 @@ class Engine:
         """Makes `tail` hold rows `parents` with room for t more tokens, moving nothing if it does."""
         n, m = len(parents), tail.seen.shape[1]
         fits = tail.used + t <= m
-        if fits and n == len(tail.owner) and np.array_equal(parents, np.arange(n)):
-            return
         if not np.array_equal(owner, tail.owner[parents]):
             raise ValueError(f"owner {owner} is not that of parents {parents}")
+        if fits and n == len(tail.owner) and np.array_equal(parents, np.arange(n)):
+            return
         old = tail.place[parents]
         tail.owner, tail.length = owner, tail.length[parents]
         seen = np.zeros((n, m if fits else buckets.tokens(tail.used + t)), bool)

@@ -1,0 +1,140 @@
+"""The program: a literal table of commands, each imported when it is called, and `main`, the only
+place where an exception becomes two lines on stderr and an exit code.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+from click import exceptions
+
+from gentool import __version__
+from gentool.cli.options import HELP, rows_of, spelled, write_help
+from gentool.console import Console
+from gentool.errors import Exit, GentoolError, UsageError, nearest
+
+COMMANDS = {
+    "complete": ("gentool.cli.complete:command", "continue a prompt"),
+    "train": ("gentool.cli.train:command", "train a model from nothing"),
+}
+
+EXAMPLES = r"""
+gentool complete "今天天气不错"
+cat questions.txt | gentool complete - --lines --max-tokens 40 --stop '\n'
+gentool complete --help
+"""
+
+EPILOG = """\
+Every option can be set in the environment, --top-k as GENTOOL_TOP_K.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 model missing or corrupt, 130 interrupted,
+141 broken pipe, 143 terminated.
+"""
+
+
+class Program(click.Group):
+    """Imports a command when it is called, and none to list them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[name][0].split(":")
+        return getattr(import_module(module), attribute)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        commands = [(name, line) for name, (_, line) in COMMANDS.items()]
+        write_help(formatter, EXAMPLES, {"Commands": commands, "Options": rows_of([VERSION, HELP])})
+        formatter.write("\n" + EPILOG)
+
+
+def _show_version(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    if value:
+        ctx.obj.write(f"gentool {__version__}\n")
+        ctx.exit()
+
+
+VERSION = click.Option(
+    ["--version"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="show the version and exit",
+)
+
+program = Program(
+    "gentool",
+    help="Chinese-first text generation on TensorFlow.",
+    params=[VERSION, HELP],
+    add_help_option=False,
+)
+
+
+def main() -> int:
+    """Runs the command line of this process; gives its exit code."""
+    console = Console()
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        with program.make_context("gentool", sys.argv[1:], obj=console) as context:
+            program.invoke(context)
+        return Exit.OK
+    except exceptions.Exit as done:
+        return done.exit_code
+    except BrokenPipeError:
+        return Exit.BROKEN_PIPE
+    except BaseException as failure:
+        console.end_line()
+        return _explain(failure, console)
+
+
+def _terminate(signum: int, frame: object) -> NoReturn:
+    sys.exit(Exit.TERMINATED)
+
+
+def _explain(failure: BaseException, console: Console) -> int:
+    """Says what went wrong and what to do; gives the exit code."""
+    if isinstance(failure, KeyboardInterrupt):
+        return Exit.INTERRUPTED
+    if isinstance(failure, SystemExit):
+        return failure.code if isinstance(failure.code, int) else Exit.RUNTIME
+    if isinstance(failure, exceptions.NoArgsIsHelpError):
+        failure = UsageError("no command", 'try gentool complete "今天天气不错" or gentool --help')
+    if isinstance(failure, exceptions.UsageError):
+        failure = _usage(failure)
+    if isinstance(failure, GentoolError):
+        console.error(failure.message, failure.hint)
+    else:
+        first = str(failure).strip().partition("\n")[0]
+        console.error(
+            f"{type(failure).__name__}: {first}",
+            "run again with --debug for the traceback, and please report it",
+        )
+    if console.debug:
+        console.traceback(failure)
+    return failure.exit_code if isinstance(failure, GentoolError) else Exit.RUNTIME
+
+
+def _usage(failure: exceptions.UsageError) -> UsageError:
+    """click's own errors in our words."""
+    command = failure.ctx.command_path if failure.ctx else "gentool"
+    hint = f"see {command} --help"
+    match failure:
+        case exceptions.NoSuchOption(option_name=name, possibilities=close):
+            if close:
+                hint = f"did you mean {close[0]}?"
+            elif command != "gentool":
+                hint += "; put -- before a prompt that begins with a dash"
+            return UsageError(f"no option {name}", hint)
+        case exceptions.NoSuchCommand(command_name=name):
+            return UsageError(f"no command {name}", nearest(name, COMMANDS, "commands"))
+        case exceptions.MissingParameter(param=param):
+            return UsageError(f"{spelled(param, failure.ctx)} is missing", hint)
+        case exceptions.BadParameter(param=param):
+            return UsageError(f"{spelled(param, failure.ctx)}: {failure.message}", hint)
+    return UsageError(failure.message.rstrip("."), hint)

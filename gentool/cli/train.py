@@ -1,0 +1,75 @@
+"""`gentool train`: a recipe and a corpus in, a model folder out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from gentool.cli import options
+from gentool.console import Console
+from gentool.errors import UsageError
+
+EXAMPLES = """
+gentool train configs/train/tiny-zh.yaml --data CORPUS --out RUN --hours 2
+gentool complete -m RUN/model "今天天气不错"
+"""
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What the command line and the environment said; None is nothing."""
+
+    recipe: str
+    data: str
+    out: str
+    hours: float | None
+
+
+def train(console: Console, flags: Flags) -> None:
+    """Trains a model from nothing, as a recipe says, and prints the folder it is in.
+
+    The same command continues a run that was interrupted or killed.
+    """
+    from gentool.training import recipe
+
+    chosen = recipe.load(Path(flags.recipe))
+    if not Path(flags.data).is_dir():
+        raise UsageError(f"--data {flags.data} is not a folder", "give the folder of the corpus")
+
+    from gentool import device
+
+    device.setup()
+    from gentool.training import trainer
+
+    run = Path(flags.out)
+    try:
+        with console.progress() as show:
+            for event in trainer.train(chosen, Path(flags.data), run, flags.hours):
+                if isinstance(event, trainer.Note):
+                    console.note(event.text)
+                    continue
+                text = f"loss {event.loss:.3f}, {event.tokens_per_second:,.0f} tokens/s"
+                show(event.step, event.steps, event.seconds_left, text)
+                if event.held_out is not None:
+                    console.detail(f"step {event.step}: held-out loss {event.held_out:.3f}")
+    except (KeyboardInterrupt, SystemExit):
+        console.error(f"stopped, {run} is saved", "the same command continues it")
+        raise
+    console.write(f"{run / 'model'}\n")
+
+
+TRAINING = [
+    click.Option(["--data"], metavar="DIR", required=True, help="the folder of the corpus: FILE.txt or FILE.txt.zst"),
+    click.Option(["--out"], metavar="RUN", required=True, help="the folder of the run, made if need be"),
+    click.Option(["--hours"], metavar="H", type=options.number(float, 0, above=True), help="stop learning after H hours"),
+]
+
+command = options.Command(
+    train,
+    Flags,
+    EXAMPLES,
+    arguments=[click.Argument(["recipe"], metavar="RECIPE.yaml")],
+    groups={"Training": TRAINING, "General": options.GENERAL},
+)

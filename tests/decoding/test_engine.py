@@ -1,0 +1,175 @@
+"""The laws of prefill and extend, on a random model, against a cache-free float64 reference."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gentool.decoding import buckets
+from tests.conftest import TINY, make_engine, random_weights
+from tests.oracle import numpy_llama
+
+RNG = np.random.default_rng(5)
+IDS = RNG.integers(0, TINY.n_vocab, 100)
+TOLERANCE = 1e-5  # of the largest logit, fp32
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_weights):
+    return numpy_llama.logits(TINY, tiny_weights, IDS)
+
+
+def close(found, wanted):
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 33, 100])
+def test_prefill_equals_the_reference_whatever_the_padding(engine, reference, length):
+    prefix, logits = engine.prefill(IDS[:length], every=True)
+    assert prefix.length == length
+    assert logits.dtype == np.float32
+    close(logits, reference[:length])
+    close(engine.prefill(IDS[:length])[1], reference[length - 1 : length])
+
+
+def test_prefill_continues_a_prefix(engine, reference):
+    first, _ = engine.prefill(IDS[:21])
+    second, logits = engine.prefill(IDS[21:60], first, every=True)
+    close(logits, reference[21:60])
+    close(engine.prefill(IDS[60:61], second)[1], reference[60:61])
+    close(engine.prefill(IDS[21:22], first)[1], reference[21:22])  # the first is as it was
+
+
+@pytest.mark.parametrize("batch_invariant", [False, True])
+@pytest.mark.parametrize("steps", [(1,) * 12, (5, 1, 4, 2)])
+def test_extend_equals_the_reference_however_it_is_cut(engine, reference, steps, batch_invariant):
+    prefix, _ = engine.prefill(IDS[:20])
+    at, tail = 20, None
+    for size in steps:
+        tail, logits = engine.extend(
+            [prefix], tail, [0], [0], IDS[None, at : at + size], 12, batch_invariant
+        )
+        close(logits[0], reference[at : at + size])
+        at += size
+
+
+def test_a_tail_outgrows_its_room(engine, reference):
+    prefix, _ = engine.prefill(IDS[:20])
+    tail, _ = engine.extend([prefix], None, [0], [0], IDS[None, 20:30], room=10)
+    _, logits = engine.extend([prefix], tail, [0], [0], IDS[None, 30:50])
+    close(logits[0], reference[30:50])
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_rows_of_any_owner_continue_any_parents(engine, tiny_weights, data):
+    """Two generations: rows on three prefixes, then rows that pick parents among them."""
+    prompts = [IDS[:9], IDS[30:51], IDS[60:76]]
+    prefixes = [engine.prefill(p)[0] for p in prompts]
+    token = st.integers(0, TINY.n_vocab - 1)
+    owner = data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=6))
+    first = data.draw(st.lists(token, min_size=len(owner), max_size=len(owner)))
+    parents = data.draw(st.lists(st.integers(0, len(owner) - 1), min_size=1, max_size=6))
+    second = data.draw(st.lists(token, min_size=len(parents), max_size=len(parents)))
+    invariant = data.draw(st.booleans())
+    tail, logits = engine.extend(
+        prefixes, None, owner, [0] * len(owner), np.array(first)[:, None], 2, invariant
+    )
+    for o, a, row in zip(owner, first, logits, strict=True):
+        close(row[0], numpy_llama.logits(TINY, tiny_weights, [*prompts[o], a])[-1])
+    owners = [owner[p] for p in parents]
+    _, logits = engine.extend(
+        prefixes, tail, owners, parents, np.array(second)[:, None], 2, invariant
+    )
+    for o, p, b, row in zip(owners, parents, second, logits, strict=True):
+        close(row[0], numpy_llama.logits(TINY, tiny_weights, [*prompts[o], first[p], b])[-1])
+
+
+def test_an_owner_must_be_its_parents(engine):
+    prefixes = [engine.prefill(IDS[:5])[0], engine.prefill(IDS[:6])[0]]
+    tail, _ = engine.extend(prefixes, None, [0, 1], [0, 0], np.ones((2, 1), int), 4)
+    with pytest.raises(ValueError, match="owner"):
+        engine.extend(prefixes, tail, [1, 0], [0, 1], np.ones((2, 1), int))
+
+
+def test_a_rows_bits_do_not_depend_on_its_neighbours_or_its_position(engine):
+    """--batch-invariant: one row, then the same row at each place among 1 to 17 others."""
+    prefix, _ = engine.prefill(IDS[:20])
+
+    def run(rows, at):
+        tokens = RNG.integers(0, TINY.n_vocab, (rows, 4))
+        tokens[at] = [3, 1, 4, 1]
+        tail, out = None, []
+        for step in range(4):
+            tail, logits = engine.extend(
+                [prefix], tail, [0] * rows, range(rows), tokens[:, step : step + 1], 4, True
+            )
+            out.append(logits[at, 0])
+        return np.array(out)
+
+    alone = run(1, 0)
+    for rows in (2, 8, 17):
+        for at in range(rows):
+            np.testing.assert_array_equal(run(rows, at), alone)
+
+
+def test_neighbours_of_other_prompts_leave_a_rows_bits(engine):
+    prefixes = [engine.prefill(IDS[:n])[0] for n in (20, 7, 50)]
+    _, alone = engine.extend(prefixes, None, [0], [0], np.array([[3]]), 4, True)
+    for owner in ([0, 1], [2, 1, 0], [1, 2, 2, 0, 0]):
+        tokens = np.full((len(owner), 1), 3)
+        _, logits = engine.extend(prefixes, None, owner, owner, tokens, 4, True)
+        np.testing.assert_array_equal(logits[owner.index(0)], alone[0])
+
+
+def test_nothing_is_retraced_between_steps_or_prompts_of_a_bucket(tiny_weights):
+    engine = make_engine(TINY, tiny_weights)
+
+    def run(length, rows):
+        prefix, _ = engine.prefill(IDS[:length])
+        tail = None
+        for step in range(5):
+            tokens = np.full((rows, 1), step)
+            tail, _ = engine.extend([prefix], tail, [0] * rows, range(rows), tokens, 10)
+
+    def traces():
+        return [f.experimental_get_tracing_count() for f in (engine.layer, engine.step)]
+
+    run(17, 3)
+    before = traces()
+    assert before == [2, 2]  # one shape of prefill, one of extend
+    run(20, 4)
+    run(32, 3)
+    assert traces() == before
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("xla", [True, False])
+def test_16_bit_weights_are_summed_in_fp32(tiny_weights, reference, dtype, xla):
+    """The only error left is that of rounding the weights."""
+    engine = make_engine(TINY, tiny_weights, xla, dtype)
+    rounded = {n: engine_dtype_round(w, dtype) for n, w in tiny_weights.items()}
+    _, logits = engine.prefill(IDS[:40], every=True)
+    assert np.isfinite(logits).all()
+    close(logits, numpy_llama.logits(TINY, rounded, IDS[:40]))
+
+
+def engine_dtype_round(array, dtype):
+    import tensorflow as tf
+
+    return tf.cast(tf.cast(array, dtype), tf.float32).numpy()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kv", [1, 4])
+def test_other_shapes_of_the_family(kv, tied):
+    arch = TINY.model_copy(update={"n_kv_head": kv, "tied_head": tied, "n_layer": 3})
+    arrays = random_weights(arch, seed=kv)
+    _, logits = make_engine(arch, arrays).prefill(IDS[:30], every=True)
+    close(logits, numpy_llama.logits(arch, arrays, IDS[:30]))
+
+
+def test_buckets_cover_and_are_few():
+    assert all(buckets.tokens(n) >= n and buckets.rows(n) >= n for n in range(1, 2000))
+    assert len({buckets.tokens(n) for n in range(1, 1025)}) == 7
+    assert buckets.rows(300) == 320
