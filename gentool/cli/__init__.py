@@ -135,6 +135,9 @@ def _usage(failure: exceptions.UsageError) -> UsageError:
             return UsageError(f"no command {name}", nearest(name, COMMANDS, "commands"))
         case exceptions.MissingParameter(param=param):
             return UsageError(f"{spelled(param, failure.ctx)} is missing", hint)
-        case exceptions.BadParameter(param=param):
-            return UsageError(f"{spelled(param, failure.ctx)}: {failure.message}", hint)
-    return UsageError(failure.message.rstrip("."), hint)
+        case exceptions.BadParameter(param=param):  # a switch in the environment
+            what = failure.message.partition(".")[0]
+            return UsageError(f"{spelled(param, failure.ctx)}: {what}", "give 1 or 0")
+        case exceptions.BadOptionUsage(option_name=name):
+            return UsageError(f"{name} needs a value", hint)
+    return UsageError(failure.message, f"{hint}; text with blanks needs quotes")

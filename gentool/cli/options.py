@@ -55,7 +55,9 @@ def number(
     kind: type[int] | type[float], low: float, high: float = math.inf, above: bool = False
 ) -> Value:
     """A finite number from `low`, or `above` it, to `high`."""
-    limits = f"{'>' if above else '>='} {low}" + (f" and <= {high}" if high < math.inf else "")
+    limits = f"{'>' if above else '>='} {low}"
+    if high < math.inf:
+        limits += f" and <= {high if high < 2**32 - 1 else f'2^{int(high).bit_length()}-1'}"
 
     def read(text: str) -> int | float:
         try:
@@ -156,13 +158,14 @@ HELP = click.Option(
 
 COUNT = number(int, 1)
 SEED = number(int, 0, 2**63 - 1)
+ROW = number(int, 0, 2**32 - 1)
 OWN = "the model's, else "
 
 # fmt: off
 PROMPT = [
     _option("-f --file", "FILE", "read the prompt from a file"),
     _switch("--lines", "every line is a prompt and gets one line of output"),
-    _option("--row", "K", "draw as line K of --lines would; with --lines, that line only", "0", SEED),
+    _option("--row", "K", "draw as line K of --lines would; with --lines, that line only", "0", ROW),
 ]
 
 MODEL = [
