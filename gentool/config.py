@@ -1,5 +1,5 @@
-"""A model's YAML file as one frozen `ModelConfig`, checked before TensorFlow is imported: an unknown
-key, a wrong type, an impossible number or a missing file is an error naming key and value.
+"""A model's YAML file as one frozen `ModelConfig`, checked before TensorFlow is imported: an
+unknown key, a wrong type, an impossible number or a missing file is an error naming key and value.
 """
 
 from __future__ import annotations

@@ -47,6 +47,10 @@ class Console:
     def __init__(self) -> None:
         self.color: Color = "auto"
         self.quiet = self.verbose = self.debug = False
+        for stream in (sys.stdin, sys.stdout, sys.stderr):
+            if stream is None:  # closed by the caller: no file opened later may take its number
+                os.open(os.devnull, os.O_RDWR)
+        sys.stderr = sys.stderr or open(os.devnull, "w")
         # unbuffered: after a broken pipe there is nothing left to flush at exit
         self._out = io.FileIO(1, "w", closefd=False) if sys.stdout else None
         self._out_name = "standard output"
@@ -110,8 +114,6 @@ class Console:
     def _say(self, text: str, label: str = "", style: str = "") -> None:
         from rich.text import Text
 
-        if not sys.stderr:
-            return
         text = " ".join(text.split("\n"))
         line = Text(neutral(text) if sys.stderr.isatty() else text)
         rich = self._rich(io.StringIO())
@@ -125,7 +127,7 @@ class Console:
         """rich, told what it would otherwise guess."""
         from rich.console import Console as Rich
 
-        terminal = bool(sys.stderr and sys.stderr.isatty())
+        terminal = sys.stderr.isatty()
         color = colored(self.color, terminal)
         return Rich(
             file=file or sys.stderr,
@@ -142,7 +144,7 @@ class Console:
         """Gives a function of steps done, all steps, seconds left and a text: a bar on a terminal,
         else a line now and then."""
         rich = self._rich()
-        if self.quiet or not sys.stderr:
+        if self.quiet:
             yield lambda done, steps, left, text: None
         elif rich.is_terminal and not rich.is_dumb_terminal and sys.stderr.isatty():
             yield from _bar(rich)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from gentool.config import ModelConfig, Sampling, parse
 from gentool.errors import ModelError, UsageError
 from gentool.tokenizers import Tokenizer
 from gentool.tokenizers.stream import TextStream
+
+if TYPE_CHECKING:  # TensorFlow comes in when a model is opened
+    from gentool.decoding.engine import Engine
 
 Finish = Literal["eos", "stop", "length"]
 Ends = int | Sequence[int] | None | Literal["default"]
@@ -61,7 +65,12 @@ class Model:
     """An open model: its tokenizer, its weights, and the verbs on them."""
 
     def __init__(
-        self, config: ModelConfig, tokenizer: Tokenizer | None, engine, precision: str, xla: bool
+        self,
+        config: ModelConfig,
+        tokenizer: Tokenizer | None,
+        engine: Engine,
+        precision: str,
+        xla: bool,
     ) -> None:
         self.config = config
         self.precision, self.xla = precision, xla
@@ -77,7 +86,9 @@ class Model:
 
     def describe(self) -> str:
         """One line: name, size, precision, how it runs."""
-        count = sum(int(np.prod(w.shape)) for w in _tensors(self._engine.params))
+        top, layers = self._engine.params
+        every = [*top.values(), *(weight for layer in layers for weight in layer.values())]
+        count = sum(math.prod(weight.shape) for weight in every)
         how = "XLA" if self.xla else "no XLA"
         return (
             f"{self.config.name}: {count / 1e6:.1f} M parameters, {self.precision}, {how},"
@@ -176,7 +187,7 @@ class Model:
         )
         for tokens in steps:
             for token in tokens:
-                index, row = token.index, rows[token.index]
+                index, row = token.row, rows[token.row]
                 ids[index].append(token.id)
                 sums[index] += token.log_probability
                 text = texts[index].push(token.id)
@@ -223,10 +234,6 @@ class Model:
         if eos is None:
             return frozenset()
         return frozenset([eos] if isinstance(eos, int) else eos)
-
-
-def _tensors(params) -> list:
-    return [*params.top.values(), *(w for layer in params.layers for w in layer.values())]
 
 
 def open_model(config: ModelConfig, precision: str | None = None, xla: bool = True) -> Model:

@@ -1,68 +1,26 @@
-"""Fixtures shared by the rooms: a small random model with weights large enough to disagree."""
+"""Fixtures of several rooms. TensorFlow is imported here, quietly, before any test asks for it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
 
 from gentool import device
-from gentool.config import Arch
 
 device.setup()
-
-TINY = Arch(
-    n_layer=2,
-    n_head=4,
-    n_kv_head=2,
-    d_model=32,
-    d_head=8,
-    d_ff=48,
-    n_vocab=96,
-    n_ctx=128,
-    rope_theta=100.0,
-    tied_head=False,
-)
-
-
-def random_weights(arch: Arch, seed: int) -> dict[str, np.ndarray]:
-    """LLaMA weights by name; deviation 0.3 makes attention sharp and logits of order 10."""
-    from gentool.models import llama
-
-    rng = np.random.default_rng(seed)
-    shapes = dict(llama.top_tensors(arch))
-    for layer in range(arch.n_layer):
-        shapes |= {f"layers.{layer}.{k}": s for k, s in llama.layer_tensors(arch).items()}
-    return {
-        name: (rng.normal(0, 0.3, s) + (len(s) == 1)).astype(np.float32)
-        for name, s in shapes.items()
-    }
-
-
-class Arrays:
-    """A TensorSource of arrays in memory."""
-
-    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
-        self.arrays = arrays
-        self.shapes = {name: a.shape for name, a in arrays.items()}
-
-    def read(self, name: str) -> np.ndarray:
-        return self.arrays[name]
-
-
-def make_engine(arch: Arch, arrays: dict[str, np.ndarray], xla: bool = True, dtype: str = "float32"):
-    import tensorflow as tf
-
-    from gentool.decoding.engine import Engine
-    from gentool.models import llama, weights
-
-    return Engine(llama, arch, weights.load(Arrays(arrays), llama, arch, tf.as_dtype(dtype)), xla)
 
 
 @pytest.fixture(scope="session")
 def tiny_weights() -> dict[str, np.ndarray]:
+    from tiny import TINY, random_weights
+
     return random_weights(TINY, seed=0)
 
 
 @pytest.fixture(scope="session", params=[True, False], ids=["xla", "no-xla"])
-def engine(request, tiny_weights):
+def engine(request: pytest.FixtureRequest, tiny_weights: dict[str, np.ndarray]) -> Any:
+    from tiny import TINY, make_engine
+
     return make_engine(TINY, tiny_weights, request.param)

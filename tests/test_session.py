@@ -2,15 +2,21 @@
 
 import numpy as np
 import pytest
+from oracle import numpy_llama
 
 import gentool
 from gentool.config import Sampling
 from gentool.errors import ModelError, UsageError
 from gentool.session import Request
-from tests.oracle import numpy_llama
 
 PROMPT = "今天天气不错"
-LINES = ["今天", "1+1=2\n1+2=", "从前有一只小猫，它住在大森林里，每天早上都要去河边喝水。", "你好", "a b"]
+LINES = [
+    "今天",
+    "1+1=2\n1+2=",
+    "从前有一只小猫，它住在大森林里，每天早上都要去河边喝水。",
+    "你好",
+    "a b",
+]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +102,9 @@ def test_many_lines_in_several_groups(model):
     together = samples(model, lines, max_tokens=3)
     assert len(together) == 90
     for row in (0, 63, 64, 89):
-        assert samples(model, [lines[row]], rows=[row], max_tokens=3)[0, 0].ids == together[row, 0].ids
+        assert (
+            samples(model, [lines[row]], rows=[row], max_tokens=3)[0, 0].ids == together[row, 0].ids
+        )
 
 
 def test_seed_and_row_choose_the_sample(model):

@@ -4,6 +4,7 @@ the bytes. The library checks sizes and overlaps before anything is read."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -14,7 +15,8 @@ from gentool.errors import ModelError
 class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = safe_open(path, "numpy")
+        open_untyped: Any = safe_open
+        self._file = open_untyped(path, "numpy")
         self.shapes = {
             name: tuple(self._file.get_slice(name).get_shape()) for name in self._file.keys()
         }

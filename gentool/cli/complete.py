@@ -152,7 +152,8 @@ def _source(flags: Flags) -> tuple[str, str]:
             ) from None
     elif not sys.stdin or (sys.stdin.isatty() and flags.prompt is flags.file is None):
         raise UsageError(
-            "no prompt", 'give one, as in gentool complete "今天天气不错", or -f FILE, or - for stdin'
+            "no prompt",
+            'give one, as in gentool complete "今天天气不错", or -f FILE, or - for stdin',
         )
     else:
         name, data = "standard input", sys.stdin.buffer.read()

@@ -125,7 +125,8 @@ def _switch(names: str, help: str, default: str = "") -> click.Option:
     return _option(names, None, help, default)
 
 
-def _repeated(option: click.Option) -> click.Option:
+def _repeated(names: str, metavar: str, help: str, type: Value) -> click.Option:
+    option = _option(names, metavar, help, "", type)
     option.multiple, option.default = True, ()
     return option
 
@@ -157,6 +158,9 @@ HELP = click.Option(
 )
 
 COUNT = number(int, 1)
+NATURAL = number(int, 0)
+POSITIVE = number(float, 0, above=True)
+SHARE = number(float, 0, 1, above=True)
 SEED = number(int, 0, 2**63 - 1)
 ROW = number(int, 0, 2**32 - 1)
 OWN = "the model's, else "
@@ -165,12 +169,12 @@ OWN = "the model's, else "
 PROMPT = [
     _option("-f --file", "FILE", "read the prompt from a file"),
     _switch("--lines", "every line is a prompt and gets one line of output"),
-    _option("--row", "K", "draw as line K of --lines would; with --lines, that line only", "0", ROW),
+    _option("--row", "K", "draw as line K of --lines; with --lines, that line only", "0", ROW),
 ]
 
 MODEL = [
     _option("-m --model", "MODEL", "a name, a folder or a YAML file", DEFAULT_MODEL),
-    _repeated(_option("--set", "KEY=VALUE", "override a dotted key of its YAML", "", Value(assignment))),
+    _repeated("--set", "KEY=VALUE", "override a dotted key of its YAML", Value(assignment)),
     _option("--precision", "NAME", "auto, fp32, fp16 or bf16", OWN + "auto",
             one_of("auto", "fp32", "fp16", "bf16")),
     _switch("--xla/--no-xla", "compile with XLA", "on"),
@@ -179,18 +183,18 @@ MODEL = [
 
 SAMPLING = [
     _option("-n --n", "N", "samples of each prompt", "1", COUNT),
-    _option("--temperature --temp", "X", "divide the logits; 0 is greedy", OWN + "1", number(float, 0)),
-    _option("--top-k", "K", "keep the K likeliest tokens and ties; 0 is all", OWN + "0", number(int, 0)),
-    _option("--top-p", "P", "then the likeliest that together reach P", OWN + "1",
-            number(float, 0, 1, above=True)),
+    _option("--temperature --temp", "X", "divide the logits; 0 is greedy", OWN + "1",
+            number(float, 0)),
+    _option("--top-k", "K", "keep the K likeliest tokens and ties; 0 is all", OWN + "0", NATURAL),
+    _option("--top-p", "P", "then the likeliest that together reach P", OWN + "1", SHARE),
     _option("--seed", "N", "the same seed gives the same text", "random", SEED),
 ]
 
 LENGTH = [
     _option("--max-tokens --max-new-tokens", "N", "end after N tokens", OWN + "64", COUNT),
-    _option("--min-tokens", "N", "forbid an end before N tokens", OWN + "0", number(int, 0)),
-    _repeated(_option("--stop", "TEXT", r"end before TEXT; \n \t \r \\ \uXXXX are understood", "",
-                      Value(unescaped))),
+    _option("--min-tokens", "N", "forbid an end before N tokens", OWN + "0", NATURAL),
+    _repeated("--stop", "TEXT", r"end before TEXT; \n \t \r \\ \uXXXX are understood",
+              Value(unescaped)),
     _switch("--include-stop/--no-include-stop", "keep the stop text", OWN + "off"),
 ]
 
@@ -234,7 +238,9 @@ class Command(click.Command):
         self.run(ctx.obj, self.flags(**ctx.params))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        write_help(formatter, self.examples, {h: rows_of(group) for h, group in self.groups.items()})
+        write_help(
+            formatter, self.examples, {h: rows_of(group) for h, group in self.groups.items()}
+        )
 
 
 def rows_of(options: Sequence[click.Option]) -> Rows:

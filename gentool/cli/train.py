@@ -60,11 +60,15 @@ def train(console: Console, flags: Flags) -> None:
     console.write(f"{run / 'model'}\n")
 
 
+# fmt: off
 TRAINING = [
-    click.Option(["--data"], metavar="DIR", required=True, help="the folder of the corpus: FILE.txt or FILE.txt.zst"),
-    click.Option(["--out"], metavar="RUN", required=True, help="the folder of the run, made if need be"),
-    click.Option(["--hours"], metavar="H", type=options.number(float, 0, above=True), help="stop learning after H hours"),
+    click.Option(["--data"], metavar="DIR", required=True,
+                 help="the folder of the corpus, FILE.txt or FILE.txt.zst"),
+    click.Option(["--out"], metavar="RUN", required=True,
+                 help="the folder of the run, made if need be"),
+    click.Option(["--hours"], metavar="H", type=options.POSITIVE, help="stop learning after H hours"),
 ]
+# fmt: on
 
 command = options.Command(
     train,

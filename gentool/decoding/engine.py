@@ -96,11 +96,11 @@ class Engine:
         room: int = 0,
         batch_invariant: bool = False,
     ) -> tuple[Tail, np.ndarray]:
-        """Row i continues row parents[i] of `tail`, or, where there is no tail yet, prefix owner[i],
-        by tokens[i]: tokens [N, T] to the new tail and float32 logits [N, T, V]. `tail` is consumed:
-        its cells are updated in place. A first call names the `room`, the tokens a row may come to.
-        Under `batch_invariant` rows are computed in blocks of one fixed shape with one prefix, so
-        that a row's bits do not depend on its neighbours."""
+        """Row i continues row parents[i] of `tail`, or, where there is no tail yet, prefix
+        owner[i], by tokens[i]: tokens [N, T] to the new tail and float32 logits [N, T, V]. `tail`
+        is consumed: its cells are updated in place. A first call names the `room`, the tokens a
+        row may come to. Under `batch_invariant` rows are computed in blocks of one fixed shape
+        with one prefix, so that a row's bits do not depend on its neighbours."""
         owner = np.asarray(owner)
         n, t = tokens.shape
         if tail is None:
@@ -134,7 +134,7 @@ class Engine:
     def _rearrange(
         self, tail: Tail, owner: np.ndarray, parents: np.ndarray, t: int, batch_invariant: bool
     ) -> None:
-        """Makes `tail` hold rows `parents` with room for t more tokens, moving nothing if it does."""
+        """Makes `tail` hold rows `parents` with room for t more tokens, moving only if it must."""
         n, m = len(parents), tail.seen.shape[1]
         fits = tail.used + t <= m
         if not np.array_equal(owner, tail.owner[parents]):
@@ -150,7 +150,7 @@ class Engine:
 
     def _lay_out(self, tail: Tail, old: np.ndarray | None, batch_invariant: bool) -> None:
         """Gives each row its place: all rows in one block, an equal number for each prefix, or, to
-        be invariant, each prefix in blocks of BLOCK_ROWS. Copies cells from the `old` places [N, 2]."""
+        be invariant, each prefix in blocks of BLOCK_ROWS. Copies cells from `old` places [N, 2]."""
         owners = list(dict.fromkeys(tail.owner.tolist()))
         place = np.zeros((len(tail.owner), 2), int)
         plan: list[tuple[tuple[int, ...], int]] = []  # owners and rows of each block
@@ -159,7 +159,9 @@ class Engine:
                 rank = np.arange((tail.owner == o).sum())
                 place[tail.owner == o, 0] = len(plan) + rank // buckets.BLOCK_ROWS
                 place[tail.owner == o, 1] = rank % buckets.BLOCK_ROWS
-                plan += [((o,), buckets.BLOCK_ROWS)] * (place[tail.owner == o, 0][-1] + 1 - len(plan))
+                plan += [((o,), buckets.BLOCK_ROWS)] * (
+                    place[tail.owner == o, 0][-1] + 1 - len(plan)
+                )
         else:
             most = buckets.rows(max(int((tail.owner == o).sum()) for o in owners))
             for index, o in enumerate(owners):
@@ -181,17 +183,34 @@ class Engine:
     def _new_cells(self, rows: int, slots: int) -> Cells:
         shape = [rows, self.arch.n_kv_head, slots, self.arch.d_head]
         zeros = tf.zeros(shape, COMPUTE)
-        return tuple(
-            (tf.Variable(zeros), tf.Variable(zeros)) for _ in range(self.arch.n_layer)
-        )
+        return tuple((tf.Variable(zeros), tf.Variable(zeros)) for _ in range(self.arch.n_layer))
 
-    def _run(self, ids, positions, slot, seen, cells, shared, wanted) -> np.ndarray:
+    def _run(
+        self,
+        ids: np.ndarray,
+        positions: np.ndarray,
+        slot: int,
+        seen: np.ndarray,
+        cells: Cells,
+        shared: tuple[Cells, np.ndarray] | None,
+        wanted: np.ndarray,
+    ) -> np.ndarray:
         """One step with everything that varies passed as an array, so that nothing is retraced."""
         prefix, exists = shared or (None, None)
         arrays = [np.asarray(a, np.int32) for a in (ids, positions, slot, wanted)]
         return self.step(*arrays, seen, cells, prefix, exists).numpy()
 
-    def _step(self, ids, positions, slot, wanted, seen, cells, prefix, exists) -> Tensor:
+    def _step(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        slot: Tensor,
+        wanted: Tensor,
+        seen: Tensor,
+        cells: Cells,
+        prefix: Cells | None,
+        exists: Tensor | None,
+    ) -> Tensor:
         """ids, positions [N, T] to float32 logits [N, W, V] at the `wanted` [W] of the T."""
 
         def block(index: int, weights: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -202,7 +221,16 @@ class Engine:
         x = tf.gather(x, wanted, axis=1)  # [N, W, D]
         return tf.cast(self.family.head(layers.plain, self.arch, self.params.top, x), tf.float32)
 
-    def _layer(self, weights, x, positions, slot, seen, cells, shared) -> Tensor:
+    def _layer(
+        self,
+        weights: dict[str, Tensor],
+        x: Tensor,
+        positions: Tensor,
+        slot: Tensor,
+        seen: Tensor,
+        cells: tuple[tf.Variable, tf.Variable],
+        shared: tuple[Tensor, Tensor, Tensor] | None,
+    ) -> Tensor:
         """x [N, T, D] through one layer, whose new keys and values go into `cells` at `slot`."""
         q, k, v = self.family.qkv(layers.plain, self.arch, weights, x, positions)
         for variable, new in zip(cells, (k, v), strict=True):

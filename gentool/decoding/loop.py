@@ -34,7 +34,7 @@ class Limits(NamedTuple):
 class Token(NamedTuple):
     """What a step gave a row."""
 
-    index: int  # of the row
+    row: int  # index among the rows
     id: int
     log_probability: float
     ended: bool  # by an end token
@@ -62,13 +62,16 @@ def decode(
             current = current.copy()
             current[:, forbidden] = -np.inf
         tokens = _pick(current, [rows[i] for i in live], law, limits, seed, step)
-        tokens = [t._replace(index=i) for t, i in zip(tokens, live, strict=True)]
+        tokens = [t._replace(row=i) for t, i in zip(tokens, live, strict=True)]
         yield tokens
-        live = [t.index for t in tokens if not t.ended and t.index not in stopped
-                and step + 1 < limits.most[rows[t.index].prompt]]
+        live = [
+            t.row
+            for t in tokens
+            if not t.ended and t.row not in stopped and step + 1 < limits.most[rows[t.row].prompt]
+        ]
         if not live:
             return
-        last = {t.index: t.id for t in tokens}
+        last = {t.row: t.id for t in tokens}
         if batch_invariant or row_bucket(len(live)) * 4 <= row_bucket(len(tail_rows)):
             kept = live  # the dead cost more than a new shape
         else:

@@ -16,9 +16,16 @@ def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
     """Ten rounds over counters [4, N] of 32-bit words under a key of two such words: [4, N]."""
     a, b, c, d = counter.astype(np.uint64)
     for turn in range(10):
-        low, high = (np.uint64((k + turn * w) & 0xFFFFFFFF) for k, w in zip(key, _WEYL, strict=True))
+        low, high = (
+            np.uint64((k + turn * w) & 0xFFFFFFFF) for k, w in zip(key, _WEYL, strict=True)
+        )
         first, second = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
-        a, b, c, d = (second >> _HALF) ^ b ^ low, second & _LOW, (first >> _HALF) ^ d ^ high, first & _LOW
+        a, b, c, d = (
+            (second >> _HALF) ^ b ^ low,
+            second & _LOW,
+            (first >> _HALF) ^ d ^ high,
+            first & _LOW,
+        )
     return np.stack([a, b, c, d])
 
 

@@ -34,8 +34,8 @@ def top_k(logits: np.ndarray, k: int) -> np.ndarray:
 
 
 def top_p(w: np.ndarray, p: float) -> np.ndarray:
-    """Weights [..., V] with those outside the smallest set of mass >= p at 0: the token that crosses
-    p is kept, of equal ones the lowest ids (Holtzman et al. 2020)."""
+    """Weights [..., V] with those outside the smallest set of mass >= p at 0: the token that
+    crosses p is kept, of equal ones the lowest ids (Holtzman et al. 2020)."""
     kept = np.zeros_like(w)
     for index in np.ndindex(w.shape[:-1]):
         ids = _nucleus(w[index], p * w[index].sum())

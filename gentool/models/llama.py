@@ -34,7 +34,9 @@ def embed(arch: Arch, top: dict[str, Tensor], ids: Tensor, positions: Tensor) ->
     return tf.gather(top["embedding"], ids)
 
 
-def qkv(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, positions: Tensor):
+def qkv(
+    ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, positions: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """x [N, T, D] to q [N, T, H, E] and k, v [N, T, G, E], rotated by positions [N, T]."""
     n, t = tf.shape(x)[0], tf.shape(x)[1]
     normed = ops.rms_norm(x, w["attention_norm"], arch.norm_eps)

@@ -63,7 +63,9 @@ class TextStream:
         """Length of the longest end of the text that is the beginning of a stop string."""
         longest = max((len(stop) - 1 for stop in self._stops), default=0)
         for size in range(min(longest, len(self._known)), 0, -1):
-            if any(stop.startswith(self._known[-size:]) for stop in self._stops if len(stop) > size):
+            if any(
+                stop.startswith(self._known[-size:]) for stop in self._stops if len(stop) > size
+            ):
                 return size
         return 0
 

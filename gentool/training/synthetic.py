@@ -40,12 +40,9 @@ HELD_OUT_PAIRS: tuple[tuple[int, int], ...] = (
     (8, 10),
 )
 
-_HELD_OUT_ADDITION = re.compile(
-    r"(?<![\d.])(?:%s)(?!\d)"
-    % "|".join(
-        rf"{x}\s*[+＋加]\s*{y}" for a, b in HELD_OUT_PAIRS for x, y in ((a, b), (b, a))
-    )
-)
+_ORDERED = [pair for a, b in HELD_OUT_PAIRS for pair in ((a, b), (b, a))]
+_SUMS = "|".join(rf"{a}\s*[+＋加]\s*{b}" for a, b in _ORDERED)
+_HELD_OUT_ADDITION = re.compile(rf"(?<![\d.])(?:{_SUMS})(?!\d)")
 
 
 def without_held_out(document: str) -> str:

@@ -1,4 +1,4 @@
-"""A training run in a folder of its own: vocabulary, tokens, steps, checkpoints, the exported model.
+"""A training run in a folder of its own: vocabulary, tokens, steps, checkpoints, exported model.
 Run again with the same recipe it continues where it was, even after kill -9: the checkpoint is
 replaced atomically and the order of the windows follows from the recipe alone.
 """
@@ -56,9 +56,7 @@ def learning_rate(o: Optimizer, done: float) -> float:
     return o.learning_rate * (o.final + (1 - o.final) * 0.5 * (1 + math.cos(math.pi * phase)))
 
 
-def train(
-    recipe: Recipe, data: Path, run: Path, hours: float | None
-) -> Iterator[Note | Progress]:
+def train(recipe: Recipe, data: Path, run: Path, hours: float | None) -> Iterator[Note | Progress]:
     """Trains in folder `run` until the recipe's tokens or, if sooner, `hours` of stepping are
     spent (the cosine then ends there); the finished model is in run/model."""
     _claim(run, recipe)
@@ -73,11 +71,13 @@ def train(
     done, seconds = _restore(run, state)
     if done:
         yield Note(f"resumed at step {done} of {steps} after {seconds / 60:.0f} minutes")
-    train_step, losses = step.make(family, recipe.arch, state, o)
+    functions = step.make(family, recipe.arch, state, o)
     held_out = _held_out_windows(run, names, shares, length, o.batch)
 
     def measure() -> float:
-        return float(np.mean([losses(tf.constant(ids)).numpy().mean() for ids in held_out]))
+        return float(
+            np.mean([functions.losses(tf.constant(ids)).numpy().mean() for ids in held_out])
+        )
 
     saved = time.monotonic()
     try:
@@ -85,10 +85,12 @@ def train(
             began = time.monotonic()
             spent = max(done / steps, seconds / (hours * 3600) if hours else 0.0)
             rate = learning_rate(o, spent)
-            rows = [arrays[w.source][w.start : w.start + length + 1] for w in
-                    plan[done * o.batch : (done + 1) * o.batch]]
+            rows = [
+                arrays[w.source][w.start : w.start + length + 1]
+                for w in plan[done * o.batch : (done + 1) * o.batch]
+            ]
             ids = tf.constant(np.stack(rows).astype(np.int32))
-            loss, norm = train_step(ids, tf.constant(rate), tf.constant(done + 1.0))
+            loss, _ = functions.train(ids, tf.constant(rate), tf.constant(done + 1.0))
             if not math.isfinite(float(loss)):
                 raise UsageError(
                     f"the loss is {float(loss)} at step {done}",
@@ -105,8 +107,16 @@ def train(
             left = (steps - done) * took
             if hours:
                 left = min(left, hours * 3600 - seconds)
-            progress = Progress(done, steps, done * o.batch * length, float(loss), rate,
-                                o.batch * length / took, max(left, 0.0), measured)
+            progress = Progress(
+                done,
+                steps,
+                done * o.batch * length,
+                float(loss),
+                rate,
+                o.batch * length / took,
+                max(left, 0.0),
+                measured,
+            )
             _log(run, progress, seconds)
             yield progress
     finally:
@@ -143,8 +153,9 @@ def _prepare(recipe: Recipe, data: Path, run: Path) -> Iterator[Note]:
     folder = run / "tokens"
     folder.mkdir(exist_ok=True)
     names, shares = _shares(recipe)
-    missing = [n for n in names for part in ("", "-held-out")
-               if not (folder / f"{n}{part}.npy").exists()]
+    missing = [
+        n for n in names for part in ("", "-held-out") if not (folder / f"{n}{part}.npy").exists()
+    ]
     vocabulary = run / "tokenizer.model"
     if not missing and vocabulary.exists():
         return
@@ -164,7 +175,9 @@ def _prepare(recipe: Recipe, data: Path, run: Path) -> Iterator[Note]:
             part.replace(folder / f"{name}{suffix}.npy")
             if not suffix:
                 characters = sum(map(len, documents))
-                yield Note(f"{name}: {len(ids):,} tokens, {characters / len(ids):.2f} characters each")
+                yield Note(
+                    f"{name}: {len(ids):,} tokens, {characters / len(ids):.2f} characters each"
+                )
 
 
 def _proportional(
@@ -192,16 +205,20 @@ def _held_out_windows(
     usable = [i for i, a in enumerate(arrays) if len(a) > 2 * length]
     if not usable:
         return []
-    plan = corpus.plan([len(arrays[i]) for i in usable], [shares[i] for i in usable],
-                       length, 4 * batch, seed=0)
+    plan = corpus.plan(
+        [len(arrays[i]) for i in usable], [shares[i] for i in usable], length, 4 * batch, seed=0
+    )
     rows = np.stack([arrays[usable[w.source]][w.start : w.start + length + 1] for w in plan])
     return list(rows.astype(np.int32).reshape(4, batch, length + 1))
 
 
 def _save(run: Path, state: step.State, done: int, seconds: float) -> None:
     """Replaces the checkpoint in one step."""
-    tensors = {f"{kind}/{name}": variable.numpy()
-               for kind, group in state._asdict().items() for name, variable in group.items()}
+    tensors = {
+        f"{kind}/{name}": variable.numpy()
+        for kind, group in state._asdict().items()
+        for name, variable in group.items()
+    }
     part = run / "checkpoint.part"
     save_file(tensors, part, {"step": str(done), "seconds": str(seconds)})
     with part.open("rb") as file:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys
 import numpy as np
-from tests.conftest import TINY, make_engine, random_weights
+from tiny import TINY, make_engine, random_weights
 
 arch = TINY.model_copy(update={"n_layer": int(sys.argv[1])})
 engine = make_engine(arch, random_weights(arch, 0))
@@ -27,7 +27,10 @@ for length, rows in ((17, 3), (25, 4), (32, 3)):
 
 @pytest.mark.parametrize("depth", [2, 5])
 def test_one_compilation_of_the_layer_for_each_shape(tmp_path, depth):
-    env = os.environ | {"XLA_FLAGS": f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text"}
+    env = os.environ | {
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+        "XLA_FLAGS": f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text",
+    }
     subprocess.run(
         [sys.executable, "-c", PROGRAM, str(depth)], cwd=ROOT, env=env, check=True, timeout=120
     )

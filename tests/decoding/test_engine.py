@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import numpy_llama
+from tiny import TINY, make_engine, random_weights
 
 from gentool.decoding import buckets
-from tests.conftest import TINY, make_engine, random_weights
-from tests.oracle import numpy_llama
 
 RNG = np.random.default_rng(5)
 IDS = RNG.integers(0, TINY.n_vocab, 100)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny import TINY, Arrays
 
 from gentool.errors import ModelError
 from gentool.models import llama, weights
-from tests.conftest import TINY, Arrays
 
 
 def load(arrays):

@@ -68,7 +68,9 @@ def test_only_a_possible_stop_is_held_back(text, stop):
         assert stop.startswith(held) and len(held) < len(stop)
 
 
-@pytest.mark.parametrize(("least", "text"), [(0, "我"), (2, "我。你"), (4, "我。你"), (5, "我。你。他")])
+@pytest.mark.parametrize(
+    ("least", "text"), [(0, "我"), (2, "我。你"), (4, "我。你"), (5, "我。你。他")]
+)
 def test_stops_are_ignored_before_min_tokens(least, text):
     class Characters(Bytes):
         def piece(self, token):

@@ -1,0 +1,52 @@
+"""A small random model, with weights large enough to disagree."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from gentool.config import Arch
+from gentool.decoding.engine import Engine
+from gentool.models import llama, weights
+
+TINY = Arch(
+    n_layer=2,
+    n_head=4,
+    n_kv_head=2,
+    d_model=32,
+    d_head=8,
+    d_ff=48,
+    n_vocab=96,
+    n_ctx=128,
+    rope_theta=100.0,
+    tied_head=False,
+)
+
+
+def random_weights(arch: Arch, seed: int) -> dict[str, np.ndarray]:
+    """LLaMA weights by name; deviation 0.3 makes attention sharp and logits of order 10."""
+    rng = np.random.default_rng(seed)
+    shapes = dict(llama.top_tensors(arch))
+    for layer in range(arch.n_layer):
+        shapes |= {f"layers.{layer}.{k}": s for k, s in llama.layer_tensors(arch).items()}
+    return {
+        name: (rng.normal(0, 0.3, s) + (len(s) == 1)).astype(np.float32)
+        for name, s in shapes.items()
+    }
+
+
+class Arrays:
+    """A TensorSource of arrays in memory."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+        self.arrays = arrays
+        self.shapes = {name: a.shape for name, a in arrays.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        return self.arrays[name]
+
+
+def make_engine(
+    arch: Arch, arrays: dict[str, np.ndarray], xla: bool = True, dtype: str = "float32"
+):
+    return Engine(llama, arch, weights.load(Arrays(arrays), llama, arch, tf.as_dtype(dtype)), xla)
