@@ -242,7 +242,8 @@ def parse(
     try:
         return schema.model_validate(data)
     except ValidationError as failure:
-        first = failure.errors()[0]
+        # a misspelt key is also a missing one: say that it is misspelt
+        first = min(failure.errors(), key=lambda e: e["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"])
     for name in overrides:
         if f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}."):

@@ -51,6 +51,8 @@ class Console:
             if stream is None:  # closed by the caller: no file opened later may take its number
                 os.open(os.devnull, os.O_RDWR)
         sys.stderr = sys.stderr or open(os.devnull, "w")
+        if isinstance(sys.stderr, io.TextIOWrapper):
+            sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")
         # unbuffered: after a broken pipe there is nothing left to flush at exit
         self._out = io.FileIO(1, "w", closefd=False) if sys.stdout else None
         self._out_name = "standard output"
@@ -74,17 +76,28 @@ class Console:
         if not self._out:
             raise GentoolError("standard output is closed", "open it, or give --output FILE")
         data = memoryview((neutral(text) if self.on_terminal else text).encode())
-        try:
+        with self._writing():
             while data:
                 data = data[self._out.write(data) or 0 :]
+        if text:
+            self._line_open = not text.endswith(("\n", "\0"))
+
+    def close(self) -> None:
+        """Ends the result; some file systems say only now that it did not fit."""
+        if self._out:
+            with self._writing():
+                self._out.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except BrokenPipeError:
             raise
         except OSError as e:
             raise GentoolError(
                 f"cannot write {self._out_name}: {e.strerror}", "free some space and run again"
             ) from e
-        if text:
-            self._line_open = not text.endswith(("\n", "\0"))
 
     def end_line(self) -> None:
         """Ends a line that was cut off, so that what follows starts on its own."""
@@ -114,13 +127,14 @@ class Console:
     def _say(self, text: str, label: str = "", style: str = "") -> None:
         from rich.text import Text
 
-        text = " ".join(text.split("\n"))
-        line = Text(neutral(text) if sys.stderr.isatty() else text)
-        rich = self._rich(io.StringIO())
-        rich.print(Text(label, style) + " " + line if label else line, soft_wrap=True)
+        text = text.replace("\n", " ")
+        parts = [(label, style), " "] if label else []
+        line = Text.assemble(*parts, neutral(text) if sys.stderr.isatty() else text)
+        shown = io.StringIO()
+        self._rich(shown).print(line, soft_wrap=True)
         # a result must not fail because nobody listens here
         with contextlib.suppress(OSError):
-            sys.stderr.write(rich.file.getvalue())  # type: ignore[attr-defined]
+            sys.stderr.write(shown.getvalue())
             sys.stderr.flush()
 
     def _rich(self, file: io.StringIO | None = None) -> Rich:
@@ -146,7 +160,7 @@ class Console:
         rich = self._rich()
         if self.quiet:
             yield lambda done, steps, left, text: None
-        elif rich.is_terminal and not rich.is_dumb_terminal and sys.stderr.isatty():
+        elif sys.stderr.isatty() and not rich.is_dumb_terminal:
             yield from _bar(rich)
         else:
             yield self._lines()

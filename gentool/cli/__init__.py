@@ -84,6 +84,7 @@ def main() -> int:
     try:
         with program.make_context("gentool", sys.argv[1:], obj=console) as context:
             program.invoke(context)
+        console.close()
         return Exit.OK
     except exceptions.Exit as done:
         return done.exit_code

@@ -66,7 +66,8 @@ TRAINING = [
                  help="the folder of the corpus, FILE.txt or FILE.txt.zst"),
     click.Option(["--out"], metavar="RUN", required=True,
                  help="the folder of the run, made if need be"),
-    click.Option(["--hours"], metavar="H", type=options.POSITIVE, help="stop learning after H hours"),
+    click.Option(["--hours"], metavar="H", type=options.POSITIVE,
+                 help="end the run after H hours of learning"),
 ]
 # fmt: on
 

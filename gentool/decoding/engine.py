@@ -8,7 +8,7 @@ a traced value: lengths, slots, masks, owners.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import NamedTuple
@@ -40,7 +40,7 @@ class _Block(NamedTuple):
 
     owners: tuple[int, ...]  # B indexes into the tail's prefixes
     prefix: Cells  # [B, G, P, E]
-    exists: np.ndarray  # [B, P] which prefix cells exist
+    exists: Tensor  # [B, P] which prefix cells exist
     cells: Cells  # variables [B*R, G, M, E]
 
 
@@ -65,6 +65,7 @@ class Engine:
         self.family, self.arch, self.params, self.xla = family, arch, params, xla
         self.layer = tf.function(self._layer, jit_compile=xla, autograph=False)
         self.step = tf.function(self._step, autograph=False)
+        self._steps: dict[tuple[object, ...], Callable[..., Tensor]] = {}  # by shapes
 
     def prefill(
         self, ids: Sequence[int], prefix: Prefix | None = None, every: bool = False
@@ -192,13 +193,18 @@ class Engine:
         slot: int,
         seen: np.ndarray,
         cells: Cells,
-        shared: tuple[Cells, np.ndarray] | None,
+        shared: tuple[Cells, Tensor] | None,
         wanted: np.ndarray,
     ) -> np.ndarray:
-        """One step with everything that varies passed as an array, so that nothing is retraced."""
+        """One step with everything that varies passed as an array, so that nothing is retraced. The
+        function of these shapes is looked up here: tf.function's own way takes milliseconds."""
         prefix, exists = shared or (None, None)
-        arrays = [np.asarray(a, np.int32) for a in (ids, positions, slot, wanted)]
-        return self.step(*arrays, seen, cells, prefix, exists).numpy()
+        arrays = [tf.constant(a, tf.int32) for a in (ids, positions, slot, wanted)]
+        inputs = (*arrays, tf.constant(seen), cells, prefix, exists)
+        shapes = (seen.shape, len(wanted), None if exists is None else exists.shape)
+        if shapes not in self._steps:
+            self._steps[shapes] = self.step.get_concrete_function(*inputs)
+        return self._steps[shapes](*inputs).numpy()
 
     def _step(
         self,
@@ -246,10 +252,11 @@ def _copy(source: Cells, target: Cells) -> None:
             b[:, :, : a.shape[2]].assign(a)
 
 
-def _stack(prefixes: Sequence[Prefix]) -> tuple[Cells, np.ndarray]:
+def _stack(prefixes: Sequence[Prefix]) -> tuple[Cells, Tensor]:
     """Prefixes side by side: cells [B, G, P, E], P that of the longest, and which exist [B, P]."""
     p = max(prefix.cells[0][0].shape[2] for prefix in prefixes)
-    exists = np.arange(p) < np.array([prefix.length for prefix in prefixes])[:, None]
+    length = np.array([prefix.length for prefix in prefixes])
+    exists = tf.constant(np.arange(p) < length[:, None])
     if len(prefixes) == 1:
         return prefixes[0].cells, exists
     cells = tuple(

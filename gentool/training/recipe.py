@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gentool.config import Arch, Strict, parse, read_yaml
+from gentool.config import Arch, Sampling, Strict, parse, read_yaml
 
 Share = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -51,6 +51,7 @@ class Recipe(Strict):
     pieces: Pieces = Pieces()
     data: Mixture
     optimizer: Optimizer
+    sampling: Sampling = Sampling()  # goes into the finished model's YAML
 
 
 def load(path: Path) -> Recipe:

@@ -5,6 +5,7 @@ AVX-512 cores this runs 1.9 times as fast as the same step as one float32 XLA pr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -37,10 +38,9 @@ def initial(family: ModuleType, arch: Arch, seed: int) -> State:
         shapes |= {f"layers.{index}.{k}": s for k, s in family.layer_tensors(arch).items()}
     weights = {}
     for name, shape in shapes.items():
-        value: np.ndarray = np.ones(shape)
-        if len(shape) > 1:
-            adds = name.endswith((".attention_out", ".down"))
-            value = rng.normal(0.0, 0.02 / np.sqrt(2 * arch.n_layer) if adds else 0.02, shape)
+        adds = name.endswith((".attention_out", ".down"))
+        deviation = 0.02 / math.sqrt(2 * arch.n_layer) if adds else 0.02
+        value = np.ones(shape) if len(shape) == 1 else np.asarray(rng.normal(0, deviation, shape))
         weights[name] = tf.Variable(value, dtype=tf.float32)
     zeros = [{k: tf.Variable(tf.zeros_like(v)) for k, v in weights.items()} for _ in range(2)]
     return State(weights, *zeros)

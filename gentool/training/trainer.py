@@ -258,6 +258,7 @@ def _export(recipe: Recipe, run: Path, state: step.State) -> None:
         "checkpoint": "model.safetensors",
         "arch": recipe.arch.model_dump(),
         "tokenizer": {"kind": "sentencepiece", "model": "tokenizer.model", "add_bos": True},
+        "sampling": recipe.sampling.model_dump(exclude_defaults=True),
     }
     text = yaml.safe_dump(config, allow_unicode=True, sort_keys=False)
     (folder / "gentool.yaml").write_text(text, "utf-8")

@@ -1,0 +1,73 @@
+"""Runs gentool as a user does: a process of its own, in a pipe or on a pseudo-terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+COMMAND = [sys.executable, "-m", "gentool"]
+CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("GENTOOL_", "TF_", "NO_COLOR"))}
+CLEAN |= {"PYTHONPATH": str(Path(__file__).parents[2]), "TERM": "xterm"}
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def gentool(
+    *arguments: str,
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Done:
+    """A finished run in a pipe."""
+    done = subprocess.run(
+        [*COMMAND, *arguments], input=stdin, env=CLEAN | (env or {}), cwd=cwd, capture_output=True
+    )
+    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@contextmanager
+def started(*arguments: str, **streams: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A running process, not outlived by whatever goes wrong in the test."""
+    process = subprocess.Popen([*COMMAND, *arguments], env=CLEAN, **streams)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+class Screen:
+    """What a terminal would get. Reading ends when all writers are gone."""
+
+    def __init__(self) -> None:
+        self.master, self.slave = pty.openpty()
+        modes = termios.tcgetattr(self.slave)
+        modes[1] &= ~termios.OPOST  # newlines as they were written
+        termios.tcsetattr(self.slave, termios.TCSANOW, modes)
+
+    def read(self, least: int = 0) -> str:
+        """Text until the end, or until there are `least` bytes."""
+        if self.slave >= 0:
+            os.close(self.slave)
+            self.slave = -1
+        data = b""
+        while not least or len(data) < least:
+            try:
+                part = os.read(self.master, 4096)
+            except OSError:  # how Linux says that the other side is closed
+                break
+            if not part:
+                break
+            data += part
+        return data.decode(errors="ignore" if least else "strict")

@@ -1,0 +1,312 @@
+"""`gentool complete` from the outside: prompts in, text out, exit codes, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cli.shell import CLEAN, COMMAND, Done, Screen, gentool, started
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gentool.cli.complete import Flags, Prompt, alone, escaped, in_order, listed, read_prompts
+from gentool.cli.options import unescaped
+from gentool.errors import UsageError
+from gentool.session import Piece, Sample
+
+WEATHER = "今天天气不错"
+NOTHING = Flags(**{name: None for name in Flags.__dataclass_fields__} | {"set": (), "stop": ()})
+
+
+def told(done: Done, code: int, message: str, hint: str) -> None:
+    """The run ended with this code and exactly the two lines of an error, nothing on stdout."""
+    lines = done.err.splitlines()
+    assert (done.code, done.out, len(lines)) == (code, "", 2), done
+    assert lines[0].startswith("error: ") and message in lines[0]
+    assert lines[1].startswith("hint: ") and hint in lines[1]
+
+
+# Prompts
+
+
+@pytest.mark.parametrize(
+    ("data", "lines", "prompts"),
+    [
+        (b"a\n", None, ["a"]),
+        (b"a\r\n", None, ["a"]),
+        (b"a\r", None, ["a\r"]),
+        (b"a\n\n", None, ["a\n"]),
+        (b" a\r\nb ", None, [" a\r\nb "]),
+        (b"a\nb\n", True, ["a", "b"]),
+        (b"a\r\nb", True, ["a", "b"]),
+        ("a\u2028b\x0cc\n".encode(), True, ["a\u2028b\x0cc"]),
+        (b"", True, []),
+    ],
+)
+def test_a_file_loses_one_final_newline_and_lines_theirs(
+    tmp_path: Path, data: bytes, lines: bool | None, prompts: list[str]
+) -> None:
+    path = tmp_path / "prompt"
+    path.write_bytes(data)
+    flags = NOTHING.__dict__ | {"file": str(path), "lines": lines}
+    assert [prompt.text for prompt in read_prompts(Flags(**flags))] == prompts
+
+
+def test_rows_are_line_numbers_from_0_and_an_argument_is_as_typed() -> None:
+    def rows(**flags: object) -> list[Prompt]:
+        return read_prompts(Flags(**NOTHING.__dict__ | flags))
+
+    assert rows(prompt="a\n") == [(0, "a\n")]
+    assert rows(prompt="a", row=7) == [(7, "a")]
+    assert rows(prompt="a\nb", lines=True) == [(0, "a"), (1, "b")]
+    assert rows(prompt="a\nb", lines=True, row=1) == [(1, "b")]
+    with pytest.raises(UsageError, match="--row is 2, the prompt has 2 lines"):
+        rows(prompt="a\nb", lines=True, row=2)
+    with pytest.raises(UsageError, match="line 2 of the prompt is empty"):
+        rows(prompt="a\n\nb", lines=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "message", "hint"),
+    [
+        ([""], b"", "the prompt is empty", "at least one"),
+        (["-"], b"", "the prompt is empty", "at least one"),
+        ([], b"\n", "the prompt is empty", "at least one"),
+        (
+            ["-"],
+            "今".encode() + b"\xff",
+            "standard input is not UTF-8: byte 0xff at offset 3",
+            "iconv",
+        ),
+        (["-", "--lines"], b"a\n\nb\n", "line 2 of standard input is empty", "at least one"),
+        (["a", "-f", "b"], b"", "both a prompt ('a') and a file (b)", "drop one"),
+        (["-f", "gone.txt"], b"", "cannot read gone.txt: No such file", "path"),
+        (["a", "b"], b"", "unexpected extra argument (b)", "quotes"),
+        (["a", "--tpo-k", "5"], b"", "no option --tpo-k", "did you mean --top-k?"),
+        (["-5 度"], b"", "no option -5", "put -- before"),
+        (["a", "--top-k", "-1"], b"", "--top-k is '-1'", "give a whole number >= 0"),
+        (["a", "--top-k", "2.5"], b"", "--top-k is '2.5'", "give a whole number >= 0"),
+        (["a", "--temp", "nan"], b"", "--temperature is 'nan'", "give a number >= 0"),
+        (["a", "--top-p", "0"], b"", "--top-p is '0'", "give a number > 0 and <= 1"),
+        (["a", "-n", "0"], b"", "--n is '0'", "give a whole number >= 1"),
+        (["a", "--seed", "x"], b"", "--seed is 'x'", "<= 2^63-1"),
+        (["a", "--seed"], b"", "--seed needs a value", "--help"),
+        (["a", "--precision", "fp8"], b"", "--precision is 'fp8'", "auto, fp32, fp16, bf16"),
+        (["a", "--color", "puce"], b"", "--color is 'puce'", "auto, always, never"),
+        (["a", "--stop", r"a\q"], b"", r"--stop is 'a\q'", r"\q is no escape"),
+        (["a", "--stop", ""], b"", "--stop is ''", "sampling.stop=[]"),
+        (["a", "--set", "top"], b"", "--set is 'top'", "KEY=VALUE"),
+        (["a", "--set", "arch.n_hed=3"], b"", "unknown key arch.n_hed", "n_head"),
+        (["a", "--min-tokens", "99"], b"", "min_tokens 99 is more than max_tokens 64", "change"),
+        (["a", "-m", "tiny-hz"], b"", "unknown model tiny-hz", "did you mean tiny-zh?"),
+        (["a", "-o", "/nowhere/x"], b"", "cannot write /nowhere/x: No such file", "--output"),
+    ],
+)
+def test_a_wrong_call_is_two_lines_and_exit_2(
+    arguments: list[str], stdin: bytes, message: str, hint: str
+) -> None:
+    told(gentool("complete", *arguments, stdin=stdin), 2, message, hint)
+
+
+def test_an_unknown_command_and_none() -> None:
+    told(gentool("compelte"), 2, "no command compelte", "did you mean complete?")
+    told(gentool(), 2, "no command", "gentool --help")
+
+
+def test_a_broken_model_folder_is_exit_3(tmp_path: Path) -> None:
+    told(gentool("complete", "a", "-m", str(tmp_path)), 3, "has no gentool.yaml", "folder")
+
+
+def test_a_bad_variable_is_named_and_a_flag_goes_before_it() -> None:
+    env = {"GENTOOL_TOP_K": "many"}
+    told(gentool("complete", "a", env=env), 2, "GENTOOL_TOP_K is 'many'", "whole number")
+    told(gentool("complete", "a", env={"GENTOOL_XLA": "so"}), 2, "GENTOOL_XLA: 'so'", "1 or 0")
+    told(gentool("complete", "", "--top-k", "3", env=env), 2, "prompt is empty", "at least")
+
+
+def test_a_terminal_without_prompt_is_told_not_waited_for() -> None:
+    screen = Screen()
+    run = [*COMMAND, "complete"]
+    done = subprocess.run(run, stdin=screen.slave, capture_output=True, env=CLEAN, timeout=60)
+    told(Done(done.returncode, done.stdout.decode(), done.stderr.decode()), 2, "no prompt", "-f")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_waiting_for_stdin_can_be_ended(number: int) -> None:
+    with started("complete", "-", stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        wait_for_read(process)
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
+        assert process.stderr.read() == b""
+
+
+def wait_for_read(process: subprocess.Popen[bytes]) -> None:
+    """Until the process sleeps in a read of its standard input."""
+    path = Path(f"/proc/{process.pid}/syscall")
+    until = time.monotonic() + 60
+    while not path.read_text().startswith("0 0x0 "):
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.01)
+
+
+def test_an_unforeseen_error_is_two_lines_and_a_traceback_only_with_debug() -> None:
+    program = (
+        "import sys; from gentool import cli; cli.COMMANDS['pi'] = ('math:pi', '');"
+        "sys.argv = ['gentool', 'pi']; sys.exit(cli.main())"
+    )
+    run = subprocess.run([sys.executable, "-c", program], env=CLEAN, capture_output=True)
+    done = Done(run.returncode, run.stdout.decode(), run.stderr.decode())
+    told(done, 1, "AttributeError: 'float' object has no attribute", "--debug")
+    debugged = gentool("complete", "", "--debug")
+    assert debugged.code == 2
+    assert "Traceback" in debugged.err and "UsageError" in debugged.err
+
+
+# Text
+
+
+@given(st.text())
+def test_an_escaped_line_can_be_read_back(text: str) -> None:
+    line = escaped(text)
+    assert "\n" not in line
+    if not any(c in text for c in "\t\r"):
+        assert not text or unescaped(line) == text
+
+
+def test_escapes_of_stop() -> None:
+    assert unescaped(r"\n\t\r\\n\u3002。") == "\n\t\r\\n。。"
+    for wrong in (r"\q", "\\", r"\u12", r"\ud800"):
+        with pytest.raises(ValueError, match="no escape"):
+            unescaped(wrong)
+
+
+def made(text: str) -> Sample:
+    return Sample(text, (1,), -1.0, -1.0, "eos")
+
+
+def test_samples_come_in_the_order_of_prompts_as_soon_as_they_can() -> None:
+    prompts = [Prompt(0, "a"), Prompt(1, "b")]
+    order = [(1, 0), (0, 1), (1, 1), (0, 0)]
+    pieces = [Piece(p, s, "", made(f"{p}{s}")) for p, s in order]
+    seen = []
+
+    def watched() -> list[Piece]:
+        for piece in pieces:
+            seen.append(piece)
+            yield piece
+
+    found = in_order(watched(), prompts, 2)
+    assert next(found) == (prompts[0], [made("00"), made("01")])
+    assert len(seen) == 4
+    assert next(found) == (prompts[1], [made("10"), made("11")])
+    first = in_order(iter([pieces[3], pieces[1], *pieces]), prompts[:1], 2)
+    assert next(first)[0] == prompts[0]
+
+
+def test_shapes_of_text() -> None:
+    pieces = [Piece(0, 0, "今\n", None), Piece(0, 0, "天", made("今\n天"))]
+    assert list(alone(pieces, "昨", "\n")) == ["昨", "今\n", "天", "\n"]
+    assert list(listed(pieces, [Prompt(0, "昨")], 1, True, False)) == ["昨今\\n天\n"]
+    assert list(listed(pieces, [Prompt(0, "昨")], 1, False, True)) == ["今\n天\0"]
+
+
+# With the model inside the package
+
+
+@pytest.fixture(scope="module")
+def seeded() -> str:
+    """What seed 1 makes of the weather, as a plain pipe gets it."""
+    done = gentool("complete", WEATHER, "--seed", "1", "--max-tokens", "24")
+    assert (done.code, done.err) == (0, "")
+    return done.out
+
+
+def test_argument_stdin_json_and_file_give_the_same_text(seeded: str, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    options = ("--json", "-v", "--seed", "1", "--max-new-tokens", "24", "-o", str(path))
+    done = gentool("complete", "-", *options, stdin=f"{WEATHER}\n".encode())
+    assert (done.code, done.out) == (0, "")
+    record = json.loads(path.read_text("utf-8"))
+    assert list(record) == ["prompt", "row", "model", "seed", "precision", "samples"]
+    assert (record["prompt"], record["model"], record["seed"]) == (WEATHER, "tiny-zh", 1)
+    assert (record["row"], record["precision"]) == (0, "fp32")
+    (sample,) = record["samples"]
+    assert list(sample) == ["text", "ids", "logprob", "finish"]
+    assert sample["text"] + "\n" == seeded
+    assert len(sample["ids"]) <= 24 and sample["logprob"] < 0
+    assert "tiny-zh" in done.err and "seed 1" in done.err and "tokens/s" in done.err
+
+
+def test_a_terminal_gets_the_same_text_while_it_grows(seeded: str) -> None:
+    screen = Screen()
+    run = ("complete", WEATHER, "--seed", "1", "--max-tokens", "24", "--echo")
+    with started(*run, stdout=screen.slave, stdin=subprocess.PIPE) as process:  # nobody writes
+        assert screen.read(least=len(WEATHER.encode())) == WEATHER
+        assert process.poll() is None
+        assert screen.read() == seeded
+        assert process.wait(60) == 0
+
+
+def test_lines_in_order_with_their_own_samples_and_one_row_alone(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    path.write_text(f"{WEATHER}\n从前有座山，\n1+1=2\n", "utf-8")
+    run = ("complete", "--lines", "-n", "2", "--batch-invariant", "--max-tokens", "8")
+    run += ("-f", str(path), "--echo")
+    env = {"GENTOOL_SEED": "5"}
+    done = gentool(*run, env=env)
+    assert (done.code, done.err) == (0, "")
+    starts = [WEATHER] * 2 + ["从前有座山，"] * 2 + ["1+1=2"] * 2
+    lines = done.out.split("\n")
+    assert lines.pop() == "" and len(lines) == 6
+    assert all(line.startswith(start) for line, start in zip(lines, starts, strict=True))
+    assert len(set(lines)) > 3
+    row = gentool(*run, "--row", "1", "-0", env=env)
+    assert [escaped(text) for text in row.out.split("\0")] == [*lines[2:4], ""]
+
+
+def test_greedy_samples_are_all_the_same() -> None:
+    options = ("--temperature", "0", "-n", "2", "--max-tokens", "6", "--stop", "。")
+    done = gentool("complete", WEATHER, *options, env={"GENTOOL_TEMPERATURE": "9"})
+    first, second = done.out.splitlines()
+    assert first == second and "。" not in first
+
+
+def test_no_lines_no_output() -> None:
+    assert gentool("complete", "--lines") == (0, "", "")
+
+
+def test_a_reader_that_leaves_ends_the_run_quietly() -> None:
+    run = ("complete", WEATHER, "--stream", "--seed", "1", "--min-tokens", "300")
+    run += ("--max-tokens", "300")
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with started(*run, **streams) as process:
+        assert len(process.stdout.read(20)) == 20
+        process.stdout.close()
+        assert process.wait(60) == 141
+        assert process.stderr.read() == b""
+
+
+def test_interrupted_on_a_terminal_the_text_so_far_stays() -> None:
+    screen = Screen()
+    run = ("complete", WEATHER, "--seed", "1", "--min-tokens", "300", "--max-tokens", "300")
+    with started(*run, stdout=screen.slave, stderr=subprocess.PIPE) as process:
+        text = screen.read(least=30)
+        process.send_signal(signal.SIGINT)
+        text += screen.read()
+        assert process.wait(60) == 130
+        assert text.endswith("\n") and text.strip("\n")
+        assert process.stderr.read() == b""
+
+
+def test_a_full_disk_is_an_error() -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    with started("--version", stdout=full, stderr=subprocess.PIPE) as process:
+        assert process.wait(60) == 1
+        assert b"error: cannot write standard output: No space left" in process.stderr.read()
+    os.close(full)

@@ -1,0 +1,179 @@
+"""Who may import whom, read off the syntax trees, and what must not exist. A new room or library
+starts as a row here."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import gentool
+from gentool.checkpoints import READERS
+from gentool.cli import COMMANDS
+from gentool.models import FAMILIES
+from gentool.tokenizers import KINDS
+
+ROOT = Path(gentool.__file__).parent
+PATHS = sorted(ROOT.rglob("*.py"))
+
+
+class Room(NamedTuple):
+    rooms: str  # of gentool, that it may import
+    libraries: str  # beside the standard library
+
+
+# A module or folder of gentool -> what it may import, anywhere in its code. Text rooms know no
+# TensorFlow, number rooms no text, none but the cli knows click and none but the console rich.
+MAY_IMPORT = {
+    "errors": Room("", ""),
+    "config": Room("errors", "pydantic yaml platformdirs"),
+    "device": Room("", "tensorflow"),
+    "console": Room("errors", "rich"),
+    "tokenizers": Room("config errors", "numpy sentencepiece tokenizers jieba"),
+    "checkpoints": Room("errors", "numpy safetensors"),
+    "models": Room("config errors checkpoints", "numpy tensorflow"),
+    "decoding": Room("config errors models", "numpy tensorflow"),
+    "training": Room(
+        "config errors models",
+        "numpy tensorflow pydantic yaml sentencepiece safetensors zstandard",
+    ),
+    "session": Room(
+        "config errors device tokenizers checkpoints models decoding", "numpy tensorflow"
+    ),
+    "cli": Room("errors config console device session training", "click"),
+    "__init__": Room("config session", ""),
+    "__main__": Room("cli", ""),
+}
+
+# What importing a room must not bring in, however indirectly: `--help` is quick, and a mistake
+# in a YAML file or in a text costs no TensorFlow.
+NOT_AT_IMPORT = {
+    "errors": "tensorflow numpy pydantic yaml click rich",
+    "config": "tensorflow numpy click rich",
+    "device": "tensorflow numpy pydantic click rich",
+    "console": "tensorflow numpy pydantic click rich",
+    "tokenizers": "tensorflow click rich",
+    "checkpoints": "tensorflow pydantic click rich",
+    "session": "tensorflow click rich",
+    "cli": "tensorflow numpy pydantic yaml platformdirs sentencepiece rich",
+    "__init__": "tensorflow numpy pydantic yaml click rich",
+}
+
+# Tables of modules -> the names each module must have.
+CONTRACTS = {
+    "family": (FAMILIES, "top_tensors layer_tensors embed qkv merge head"),
+    "format": (READERS, "load"),
+    "tokenizer": (KINDS, "load"),
+}
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in PATHS}
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"), str(path))
+
+
+def at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes below `node` that run when the module is imported."""
+    for child in ast.iter_child_nodes(node):
+        typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) and not typing_only:
+            yield child
+            yield from at_import(child)
+
+
+def imported(nodes: Iterator[ast.AST]) -> Iterator[str]:
+    """The modules named by the import statements among `nodes`: `gentool.config`, `numpy`."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"write {ast.unparse(node)} in full"
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in MODULES else node.module for name in inner)
+
+
+def brings_in(module: str) -> set[str]:
+    """Every module that importing a module of gentool imports, gentool's own followed."""
+    found, waiting = set[str](), [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            if name in MODULES:
+                waiting += imported(at_import(tree(MODULES[name])))
+            if parent := name.rpartition(".")[0]:
+                waiting.append(parent)
+    return found
+
+
+@pytest.mark.parametrize("path", PATHS, ids=relative)
+def test_imports_only_what_its_room_may(path: Path) -> None:
+    allowed = MAY_IMPORT[room(path)]
+    libraries = {"gentool", *allowed.libraries.split()}
+    for name in imported(ast.walk(tree(path))):
+        top, _, rest = name.partition(".")
+        assert top in libraries or top in sys.stdlib_module_names, (
+            f"{room(path)} may not import {name}"
+        )
+        if top == "gentool" and rest:
+            other = rest.partition(".")[0]
+            assert other in {room(path), *allowed.rooms.split()}, f"may not import {name}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_importing_stays_light(name: str) -> None:
+    heavy = set(NOT_AT_IMPORT.get(room(MODULES[name]), "").split())
+    assert not heavy & {found.partition(".")[0] for found in brings_in(name)}
+
+
+@pytest.mark.parametrize("path", PATHS, ids=relative)
+def test_only_the_console_writes(path: Path) -> None:
+    # device sets stderr aside while TensorFlow is imported, and needs it flushed
+    allowed = {"console": {"sys.stdout", "sys.stderr"}, "device": {"sys.stderr"}}
+    ways = {"print", "sys.stdout", "sys.stderr", "click.echo", "click.secho", "warnings.warn"}
+    used = {
+        ast.unparse(node)
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Name | ast.Attribute)
+    }
+    assert used & ways <= allowed.get(room(path), set())
+
+
+@pytest.mark.parametrize("path", PATHS, ids=relative)
+def test_has_a_home_and_a_docstring(path: Path) -> None:
+    assert path.stem not in {"utils", "util", "common", "helpers", "base", "misc", "types"}
+    assert ast.get_docstring(tree(path)) or not tree(path).body, "say first what the module is"
+
+
+@pytest.mark.parametrize("what", CONTRACTS)
+def test_every_row_of_a_table_resolves(what: str) -> None:
+    table, names = CONTRACTS[what]
+    for row, module in table.items():
+        missing = [n for n in names.split() if not hasattr(import_module(module), n)]
+        assert not missing, f"{what} {row} lacks {missing}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_resolves(name: str) -> None:
+    module, attribute = COMMANDS[name][0].split(":")
+    assert getattr(import_module(module), attribute).name == name

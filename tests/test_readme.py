@@ -1,0 +1,62 @@
+"""Every transcript of the README is what the commands print. `make readme` writes them anew."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCK = re.compile(r"(?<=```console\n).*?(?=^```$)", re.DOTALL | re.MULTILINE)
+
+
+def run(command: str, folder: Path) -> str:
+    """What `command` prints to a pipe, stdout and stderr as they come."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GENTOOL_")}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=folder,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=120,
+    )
+    output = done.stdout.decode()
+    assert done.returncode == 0, output
+    return output
+
+
+def rerun(block: str, folder: Path) -> str:
+    """A block with the output of each of its commands as it is now."""
+    commands = [line[2:] for line in block.splitlines() if line.startswith("$ ")]
+    return "".join(f"$ {command}\n{run(command, folder)}" for command in commands)
+
+
+@pytest.mark.parametrize("block", BLOCK.findall(README.read_text("utf-8")))
+def test_transcript(block: str, tmp_path: Path) -> None:
+    assert rerun(block, tmp_path) == block
+
+
+def test_python_example() -> None:
+    code = re.search(r"(?<=```python\n).*?(?=^```$)", README.read_text("utf-8"), re.S | re.M)
+    assert code
+    subprocess.run([sys.executable, "-c", code[0]], check=True, timeout=120)
+
+
+def rewrite() -> None:
+    """Puts today's output into the README."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        text = BLOCK.sub(lambda m: rerun(m[0], Path(folder)), README.read_text("utf-8"))
+    README.write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    rewrite()
