@@ -57,8 +57,8 @@ $(INSTALLED): pyproject.toml $(PINS)
 		echo "error: $(PYTHON) not found"; \
 		echo "hint: install Python 3.10 to 3.13, or name one: make PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { \
-		echo "error: $$($(PYTHON) --version 2>&1) has no TensorFlow 2.21, Python 3.10 to 3.13 has"; \
-		echo "hint: name another one: make PYTHON=python3.12"; exit 1; }
+		echo "error: TensorFlow 2.21 does not run on $$($(PYTHON) --version 2>&1)"; \
+		echo "hint: it needs Python 3.10 to 3.13; name one: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 		echo "error: $(PYTHON) has no venv"; \
 		echo "hint: on Debian and Ubuntu: sudo apt install python3-venv"; exit 1; }

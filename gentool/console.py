@@ -128,8 +128,9 @@ class Console:
         from rich.text import Text
 
         text = text.replace("\n", " ")
-        parts = [(label, style), " "] if label else []
-        line = Text.assemble(*parts, neutral(text) if sys.stderr.isatty() else text)
+        line = Text(neutral(text) if sys.stderr.isatty() else text)
+        if label:
+            line = Text.assemble((label, style), " ", line)
         shown = io.StringIO()
         self._rich(shown).print(line, soft_wrap=True)
         # a result must not fail because nobody listens here

@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from gentool import device
 
 device.setup()
+settings.register_profile("gentool", deadline=None)  # a busy machine is not a failure
+settings.load_profile("gentool")
 
 
 @pytest.fixture(scope="session")

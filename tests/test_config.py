@@ -1,4 +1,4 @@
-"""YAML files as configurations: what is wrong is named with file, key and value; where files are."""
+"""YAML files as configurations: what is wrong is named with file, key and value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ GOOD = """\
 name: small
 family: llama
 checkpoint: model.safetensors
-arch: {n_layer: 2, n_head: 4, n_kv_head: 2, d_model: 32, d_head: 8, d_ff: 48, n_vocab: 96, n_ctx: 64}
+arch: {n_layer: 2, n_head: 4, n_kv_head: 2, d_model: 32, d_head: 8, d_ff: 48,
+       n_vocab: 96, n_ctx: 64}
 tokenizer: {kind: sentencepiece, model: tokenizer.model}
 sampling: {temperature: 0.9, top_p: 0.9, stop: ["。"]}
 """

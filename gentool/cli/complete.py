@@ -67,7 +67,11 @@ def complete(console: Console, flags: Flags) -> None:
     """Continues a prompt: an argument as it is typed, standard input, or a file.
 
     Prints the continuation only. Several samples, and --lines, take one line each, with newline
-    and backslash escaped as \\n and \\\\.
+    and backslash escaped as \\n and \\\\. --json gives prompt, row, model, seed, precision and
+    samples, each with text, ids, logprob and finish (eos, stop or length).
+
+    Temperature, top-k and top-p work in this order, as in Hugging Face's library; top-p keeps the
+    token that crosses P.
     """
     from gentool import config
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from inspect import cleandoc
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,8 @@ def number(
     """A finite number from `low`, or `above` it, to `high`."""
     limits = f"{'>' if above else '>='} {low}"
     if high < math.inf:
-        limits += f" and <= {high if high < 2**32 - 1 else f'2^{int(high).bit_length()}-1'}"
+        most = high if high < 2**32 - 1 else f"2^{int(high).bit_length()}-1"
+        limits = f"> {low} and <= {most}" if above else f"{low} to {most}"
 
     def read(text: str) -> int | float:
         try:
@@ -103,43 +105,50 @@ def assignment(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _option(
-    names: str, metavar: str | None, help: str, default: str = "", type: Value | None = None
+def option(
+    names: str,
+    metavar: str | None,
+    help: str,
+    default: str = "",
+    type: Value | None = None,
+    required: bool = False,
 ) -> click.Option:
-    """A row of the tables below; `default` is what the help line says."""
-    option = click.Option(
+    """A row of a table below; `default` is what the help line says."""
+    made = click.Option(
         names.split(),
         metavar=metavar,
         help=help,
         show_default=default,
         type=type,
+        required=required,
         is_flag=None if metavar else True,
-        default=None,
     )
-    option.envvar = f"GENTOOL_{option.name}".upper()
-    return option
+    if not metavar:
+        made.default = None  # neither on nor off was said
+    made.envvar = f"GENTOOL_{made.name}".upper()
+    return made
 
 
-def _switch(names: str, help: str, default: str = "") -> click.Option:
+def switch(names: str, help: str, default: str = "") -> click.Option:
     """On, off where the names have a slash, or None: not said."""
-    return _option(names, None, help, default)
+    return option(names, None, help, default)
 
 
 def _repeated(names: str, metavar: str, help: str, type: Value) -> click.Option:
-    option = _option(names, metavar, help, "", type)
-    option.multiple, option.default = True, ()
-    return option
+    made = option(names, metavar, help, "", type)
+    made.multiple, made.default = True, ()
+    return made
 
 
-def _told(option: click.Option) -> click.Option:
+def _told(made: click.Option) -> click.Option:
     """The option, read before all others and told to the console, so that errors heed it too."""
 
     def tell(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         if value is not None:
             setattr(ctx.obj, str(param.name), value)
 
-    option.is_eager, option.expose_value, option.callback = True, False, tell
-    return option
+    made.is_eager, made.expose_value, made.callback = True, False, tell
+    return made
 
 
 def _show_help(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -159,67 +168,64 @@ HELP = click.Option(
 
 COUNT = number(int, 1)
 NATURAL = number(int, 0)
+REAL = number(float, 0)
 POSITIVE = number(float, 0, above=True)
 SHARE = number(float, 0, 1, above=True)
 SEED = number(int, 0, 2**63 - 1)
 ROW = number(int, 0, 2**32 - 1)
+PRECISION = one_of("auto", "fp32", "fp16", "bf16")
+COLOR = one_of("auto", "always", "never")
 OWN = "the model's, else "
 
-# fmt: off
 PROMPT = [
-    _option("-f --file", "FILE", "read the prompt from a file"),
-    _switch("--lines", "every line is a prompt and gets one line of output"),
-    _option("--row", "K", "draw as line K of --lines; with --lines, that line only", "0", ROW),
+    option("-f --file", "FILE", "read the prompt from a file"),
+    switch("--lines", "every line is a prompt and gets one line of output"),
+    option("--row", "K", "draw as line K of --lines; with --lines, that line only", "0", ROW),
 ]
 
 MODEL = [
-    _option("-m --model", "MODEL", "a name, a folder or a YAML file", DEFAULT_MODEL),
+    option("-m --model", "MODEL", "a name, a folder or a YAML file", DEFAULT_MODEL),
     _repeated("--set", "KEY=VALUE", "override a dotted key of its YAML", Value(assignment)),
-    _option("--precision", "NAME", "auto, fp32, fp16 or bf16", OWN + "auto",
-            one_of("auto", "fp32", "fp16", "bf16")),
-    _switch("--xla/--no-xla", "compile with XLA", "on"),
-    _switch("--batch-invariant", "a row's bits do not depend on its neighbours; slower"),
+    option("--precision", "NAME", "auto, fp32, fp16 or bf16", OWN + "auto", PRECISION),
+    switch("--xla/--no-xla", "compile with XLA", "on"),
+    switch("--batch-invariant", "a row's bits do not depend on its neighbours; slower"),
 ]
 
 SAMPLING = [
-    _option("-n --n", "N", "samples of each prompt", "1", COUNT),
-    _option("--temperature --temp", "X", "divide the logits; 0 is greedy", OWN + "1",
-            number(float, 0)),
-    _option("--top-k", "K", "keep the K likeliest tokens and ties; 0 is all", OWN + "0", NATURAL),
-    _option("--top-p", "P", "then the likeliest that together reach P", OWN + "1", SHARE),
-    _option("--seed", "N", "the same seed gives the same text", "random", SEED),
+    option("-n --n", "N", "samples of each prompt", "1", COUNT),
+    option("--temperature --temp", "X", "divide the logits; 0 is greedy", OWN + "1", REAL),
+    option("--top-k", "K", "keep the K likeliest tokens and ties; 0 is all", OWN + "0", NATURAL),
+    option("--top-p", "P", "then the likeliest that together reach P; 1 is all", OWN + "1", SHARE),
+    option("--seed", "N", "the same seed gives the same text", "random", SEED),
 ]
 
 LENGTH = [
-    _option("--max-tokens --max-new-tokens", "N", "end after N tokens", OWN + "64", COUNT),
-    _option("--min-tokens", "N", "forbid an end before N tokens", OWN + "0", NATURAL),
-    _repeated("--stop", "TEXT", r"end before TEXT; \n \t \r \\ \uXXXX are understood",
-              Value(unescaped)),
-    _switch("--include-stop/--no-include-stop", "keep the stop text", OWN + "off"),
+    option("--max-tokens --max-new-tokens", "N", "end after N tokens", OWN + "64", COUNT),
+    option("--min-tokens", "N", "forbid an end before N tokens", OWN + "0", NATURAL),
+    _repeated("--stop", "TEXT", r"end before TEXT; \n \t \r \\ \uXXXX work", Value(unescaped)),
+    switch("--include-stop/--no-include-stop", "keep the stop text", OWN + "off"),
 ]
 
 OUTPUT = [
-    _switch("--echo/--no-echo", "print the prompt before its continuation", "off"),
-    _switch("--stream/--no-stream", "print one sample while it grows", "on a terminal"),
-    _switch("--json", "one object a prompt"),
-    _switch("-0 --null", "end samples with NUL, escape nothing"),
-    _option("-o --output", "FILE", "write the result to a file", "stdout"),
+    switch("--echo/--no-echo", "print the prompt before its continuation", "off"),
+    switch("--stream/--no-stream", "print one sample while it grows", "on a terminal"),
+    switch("--json", "print one object a prompt"),
+    switch("-0 --null", "end samples with NUL, escape nothing"),
+    option("-o --output", "FILE", "write the result to a file", "stdout"),
 ]
 
 GENERAL = [
-    _told(_switch("-q --quiet", "say nothing but errors on stderr")),
-    _told(_switch("-v --verbose", "say model, seed and speed on stderr")),
-    _told(_option("--color", "WHEN", "colour stderr: auto, always or never", "auto",
-                  one_of("auto", "always", "never"))),
-    _told(_switch("--debug", "show the traceback of an error")),
+    _told(switch("-q --quiet", "say nothing but errors on stderr")),
+    _told(switch("-v --verbose", "say on stderr what is done and how fast")),
+    _told(option("--color", "WHEN", "colour stderr: auto, always or never", "auto", COLOR)),
+    _told(switch("--debug", "show the traceback of an error")),
     HELP,
 ]
-# fmt: on
 
 
 class Command(click.Command):
-    """A command whose help shows examples first, then its options under headings. `run` gets the
-    console and `flags`, a frozen record of what was given."""
+    """A command whose help shows examples first, then its options under headings, then the rest
+    of its docstring. `run` gets the console and `flags`, a frozen record of what was given."""
 
     def __init__(
         self,
@@ -229,18 +235,19 @@ class Command(click.Command):
         arguments: Sequence[click.Argument],
         groups: Mapping[str, Sequence[click.Option]],
     ) -> None:
-        options = chain.from_iterable(groups.values())
-        params = [*arguments, *options]
-        super().__init__(run.__name__, params=params, help=run.__doc__, add_help_option=False)
+        summary, _, details = cleandoc(run.__doc__ or "").partition("\n\n")
+        params = [*arguments, *chain.from_iterable(groups.values())]
+        super().__init__(
+            run.__name__, params=params, help=summary, epilog=details, add_help_option=False
+        )
         self.run, self.flags, self.examples, self.groups = run, flags, examples, groups
 
     def invoke(self, ctx: click.Context) -> None:
         self.run(ctx.obj, self.flags(**ctx.params))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        write_help(
-            formatter, self.examples, {h: rows_of(group) for h, group in self.groups.items()}
-        )
+        tables = {heading: rows_of(group) for heading, group in self.groups.items()}
+        write_help(formatter, self.examples, tables)
 
 
 def rows_of(options: Sequence[click.Option]) -> Rows:
@@ -260,7 +267,9 @@ def write_help(formatter: click.HelpFormatter, examples: str, tables: Mapping[st
 
 
 def _names(option: click.Option) -> str:
-    shown = [name for name in (*option.opts, *option.secondary_opts) if name not in HIDDEN_NAMES]
+    shown = [name for name in option.opts if name not in HIDDEN_NAMES]
+    if option.secondary_opts:
+        shown = [name.replace("--", "--[no-]", 1) for name in shown]
     return ", ".join(shown) + (f" {option.metavar}" if option.metavar else "")
 
 

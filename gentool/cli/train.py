@@ -60,16 +60,13 @@ def train(console: Console, flags: Flags) -> None:
     console.write(f"{run / 'model'}\n")
 
 
-# fmt: off
 TRAINING = [
-    click.Option(["--data"], metavar="DIR", required=True,
-                 help="the folder of the corpus, FILE.txt or FILE.txt.zst"),
-    click.Option(["--out"], metavar="RUN", required=True,
-                 help="the folder of the run, made if need be"),
-    click.Option(["--hours"], metavar="H", type=options.POSITIVE,
-                 help="end the run after H hours of learning"),
+    options.option(
+        "--data", "DIR", "the corpus: a folder of .txt or .txt.zst files", required=True
+    ),
+    options.option("--out", "RUN", "the folder of the run, made if need be", required=True),
+    options.option("--hours", "H", "end the run after H hours of learning", "", options.POSITIVE),
 ]
-# fmt: on
 
 command = options.Command(
     train,

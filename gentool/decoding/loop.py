@@ -12,7 +12,7 @@ import numpy as np
 from gentool.decoding.buckets import rows as row_bucket
 from gentool.decoding.engine import Engine, Prefix
 from gentool.decoding.philox import uniform
-from gentool.decoding.sampling import Law, cumulative, draw, log_probability
+from gentool.decoding.sampling import Law, log_probabilities, pick
 
 
 class Row(NamedTuple):
@@ -58,11 +58,16 @@ def decode(
     current = logits[[rows[i].prompt for i in live]]  # [N, V]
     forbidden = sorted(limits.end)
     for step in range(max(limits.most)):
-        if step < limits.least and forbidden:
-            current = current.copy()
-            current[:, forbidden] = -np.inf
-        tokens = _pick(current, [rows[i] for i in live], law, limits, seed, step)
-        tokens = [t._replace(row=i) for t, i in zip(tokens, live, strict=True)]
+        allowed = current
+        if step < limits.least:
+            allowed = current.copy()
+            allowed[:, forbidden] = -np.inf
+        keys = np.array([(rows[i].row, rows[i].sample) for i in live])
+        ids = pick(allowed, law, uniform(seed, keys[:, 0], keys[:, 1], np.array(step)))
+        tokens = [
+            Token(row, int(id), float(p), id in limits.end)
+            for row, id, p in zip(live, ids, log_probabilities(current, ids), strict=True)
+        ]
         yield tokens
         live = [
             t.row
@@ -89,19 +94,3 @@ def decode(
         tail_rows = kept
         at = {row: place for place, row in enumerate(kept)}
         current = out[[at[i] for i in live], 0]
-
-
-def _pick(
-    logits: np.ndarray, rows: list[Row], law: Law, limits: Limits, seed: int, step: int
-) -> list[Token]:
-    """One token for each of `rows` from its logits [N, V]."""
-    if law.temperature == 0:
-        ids = logits.argmax(axis=-1).tolist()  # the lowest id of the largest
-    else:
-        keys = np.array([(r.row, r.sample) for r in rows])
-        u = uniform(seed, keys[:, 0], keys[:, 1], np.full(len(rows), step))
-        ids = [draw(c, x) for c, x in zip(cumulative(logits, law), u, strict=True)]
-    return [
-        Token(-1, token, log_probability(logits[i], token), token in limits.end)
-        for i, token in enumerate(ids)
-    ]

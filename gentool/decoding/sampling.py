@@ -68,8 +68,16 @@ def draw(cumulated: np.ndarray, u: float) -> int:
     return int(np.searchsorted(cumulated, target, side="right"))
 
 
-def log_probability(logits: np.ndarray, token: int) -> float:
-    """The model's own log p(token), before any filter, of logits [V]; natural, float64."""
+def pick(logits: np.ndarray, law: Law, u: np.ndarray) -> np.ndarray:
+    """One id for each row of logits [N, V], by the random numbers u [N]."""
+    if law.temperature == 0:
+        return logits.argmax(axis=-1)  # the lowest id of the largest
+    rows = zip(cumulative(logits, law), u, strict=True)
+    return np.array([draw(cumulated, x) for cumulated, x in rows])
+
+
+def log_probabilities(logits: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """The model's own log p(id) [N], before any filter, of logits [N, V]; natural, float64."""
     exact = logits.astype(np.float64)
-    top = exact.max()
-    return float(exact[token] - top - np.log(np.exp(exact - top).sum()))
+    exact -= exact.max(axis=-1, keepdims=True)
+    return exact[np.arange(len(ids)), ids] - np.log(np.exp(exact).sum(axis=-1))

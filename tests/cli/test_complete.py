@@ -95,7 +95,7 @@ def test_rows_are_line_numbers_from_0_and_an_argument_is_as_typed() -> None:
         (["a", "--temp", "nan"], b"", "--temperature is 'nan'", "give a number >= 0"),
         (["a", "--top-p", "0"], b"", "--top-p is '0'", "give a number > 0 and <= 1"),
         (["a", "-n", "0"], b"", "--n is '0'", "give a whole number >= 1"),
-        (["a", "--seed", "x"], b"", "--seed is 'x'", "<= 2^63-1"),
+        (["a", "--seed", "x"], b"", "--seed is 'x'", "0 to 2^63-1"),
         (["a", "--seed"], b"", "--seed needs a value", "--help"),
         (["a", "--precision", "fp8"], b"", "--precision is 'fp8'", "auto, fp32, fp16, bf16"),
         (["a", "--color", "puce"], b"", "--color is 'puce'", "auto, always, never"),

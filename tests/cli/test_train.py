@@ -16,15 +16,17 @@ from cli.shell import CLEAN, Done, gentool
 RECIPE = """\
 name: toy
 family: llama
-arch: {n_layer: 1, n_head: 2, n_kv_head: 1, d_model: 32, d_head: 16, d_ff: 64, n_vocab: 400, n_ctx: 32}
+arch: {n_layer: 1, n_head: 2, n_kv_head: 1, d_model: 32, d_head: 16, d_ff: 64,
+       n_vocab: 330, n_ctx: 32}
 pieces: {character_coverage: 0.999, sample_characters: 100000}
 data: {sources: {made: 1}}
-optimizer: {tokens: 128000, batch: 8, learning_rate: 2.0e-3}
+optimizer: {tokens: 64000, batch: 8, learning_rate: 2.0e-3}
 """
-STEPS = 500
+STEPS = 250
 # checkpoints every half second, so that one is soon there to be killed after
 PROGRAM = (
-    "import sys; from gentool import cli; from gentool.training import trainer;"
+    "import sys; from gentool import cli, device; device.setup();"
+    "from gentool.training import trainer;"
     "trainer.CHECKPOINT_SECONDS = 0.5; sys.exit(cli.main())"
 )
 
@@ -43,7 +45,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(place: Path, *more: str) -> list[str]:
-    return ["train", str(place / "toy.yaml"), "--data", str(place), "--out", str(place / "run"), *more]
+    return [
+        "train",
+        str(place / "toy.yaml"),
+        "--data",
+        str(place),
+        "--out",
+        str(place / "run"),
+        *more,
+    ]
 
 
 def begin(place: Path) -> subprocess.Popen[bytes]:
@@ -92,7 +102,9 @@ def test_killed_interrupted_and_finished(place: Path) -> None:
     last = steps(place)[len(before) + len(after) :]
     assert last == list(range(after[-1] + 1, STEPS + 1))
 
-    made = gentool("complete", "天", "-m", str(place / "run" / "model"), "--max-tokens", "8", "--json")
+    made = gentool(
+        "complete", "天", "-m", str(place / "run" / "model"), "--max-tokens", "8", "--json"
+    )
     assert made.code == 0
     assert json.loads(made.out)["model"] == "toy"
 

@@ -60,7 +60,7 @@ def test_a_tail_outgrows_its_room(engine, reference):
     close(logits[0], reference[30:50])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_rows_of_any_owner_continue_any_parents(engine, tiny_weights, data):
     """Two generations: rows on three prefixes, then rows that pick parents among them."""

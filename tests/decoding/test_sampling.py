@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from gentool.decoding.sampling import Law, cumulative, draw, log_probability, top_p, weights
+from gentool.decoding.sampling import Law, draw, log_probabilities, pick, top_p, weights
 
 logits = arrays(np.float32, st.integers(1, 300), elements=st.floats(-20, 20, width=32))
 LAST = 1 - 2.0**-53
@@ -66,7 +66,12 @@ def test_top_p_one_and_top_k_off_change_nothing(values):
 @given(logits)
 def test_top_k_one_is_greedy_where_the_maximum_is_unique(values):
     if (values == values.max()).sum() == 1:
-        assert draw(cumulative(values, Law(top_k=1)), 0.7) == values.argmax()
+        assert pick(values[None], Law(top_k=1), np.array([0.7]))[0] == values.argmax()
+
+
+def test_temperature_zero_takes_the_lowest_id_of_the_largest():
+    logits = np.float32([[1, 3, 3], [2, 2, 1]])
+    assert pick(logits, Law(temperature=0), np.array([0.9, 0.9])).tolist() == [1, 0]
 
 
 def test_draws_follow_the_distribution():
@@ -80,4 +85,5 @@ def test_draws_follow_the_distribution():
 
 def test_log_probability_is_the_models_own():
     values = np.log(np.float32([0.2, 0.3, 0.5]))
-    assert log_probability(values, 1) == pytest.approx(np.log(0.3), abs=1e-7)
+    found = log_probabilities(np.stack([values, values + 5]), np.array([1, 2]))
+    np.testing.assert_allclose(found, np.log([0.3, 0.5]), atol=1e-6)
