@@ -17,16 +17,19 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 import yaml
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from gentool.errors import UsageError
+from gentool.errors import GentoolError, UsageError
 from gentool.models import load_family
-from gentool.training import corpus, pieces, step, synthetic
+from gentool.training import step, tokens
 from gentool.training.recipe import Optimizer, Recipe
 
 CHECKPOINT_SECONDS = 120.0
-SYNTHETIC = "synthetic"  # the name of the made documents among the sources
+
+
+class Diverged(GentoolError):
+    """The loss is no number any more."""
 
 
 class Note(NamedTuple):
@@ -60,67 +63,52 @@ def train(recipe: Recipe, data: Path, run: Path, hours: float | None) -> Iterato
     """Trains in folder `run` until the recipe's tokens or, if sooner, `hours` of stepping are
     spent (the cosine then ends there); the finished model is in run/model."""
     _claim(run, recipe)
-    yield from _prepare(recipe, data, run)
+    yield from map(Note, tokens.prepare(recipe, data, run))
     o, length = recipe.optimizer, recipe.arch.n_ctx
-    steps = max(1, o.tokens // (o.batch * length))
-    names, shares = _shares(recipe)
-    arrays = [np.load(run / "tokens" / f"{name}.npy", mmap_mode="r") for name in names]
-    plan = corpus.plan([len(a) for a in arrays], shares, length, steps * o.batch, recipe.seed)
+    per_step = o.batch * length
+    steps = max(1, o.tokens // per_step)
+    limit = hours * 3600 if hours else math.inf
+    windows = tokens.windows(recipe, run, "", steps * o.batch, recipe.seed)
+    held_out = [tokens.stack(part, 0, o.batch) for part in tokens.held_out(recipe, run, o.batch)]
     family = load_family(recipe.family)
     state = step.initial(family, recipe.arch, recipe.seed)
     done, seconds = _restore(run, state)
     if done:
         yield Note(f"resumed at step {done} of {steps} after {seconds / 60:.0f} minutes")
     functions = step.make(family, recipe.arch, state, o)
-    held_out = _held_out_windows(run, names, shares, length, o.batch)
-
-    def measure() -> float:
-        return float(
-            np.mean([functions.losses(tf.constant(ids)).numpy().mean() for ids in held_out])
-        )
-
     saved = time.monotonic()
     try:
-        while done < steps and (hours is None or seconds < hours * 3600):
+        while done < steps and seconds < limit:
             began = time.monotonic()
-            spent = max(done / steps, seconds / (hours * 3600) if hours else 0.0)
-            rate = learning_rate(o, spent)
-            rows = [
-                arrays[w.source][w.start : w.start + length + 1]
-                for w in plan[done * o.batch : (done + 1) * o.batch]
-            ]
-            ids = tf.constant(np.stack(rows).astype(np.int32))
-            loss, _ = functions.train(ids, tf.constant(rate), tf.constant(done + 1.0))
-            if not math.isfinite(float(loss)):
-                raise UsageError(
-                    f"the loss is {float(loss)} at step {done}",
-                    f"lower optimizer.learning_rate ({o.learning_rate})",
+            rate = learning_rate(o, max(done / steps, seconds / limit))
+            ids = tf.constant(tokens.stack(windows, done, o.batch))
+            loss = float(functions.train(ids, tf.constant(rate), tf.constant(done + 1.0))[0])
+            if not math.isfinite(loss):
+                raise Diverged(
+                    f"the loss is {loss} at step {done}",
+                    f"lower optimizer.learning_rate, now {o.learning_rate}; {run} holds what was",
                 )
-            done += 1
             took = time.monotonic() - began
-            seconds += took
+            done, seconds = done + 1, seconds + took
             measured = None
             if time.monotonic() - saved > CHECKPOINT_SECONDS or done == steps:
-                measured = measure()
+                if held_out:
+                    measured = float(
+                        np.mean([functions.losses(tf.constant(x)).numpy().mean() for x in held_out])
+                    )
                 _save(run, state, done, seconds)
                 saved = time.monotonic()
-            left = (steps - done) * took
-            if hours:
-                left = min(left, hours * 3600 - seconds)
-            progress = Progress(
-                done,
-                steps,
-                done * o.batch * length,
-                float(loss),
-                rate,
-                o.batch * length / took,
-                max(left, 0.0),
-                measured,
-            )
+            left = max(0.0, min((steps - done) * seconds / done, limit - seconds))
+            speed = per_step / took
+            progress = Progress(done, steps, done * per_step, loss, rate, speed, left, measured)
             _log(run, progress, seconds)
             yield progress
-    finally:
+    except Diverged:
+        raise  # the weights are lost, the last checkpoint is not
+    except BaseException:
         _save(run, state, done, seconds)
+        raise
+    _save(run, state, done, seconds)
     _export(recipe, run, state)
 
 
@@ -134,96 +122,25 @@ def _claim(run: Path, recipe: Recipe) -> None:
     note.write_text(mine, "utf-8")
 
 
-def _shares(recipe: Recipe) -> tuple[list[str], list[float]]:
-    shares = dict(recipe.data.sources)
-    if recipe.data.synthetic:
-        shares[SYNTHETIC] = recipe.data.synthetic
-    return list(shares), list(shares.values())
-
-
-def _documents(recipe: Recipe, data: Path, name: str) -> corpus.Split:
-    if name == SYNTHETIC:
-        made = synthetic.documents(recipe.seed, recipe.data.synthetic_documents)
-        return corpus.split(made)
-    return corpus.split(map(synthetic.without_held_out, corpus.documents(data, name)))
-
-
-def _prepare(recipe: Recipe, data: Path, run: Path) -> Iterator[Note]:
-    """Vocabulary and token arrays, each made once; a file that exists is complete."""
-    folder = run / "tokens"
-    folder.mkdir(exist_ok=True)
-    names, shares = _shares(recipe)
-    missing = [
-        n for n in names for part in ("", "-held-out") if not (folder / f"{n}{part}.npy").exists()
-    ]
-    vocabulary = run / "tokenizer.model"
-    if not missing and vocabulary.exists():
-        return
-    yield Note("reading the corpus")
-    texts = {name: _documents(recipe, data, name) for name in names}
-    if not vocabulary.exists():
-        yield Note(f"training a vocabulary of {recipe.arch.n_vocab} pieces")
-        sample = _proportional(texts, dict(zip(names, shares, strict=True)), recipe)
-        part = vocabulary.with_suffix(".part")
-        pieces.train(sample, recipe.arch.n_vocab, recipe.pieces, recipe.seed, part)
-        part.replace(vocabulary)
-    for name in names:
-        for suffix, documents in (("", texts[name].train), ("-held-out", texts[name].held_out)):
-            ids = pieces.encode(vocabulary, documents)
-            part = folder / f"{name}{suffix}.part.npy"
-            np.save(part, ids)
-            part.replace(folder / f"{name}{suffix}.npy")
-            if not suffix:
-                characters = sum(map(len, documents))
-                yield Note(
-                    f"{name}: {len(ids):,} tokens, {characters / len(ids):.2f} characters each"
-                )
-
-
-def _proportional(
-    texts: dict[str, corpus.Split], shares: dict[str, float], recipe: Recipe
-) -> list[str]:
-    """Documents whose characters follow the shares of the mixture, for the vocabulary."""
-    rng = np.random.default_rng(recipe.seed)
-    total = sum(shares.values())
-    sample: list[str] = []
-    for name, share in shares.items():
-        wanted = recipe.pieces.sample_characters * share / total
-        for index in rng.permutation(len(texts[name].train)):
-            if wanted <= 0:
-                break
-            sample.append(texts[name].train[index])
-            wanted -= len(sample[-1])
-    return sample
-
-
-def _held_out_windows(
-    run: Path, names: list[str], shares: list[float], length: int, batch: int
-) -> list[np.ndarray]:
-    """Four fixed batches of held-out windows, drawn by the shares of the mixture."""
-    arrays = [np.load(run / "tokens" / f"{name}-held-out.npy") for name in names]
-    usable = [i for i, a in enumerate(arrays) if len(a) > 2 * length]
-    if not usable:
-        return []
-    plan = corpus.plan(
-        [len(arrays[i]) for i in usable], [shares[i] for i in usable], length, 4 * batch, seed=0
-    )
-    rows = np.stack([arrays[usable[w.source]][w.start : w.start + length + 1] for w in plan])
-    return list(rows.astype(np.int32).reshape(4, batch, length + 1))
-
-
 def _save(run: Path, state: step.State, done: int, seconds: float) -> None:
-    """Replaces the checkpoint in one step."""
+    """Replaces the checkpoint in one step, so that one is always whole."""
     tensors = {
         f"{kind}/{name}": variable.numpy()
         for kind, group in state._asdict().items()
         for name, variable in group.items()
     }
     part = run / "checkpoint.part"
-    save_file(tensors, part, {"step": str(done), "seconds": str(seconds)})
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(run / "checkpoint.safetensors")
+    try:
+        save_file(tensors, part, {"step": str(done), "seconds": str(seconds)})
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(run / "checkpoint.safetensors")
+    except (OSError, SafetensorError) as e:
+        part.unlink(missing_ok=True)
+        raise GentoolError(
+            f"cannot save {run / 'checkpoint.safetensors'}: {e}",
+            "free some space; the same command continues from the last checkpoint",
+        ) from None
 
 
 def _restore(run: Path, state: step.State) -> tuple[int, float]:
@@ -251,7 +168,7 @@ def _export(recipe: Recipe, run: Path, state: step.State) -> None:
     folder.mkdir(exist_ok=True)
     half = {name: v.numpy().astype(np.float16) for name, v in state.weights.items()}
     save_file(half, folder / "model.safetensors", {"format": "gentool"})
-    shutil.copyfile(run / "tokenizer.model", folder / "tokenizer.model")
+    shutil.copyfile(run / tokens.VOCABULARY, folder / "tokenizer.model")
     config = {
         "name": recipe.name,
         "family": recipe.family,

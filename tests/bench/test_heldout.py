@@ -6,6 +6,8 @@ import heldout
 import numpy as np
 import pytest
 
+import gentool
+
 N_CTX, N_VOCAB = 8, 5
 TABLE = np.random.default_rng(0).normal(size=(N_VOCAB, N_VOCAB)).astype(np.float32)
 
@@ -26,7 +28,7 @@ def bigram_model(*_: object, **__: object) -> SimpleNamespace:
 
 @pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 11, 12, 13, 16, 17, 100])
 def test_every_token_is_scored_once(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
-    monkeypatch.setattr(heldout.gentool, "load", bigram_model)
+    monkeypatch.setattr(gentool, "load", bigram_model)
     text = "".join(str(i * i % N_VOCAB) for i in range(length))
     p = np.exp(TABLE) / np.exp(TABLE).sum(axis=1, keepdims=True)
     ids = [0, *map(int, text)]

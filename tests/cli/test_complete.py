@@ -15,8 +15,19 @@ from cli.shell import CLEAN, COMMAND, Done, Screen, gentool, started
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gentool.cli.complete import Flags, Prompt, alone, escaped, in_order, listed, read_prompts
-from gentool.cli.options import unescaped
+from gentool.cli.complete import (
+    Flags,
+    Prompt,
+    alone,
+    command,
+    escaped,
+    in_order,
+    listed,
+    read_prompts,
+)
+from gentool.cli.options import sampling, unescaped
+from gentool.config import load
+from gentool.console import Console
 from gentool.errors import UsageError
 from gentool.session import Piece, Sample
 
@@ -128,6 +139,20 @@ def test_a_bad_variable_is_named_and_a_flag_goes_before_it() -> None:
     told(gentool("complete", "a", env=env), 2, "GENTOOL_TOP_K is 'many'", "whole number")
     told(gentool("complete", "a", env={"GENTOOL_XLA": "so"}), 2, "GENTOOL_XLA: 'so'", "1 or 0")
     told(gentool("complete", "", "--top-k", "3", env=env), 2, "prompt is empty", "at least")
+
+
+def test_flags_before_environment_before_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENTOOL_TOP_K", "5")
+    monkeypatch.setenv("GENTOOL_MAX_TOKENS", "9")
+    monkeypatch.setenv("GENTOOL_STOP", "a b\n\\u3002")
+    monkeypatch.setenv("GENTOOL_XLA", "0")
+    context = command.make_context("complete", ["x", "--max-new-tokens", "7"], obj=Console())
+    flags = Flags(**context.params)
+    assert (flags.top_k, flags.max_tokens, flags.stop) == (5, 7, ("a b", "。"))
+    assert (flags.xla, flags.temperature, flags.seed) == (False, None, None)
+    law = sampling(load("tiny-zh", {"sampling.temperature": 0.5, "sampling.top_k": 40}), flags)
+    assert (law.temperature, law.top_k, law.top_p, law.max_tokens) == (0.5, 5, 1.0, 7)
+    assert law.stop == ["a b", "。"]
 
 
 def test_a_terminal_without_prompt_is_told_not_waited_for() -> None:

@@ -45,6 +45,16 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert not modules & HEAVY
 
 
+def test_importing_the_package_imports_nothing() -> None:
+    program = "import sys; old = set(sys.modules); import gentool; print(*set(sys.modules) - old)"
+    run = [sys.executable, "-S", "-c", program]
+    done = subprocess.run(run, env=CLEAN, capture_output=True, check=True, text=True)
+    assert {name.partition(".")[0] for name in done.stdout.split()} <= {
+        "gentool",
+        *sys.stdlib_module_names,
+    }
+
+
 @pytest.mark.parametrize("arguments", MISTAKES, ids=" ".join)
 def test_a_mistake_is_found_before_tensorflow_is_imported(arguments: list[str]) -> None:
     code, modules = imported(arguments)
