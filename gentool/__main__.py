@@ -1,3 +1,5 @@
+"""Lets `python -m gentool` run the program."""
+
 import sys
 
 from gentool.cli import main

@@ -146,21 +146,20 @@ def _source(flags: Flags) -> tuple[str, str]:
                 f"the prompt is not text (character {e.start})", "give it in the locale's encoding"
             ) from None
         return "the prompt", flags.prompt
-    if flags.file not in (None, "-"):
-        name = flags.file
-        try:
-            data = Path(flags.file).read_bytes()
-        except OSError as e:
-            raise UsageError(
-                f"cannot read {flags.file}: {e.strerror}", "check the path and its permissions"
-            ) from None
-    elif not sys.stdin or (sys.stdin.isatty() and flags.prompt is flags.file is None):
+    file = None if flags.file == "-" else flags.file
+    asked = "-" in (flags.prompt, flags.file)
+    if file is None and not (sys.stdin and (asked or not sys.stdin.isatty())):
         raise UsageError(
             "no prompt",
             'give one, as in gentool complete "今天天气不错", or -f FILE, or - for stdin',
         )
-    else:
-        name, data = "standard input", sys.stdin.buffer.read()
+    name = "standard input" if file is None else file
+    try:
+        data = sys.stdin.buffer.read() if file is None else Path(file).read_bytes()
+    except OSError as e:
+        raise UsageError(
+            f"cannot read {name}: {e.strerror}", "check the path and its permissions"
+        ) from None
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as e:

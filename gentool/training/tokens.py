@@ -45,8 +45,8 @@ def prepare(recipe: Recipe, data: Path, run: Path) -> Iterator[str]:
             np.save(part, ids)
             part.replace(folder / f"{name}{suffix}.npy")
             if not suffix:
-                characters = sum(map(len, documents))
-                yield f"{name}: {len(ids):,} tokens, {characters / max(1, len(ids)):.2f} characters each"
+                each = sum(map(len, documents)) / max(1, len(ids))
+                yield f"{name}: {len(ids):,} tokens, {each:.2f} characters each"
 
 
 def _documents(recipe: Recipe, data: Path, name: str) -> corpus.Split:

@@ -98,6 +98,7 @@ def test_rows_are_line_numbers_from_0_and_an_argument_is_as_typed() -> None:
         (["-", "--lines"], b"a\n\nb\n", "line 2 of standard input is empty", "at least one"),
         (["a", "-f", "b"], b"", "both a prompt ('a') and a file (b)", "drop one"),
         (["-f", "gone.txt"], b"", "cannot read gone.txt: No such file", "path"),
+        (["-f", ""], b"x", "cannot read : Is a directory", "path"),
         (["a", "b"], b"", "unexpected extra argument (b)", "quotes"),
         (["a", "--tpo-k", "5"], b"", "no option --tpo-k", "did you mean --top-k?"),
         (["-5 度"], b"", "no option -5", "put -- before"),
