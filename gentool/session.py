@@ -97,7 +97,7 @@ class Model:
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """float32 [T, V]: row t holds the logits of the token after ids[: t + 1]."""
-        self._check(len(ids), 0)
+        self._check(len(ids), 0, "the text")
         _, logits = self._engine.prefill(list(ids), every=True)
         return logits
 
@@ -146,8 +146,10 @@ class Model:
         """All samples of a request, piece by piece as they grow. Samples of one prompt and of
         neighbouring prompts are computed together, and their pieces interleave."""
         prompts = [self._ids(prompt) for prompt in request.prompts]
-        for ids in prompts:
-            self._check(len(ids), 1)
+        for row, ids in zip(request.rows, prompts, strict=True):
+            self._check(
+                len(ids), 1, f"the prompt of row {row}" if len(prompts) > 1 else "the prompt"
+            )
         size = max(1, GROUP_ROWS // request.n)
         for first in range(0, len(prompts), size):
             yield from self._stream_group(request, prompts[first : first + size], first)
@@ -220,11 +222,11 @@ class Model:
             )
         return ids
 
-    def _check(self, length: int, new: int) -> None:
+    def _check(self, length: int, new: int, what: str) -> None:
         context = self.config.arch.n_ctx
         if length + new > context:
             raise UsageError(
-                f"the prompt has {length} tokens, the context of {self.config.name} is {context}",
+                f"{what} has {length} tokens, the context of {self.config.name} is {context}",
                 f"shorten it to {context - new} tokens or fewer",
             )
 

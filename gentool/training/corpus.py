@@ -27,7 +27,7 @@ def is_held_out(document: str) -> bool:
 def documents(folder: Path, name: str) -> Iterator[str]:
     """The documents of folder/name.txt or folder/name.txt.zst, in order."""
     paragraphs: list[str] = []
-    for line in _lines(folder, name):
+    for line in _lines(locate(folder, name)):
         if line.strip():
             paragraphs.append(line.rstrip("\n"))
         elif paragraphs:
@@ -37,25 +37,31 @@ def documents(folder: Path, name: str) -> Iterator[str]:
         yield "\n".join(paragraphs)
 
 
-def _lines(folder: Path, name: str) -> Iterator[str]:
-    plain, packed = folder / f"{name}.txt", folder / f"{name}.txt.zst"
-    if plain.is_file():
-        with plain.open(encoding="utf-8") as file:
+def locate(folder: Path, name: str) -> Path:
+    """The file of a source."""
+    for path in (folder / f"{name}.txt", folder / f"{name}.txt.zst"):
+        if path.is_file():
+            return path
+    raise UsageError(
+        f"{folder} has no {name}.txt and no {name}.txt.zst",
+        "give the corpus with --data DIR, or drop the source from the recipe",
+    )
+
+
+def _lines(path: Path) -> Iterator[str]:
+    if path.suffix == ".txt":
+        with path.open(encoding="utf-8") as file:
             yield from file
-    elif packed.is_file():
-        try:
-            import zstandard
-        except ImportError:
-            raise GentoolError(
-                f"reading {packed} needs zstandard", "pip install 'gentool[train]'"
-            ) from None
-        with packed.open("rb") as file:
-            reader = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(file)
-            yield from io.TextIOWrapper(reader, encoding="utf-8")
-    else:
-        raise UsageError(
-            f"{folder} has no {name}.txt and no {name}.txt.zst", "give the corpus with --data DIR"
-        )
+        return
+    try:
+        import zstandard
+    except ImportError:
+        raise GentoolError(
+            f"reading {path} needs zstandard", "pip install 'gentool[train]'"
+        ) from None
+    with path.open("rb") as file:
+        reader = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(file)
+        yield from io.TextIOWrapper(reader, encoding="utf-8")
 
 
 class Split(NamedTuple):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
+from gentool.errors import UsageError
 from gentool.training.recipe import Pieces
 
 BOS, EOS = 1, 2  # <s> opens every document, </s> ends it
@@ -21,24 +22,31 @@ def train(
 ) -> None:
     """Writes a model of `vocabulary` pieces, learnt from a random sample of `documents`."""
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.Train(
-        sentence_iterator=_sample(documents, pieces.sample_characters, seed),
-        model_writer=model,
-        model_type="unigram",
-        vocab_size=vocabulary,
-        character_coverage=pieces.character_coverage,
-        byte_fallback=True,
-        split_digits=True,
-        normalization_rule_name="identity",
-        add_dummy_prefix=False,
-        remove_extra_whitespaces=False,
-        user_defined_symbols=["\n"],
-        max_sentencepiece_length=8,
-        bos_id=BOS,
-        eos_id=EOS,
-        pad_id=-1,
-        minloglevel=2,
-    )
+    try:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=_sample(documents, pieces.sample_characters, seed),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocabulary,
+            character_coverage=pieces.character_coverage,
+            byte_fallback=True,
+            split_digits=True,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            user_defined_symbols=["\n"],
+            max_sentencepiece_length=8,
+            bos_id=BOS,
+            eos_id=EOS,
+            pad_id=-1,
+            minloglevel=2,
+        )
+    except RuntimeError as e:  # too few or too many pieces for this text
+        reason = str(e).rpartition(") ] ")[2] or str(e)
+        raise UsageError(
+            f"a vocabulary of {vocabulary} pieces cannot be learnt: {reason}",
+            "change arch.n_vocab, or give more text",
+        ) from None
     target.write_bytes(model.getvalue())
 
 
