@@ -54,11 +54,15 @@ def speed(*options: str) -> float:
 
 def steady(xla: bool) -> float:
     """Tokens a second of one sample once everything is compiled."""
-    program = (
-        "import gentool, time; m = gentool.load('tiny-zh', xla=%r)\n"
-        "run = lambda: m.complete(%r, max_tokens=256, min_tokens=256, seed=1, eos=None)\n"
-        "run(); began = time.monotonic(); run(); print(256 / (time.monotonic() - began))"
-    ) % (xla, PROMPT)
+    program = f"""
+import gentool, time
+model = gentool.load("tiny-zh", xla={xla})
+run = lambda: model.complete({PROMPT!r}, max_tokens=256, min_tokens=256, seed=1, eos=None)
+run()
+began = time.monotonic()
+run()
+print(256 / (time.monotonic() - began))
+"""
     return float(
         subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout
     )
