@@ -96,7 +96,8 @@ def complete(console: Console, flags: Flags) -> None:
         seed=seed,
         batch_invariant=bool(flags.batch_invariant),
     )
-    pieces = timed(model.stream(request), console)
+    meter = Meter()
+    pieces = meter.watch(model.stream(request))
     if flags.json:
         keys = {"model": chosen.name, "seed": seed, "precision": model.precision}
         texts = objects(pieces, prompts, request.n, keys)
@@ -108,6 +109,7 @@ def complete(console: Console, flags: Flags) -> None:
         texts = listed(pieces, prompts, request.n, bool(flags.echo), bool(flags.null))
     for text in texts:
         console.write(text)
+    console.detail(str(meter))
 
 
 def read_prompts(flags: Flags) -> list[Prompt]:
@@ -223,17 +225,23 @@ def in_order(
             first += 1
 
 
-def timed(pieces: Iterable[Piece], console: Console) -> Iterator[Piece]:
-    """The same pieces; says afterwards how fast they came."""
-    began = time.monotonic()
-    first, tokens = 0.0, 0
-    for piece in pieces:
-        first = first or time.monotonic() - began
-        tokens += len(piece.done.ids) if piece.done else 0
-        yield piece
-    took = time.monotonic() - began
-    speed = f"{tokens} tokens in {took:.2f} s, {tokens / took:.1f} tokens/s"
-    console.detail(f"{speed}, the first after {first:.2f} s")
+class Meter:
+    """Counts tokens and seconds while pieces pass through."""
+
+    def __init__(self) -> None:
+        self.tokens, self.first, self.took = 0, 0.0, 0.0
+
+    def watch(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        began = time.monotonic()
+        for piece in pieces:
+            self.took = time.monotonic() - began
+            self.first = self.first or self.took
+            self.tokens += len(piece.done.ids) if piece.done else 0
+            yield piece
+
+    def __str__(self) -> str:
+        speed = f"{self.tokens} tokens in {self.took:.2f} s, {self.tokens / self.took:.1f} tokens/s"
+        return f"{speed}, the first after {self.first:.2f} s"
 
 
 command = options.Command(
