@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
@@ -12,17 +13,22 @@ KINDS = {"sentencepiece": "gentool.tokenizers.sentencepiece"}
 
 
 class Tokenizer(Protocol):
-    """`piece` gives the bytes an id adds to a text, so that any sequence of ids is the text of its
-    joined bytes; ids that are only marks add none."""
+    """`piece` gives the bytes an id adds after a previous one (None at the start of a text), so
+    that any sequence of ids is the text of its joined bytes; ids that are only marks add none."""
 
     n_vocab: int
     end: tuple[int, ...]  # ids that end a text
 
     def encode(self, text: str) -> list[int]: ...
 
-    def decode(self, ids: list[int]) -> str: ...
+    def decode(self, ids: Sequence[int]) -> str: ...
 
-    def piece(self, token: int) -> bytes: ...
+    def piece(self, token: int, previous: int | None) -> bytes: ...
+
+
+def joined(tokenizer: Tokenizer, ids: Sequence[int], previous: int | None = None) -> bytes:
+    """The bytes that `ids` add to a text that ends in `previous`."""
+    return b"".join(map(tokenizer.piece, ids, [previous, *ids]))
 
 
 def load(config: TokenizerConfig, folder: Path) -> Tokenizer:

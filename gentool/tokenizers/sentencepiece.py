@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import sentencepiece
 
 from gentool.config import TokenizerConfig
 from gentool.errors import ModelError
+from gentool.tokenizers import joined
 
 BLANK = "\u2581"  # how a piece writes a space
 
@@ -19,7 +21,7 @@ class SentencePiece:
         self._processor = processor
         self._add_bos = add_bos
         self.n_vocab: int = processor.GetPieceSize()
-        self.end = (processor.eos_id(),)
+        self.end: tuple[int, ...] = (processor.eos_id(),)
         self._pieces = [self._bytes_of(token) for token in range(self.n_vocab)]
 
     def _bytes_of(self, token: int) -> bytes:
@@ -35,10 +37,10 @@ class SentencePiece:
         ids: list[int] = self._processor.Encode(text, add_bos=self._add_bos)
         return ids
 
-    def decode(self, ids: list[int]) -> str:
-        return b"".join(map(self.piece, ids)).decode("utf-8", "replace")
+    def decode(self, ids: Sequence[int]) -> str:
+        return joined(self, ids).decode("utf-8", "replace")
 
-    def piece(self, token: int) -> bytes:
+    def piece(self, token: int, previous: int | None) -> bytes:
         return self._pieces[token]
 
 

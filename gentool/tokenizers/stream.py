@@ -7,7 +7,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
-from gentool.tokenizers import Tokenizer
+from gentool.tokenizers import Tokenizer, joined
 
 
 class TextStream:
@@ -27,7 +27,8 @@ class TextStream:
         self._tokenizer, self._stops = tokenizer, stops
         self._include_stop, self._least = include_stop, least
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._decoder.decode(b"".join(map(tokenizer.piece, prompt[-4:])))
+        self._decoder.decode(joined(tokenizer, prompt[-4:]))
+        self._last = prompt[-1] if prompt else None
         self._tokens = 0
         self._ignored = 0  # characters of the first least - 1 tokens: no stop may end in them
         self._known = ""  # given and held back
@@ -35,7 +36,9 @@ class TextStream:
     def push(self, token: int) -> str:
         """The characters that `token` makes certain; after a stop, none."""
         self._tokens += 1
-        return self._advance(self._decoder.decode(self._tokenizer.piece(token)))
+        new = self._decoder.decode(self._tokenizer.piece(token, self._last))
+        self._last = token
+        return self._advance(new)
 
     def finish(self) -> str:
         """What was held back, when no token follows; an unfinished character becomes U+FFFD."""
@@ -57,7 +60,8 @@ class TextStream:
         return self._give(at + len(stop) if self._include_stop else at)
 
     def _find(self, stop: str) -> int:
-        return self._known.find(stop, max(0, self._ignored - len(stop) + 1))
+        before = max(self._ignored, len(self.text)) - len(stop) + 1  # no stop ends up to here
+        return self._known.find(stop, max(0, before))
 
     def _held(self) -> int:
         """Length of the longest end of the text that is the beginning of a stop string."""

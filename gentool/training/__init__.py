@@ -1,0 +1,1 @@
+"""Training from nothing: a recipe and a corpus in, a model folder out."""

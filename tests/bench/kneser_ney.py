@@ -54,16 +54,22 @@ def train(texts: Sequence[str], order: int = 5) -> Model:
     for length in range(2, order + 1):
         # positions where an n-gram of this length starts: one shorter does, and it does not end
         last = len(stream) - length + 1
-        starts = np.flatnonzero((nodes[:last] >= 0) & (stream[length - 2 : -1] != END))
-        longer = nodes[starts].astype(np.int64) * symbols + stream[starts + length - 1]
-        longer, inverse, seen = np.unique(longer, return_inverse=True, return_counts=True)
-        suffix = np.empty(len(longer), np.int64)
-        suffix[inverse] = nodes[starts + 1]
+        fits = (nodes[:last] >= 0) & (stream[length - 2 : -1] != END)
+        starts = np.flatnonzero(fits).astype(np.int32)
+        longer = nodes[starts].astype(np.int64) * symbols + stream[starts + (length - 1)]
+        by_key = np.argsort(longer)
+        longer, starts = longer[by_key], starts[by_key]
+        new = np.ones(len(longer), bool)
+        new[1:] = longer[1:] != longer[:-1]
+        firsts = np.flatnonzero(new)
+        suffix = nodes[starts[firsts] + 1]
         neighbours = np.bincount(suffix, minlength=len(keys))  # distinct left neighbours
         levels.append(_level(keys, np.where(opens, plain, neighbours), symbols, contexts))
-        contexts, keys, plain, opens = len(keys), longer, seen, opens[longer // symbols]
         nodes = np.full(last, -1, np.int32)
-        nodes[starts] = inverse
+        nodes[starts] = np.cumsum(new, dtype=np.int32) - 1
+        contexts, keys, plain = len(keys), longer[firsts], np.diff(firsts, append=len(longer))
+        opens = opens[keys // symbols]
+        del longer, by_key  # the two that a large text feels
     levels.append(_level(keys, plain, symbols, contexts))
     return Model(alphabet, tuple(levels))
 

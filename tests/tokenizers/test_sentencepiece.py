@@ -34,7 +34,7 @@ def test_decode_is_that_of_the_library_where_bytes_are_whole(tokenizer, text):
 
 def test_digits_are_single_and_newlines_are_kept(tokenizer):
     ids = tokenizer.encode("1234\n\n今天 好")
-    pieces = [tokenizer.piece(i).decode() for i in ids]
+    pieces = [tokenizer.piece(i, None).decode() for i in ids]
     assert pieces[1:7] == ["1", "2", "3", "4", "\n", "\n"]
 
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gentool.tokenizers import joined
 from gentool.tokenizers.stream import TextStream
 
 
@@ -16,9 +17,9 @@ class Bytes:
         return list(text.encode())
 
     def decode(self, ids):
-        return bytes(ids).decode("utf-8", "replace")
+        return joined(self, ids).decode("utf-8", "replace")
 
-    def piece(self, token):
+    def piece(self, token, previous):
         return bytes([token])
 
 
@@ -73,7 +74,7 @@ def test_only_a_possible_stop_is_held_back(text, stop):
 )
 def test_stops_are_ignored_before_min_tokens(least, text):
     class Characters(Bytes):
-        def piece(self, token):
+        def piece(self, token, previous):
             return chr(token).encode()
 
     stream = TextStream(Characters(), stops=["。"], least=least)
