@@ -15,6 +15,7 @@ import yaml
 from platformdirs import user_config_path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from gentool import folder
 from gentool.errors import GentoolError, ModelError, UsageError, nearest
 
 PACKAGE = Path(__file__).parent
@@ -32,7 +33,8 @@ class Strict(BaseModel):
 
 
 class Arch(Strict):
-    """The numbers of an architecture. A different structure is a different family, not a switch."""
+    """The numbers of an architecture. A different structure is a different family, not a switch.
+    Left out, n_kv_head is n_head and d_head is d_model / n_head."""
 
     n_layer: Positive
     n_head: Positive
@@ -45,6 +47,15 @@ class Arch(Strict):
     norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     rope_theta: Annotated[float, Field(gt=0)] = 10000.0
     tied_head: bool = True
+    activation: Literal["gelu_tanh", "gelu_erf"] = "gelu_tanh"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _left_out(cls, data: Any) -> Any:
+        heads, width = (data.get(k) if isinstance(data, dict) else 0 for k in ("n_head", "d_model"))
+        if not (isinstance(heads, int) and isinstance(width, int) and heads > 0):
+            return data  # the fields themselves say what is wrong
+        return {"n_kv_head": heads, "d_head": width // heads} | data
 
     @model_validator(mode="after")
     def _heads(self) -> Arch:
@@ -52,15 +63,28 @@ class Arch(Strict):
             raise ValueError(
                 f"n_head {self.n_head} is not a multiple of n_kv_head {self.n_kv_head}"
             )
-        if self.d_head % 2:
-            raise ValueError(f"d_head {self.d_head} is odd, rotary positions need pairs")
         return self
 
 
 class TokenizerConfig(Strict):
-    kind: Literal["sentencepiece"]
+    """`model` is the vocabulary's file; the keys that are not for every kind name theirs."""
+
+    kind: Literal["cpm", "huggingface", "sentencepiece", "wordpiece"]
     model: Words
-    add_bos: bool = False
+    add_bos: bool | None = None  # left out: as the file itself says, and a SentencePiece says no
+    lower_case: bool = True
+    special_tokens: bool = False  # "[CLS]" in a text is that token, not five characters
+
+    @model_validator(mode="after")
+    def _keys(self) -> TokenizerConfig:
+        for key, kinds in {
+            "add_bos": ("huggingface", "sentencepiece"),
+            "lower_case": ("wordpiece",),
+            "special_tokens": ("wordpiece",),
+        }.items():
+            if key in self.model_fields_set and self.kind not in kinds:
+                raise ValueError(f"{key} is for kind {' or '.join(kinds)}, not {self.kind}")
+        return self
 
 
 class Sampling(Strict):
@@ -88,13 +112,25 @@ class ModelFile(Strict):
     """The keys of a model's YAML file."""
 
     name: Words
-    family: Literal["llama"]
+    family: Literal["gpt2", "llama"]
     checkpoint: Words
     format: Words | None = None
     arch: Arch
     tokenizer: TokenizerConfig | None = None
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     sampling: Sampling = Sampling()
+
+    @model_validator(mode="after")
+    def _fits(self) -> ModelFile:
+        a = self.arch
+        if self.family == "gpt2" and (a.n_kv_head, a.n_head * a.d_head) != (a.n_head, a.d_model):
+            raise ValueError(
+                f"gpt2 with n_head {a.n_head} has n_kv_head {a.n_head} and d_head "
+                f"{a.d_model} / {a.n_head}, not {a.n_kv_head} and {a.d_head}"
+            )
+        if self.family == "llama" and a.d_head % 2:
+            raise ValueError(f"d_head {a.d_head} is odd, rotary positions need pairs")
+        return self
 
 
 class ModelConfig(ModelFile):
@@ -107,8 +143,9 @@ def load(model: str, overrides: Mapping[str, object] = NOTHING) -> ModelConfig:
     """The model of this name, in this folder or of this YAML file. `overrides` are values by dotted
     key, read as YAML where they are text; the files it names exist."""
     path = locate(model)
-    error = ModelError if path.name == FOLDER_FILE else UsageError
-    data = read_yaml(path, error)
+    error = ModelError if path.name in (FOLDER_FILE, folder.CONFIG) else UsageError
+    describes_itself = path.name == folder.CONFIG
+    data = folder.describe(path.parent) if describes_itself else read_yaml(path, error)
     for key, value in overrides.items():
         _override(data, key, value)
     file = parse(ModelFile, data, str(path), error, overrides)
@@ -128,18 +165,20 @@ def load(model: str, overrides: Mapping[str, object] = NOTHING) -> ModelConfig:
 
 
 def locate(model: str) -> Path:
-    """The YAML file of a model. A bare word is a known name first, then a path."""
+    """The YAML file of a model, or the config.json of a folder that describes itself. A bare word
+    is a known name first, then a path."""
     path = Path(model)
     names = known() if model == path.name else {}
     if model in names:
         return names[model]
     if path.is_dir():
-        if not (path / FOLDER_FILE).is_file():
-            raise ModelError(
-                f"the folder {model} has no {FOLDER_FILE}",
-                f"give a folder with {FOLDER_FILE}, or write a YAML file and give that",
-            )
-        return path / FOLDER_FILE
+        for name in (FOLDER_FILE, folder.CONFIG):
+            if (path / name).is_file():
+                return path / name
+        raise ModelError(
+            f"the folder {model} has no {FOLDER_FILE} and no {folder.CONFIG}",
+            "give a folder with one of them, or write a YAML file and give that",
+        )
     if path.suffix in (".yaml", ".yml"):
         return path
     if path.exists():

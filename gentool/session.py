@@ -26,9 +26,10 @@ GROUP_ROWS = 64  # rows decoded together when there are many prompts
 
 @dataclass(frozen=True)
 class Sample:
-    """One continuation. `ids` are all tokens drawn, an end token and those of a stop string
-    included; `logprob` is their summed natural log-probability under the model itself, before any
-    filter; `score` is what samples are ordered by, here the same."""
+    """One continuation; without a tokenizer its text is empty. `ids` are all tokens drawn, an end
+    token and those of a stop string included; `logprob` is their summed natural log-probability
+    under the model itself, before any filter; `score` is what samples are ordered by, here the
+    same."""
 
     text: str
     ids: tuple[int, ...]
@@ -169,7 +170,7 @@ class Model:
         most = tuple(min(s.max_tokens, self.config.arch.n_ctx - len(ids)) for ids in prompts)
         limits = Limits(s.min_tokens, most, self._ends(request.eos))
         texts = [
-            TextStream(self.tokenizer, prompts[r.prompt], s.stop, s.include_stop, s.min_tokens)
+            TextStream(self._tokenizer, prompts[r.prompt], s.stop, s.include_stop, s.min_tokens)
             for r in rows
         ]
         ids: list[list[int]] = [[] for _ in rows]
@@ -232,7 +233,7 @@ class Model:
 
     def _ends(self, eos: Ends) -> frozenset[int]:
         if eos == "default":
-            return frozenset(self.tokenizer.end)
+            return frozenset(self._tokenizer.end if self._tokenizer else ())
         if eos is None:
             return frozenset()
         return frozenset([eos] if isinstance(eos, int) else eos)

@@ -30,11 +30,12 @@ class Room(NamedTuple):
 # TensorFlow, number rooms no text, none but the cli knows click and none but the console rich.
 MAY_IMPORT = {
     "errors": Room("", ""),
-    "config": Room("errors", "pydantic yaml platformdirs"),
+    "config": Room("errors folder", "pydantic yaml platformdirs"),
+    "folder": Room("errors", ""),
     "device": Room("", "tensorflow"),
     "console": Room("errors", "rich"),
     "tokenizers": Room("config errors", "numpy sentencepiece tokenizers jieba"),
-    "checkpoints": Room("errors", "numpy safetensors"),
+    "checkpoints": Room("errors", "numpy safetensors ml_dtypes"),
     "models": Room("config errors checkpoints", "numpy tensorflow"),
     "decoding": Room("config errors models", "numpy tensorflow"),
     "training": Room(
@@ -54,6 +55,7 @@ MAY_IMPORT = {
 NOT_AT_IMPORT = {
     "errors": "tensorflow numpy pydantic yaml click rich",
     "config": "tensorflow numpy click rich",
+    "folder": "tensorflow numpy pydantic click rich",
     "device": "tensorflow numpy pydantic click rich",
     "console": "tensorflow numpy pydantic click rich",
     "tokenizers": "tensorflow click rich",
@@ -65,7 +67,7 @@ NOT_AT_IMPORT = {
 
 # Tables of modules -> the names each module must have.
 CONTRACTS = {
-    "family": (FAMILIES, "top_tensors layer_tensors embed qkv merge head"),
+    "family": (FAMILIES, "top_tensors layer_tensors DIALECTS embed qkv merge head"),
     "format": (READERS, "load"),
     "tokenizer": (KINDS, "load"),
 }

@@ -216,7 +216,7 @@ def test_a_name_comes_before_a_folder_and_a_slash_means_the_folder(
 def test_configs_are_found_beside_the_package_and_inside_it(tmp_path: Path) -> None:
     package = tmp_path / "gentool"
     package.mkdir()
-    for name in ("__init__.py", "config.py", "errors.py"):
+    for name in ("__init__.py", "config.py", "errors.py", "folder.py"):
         shutil.copy(Path(config.__file__).parent / name, package)
 
     def answer() -> str:

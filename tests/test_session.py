@@ -160,9 +160,13 @@ def test_prompts_that_cannot_be(model):
         model.complete(PROMPT, temperature=-1)
 
 
-def test_a_model_without_tokenizer_gives_logits_and_says_what_it_lacks():
-    model = gentool.load("tiny-zh", set={"tokenizer": None})
+def test_a_model_without_tokenizer_works_on_ids_and_says_what_it_lacks(model):
+    whole, model = model, gentool.load("tiny-zh", set={"tokenizer": None})
     assert model.logits([1, 5, 9]).shape[0] == 3
+    ids = whole.tokenizer.encode(PROMPT)
+    sample = model.complete(ids, seed=1, max_tokens=9)[0]
+    assert sample.text == ""
+    assert sample.ids == whole.complete(ids, seed=1, max_tokens=9, eos=None)[0].ids
     with pytest.raises(ModelError, match="no tokenizer"):
         model.complete(PROMPT)
 

@@ -11,7 +11,11 @@ import numpy as np
 
 from gentool.errors import ModelError
 
-READERS = {"safetensors": "gentool.checkpoints.safetensors"}
+# the end of a file's name -> its reader
+READERS = {
+    ".safetensors": "gentool.checkpoints.safetensors",
+    ".safetensors.index.json": "gentool.checkpoints.safetensors",
+}
 
 
 class TensorSource(Protocol):
@@ -25,9 +29,8 @@ class TensorSource(Protocol):
 
 def open_checkpoint(path: Path) -> TensorSource:
     """The tensors of a weights file."""
-    if path.suffix != ".safetensors":
-        raise ModelError(
-            f"{path} is in no known format", f"known formats: {', '.join(sorted(READERS))}"
-        )
-    source: TensorSource = import_module(READERS["safetensors"]).load(path)
-    return source
+    for end, module in READERS.items():
+        if path.name.endswith(end):
+            source: TensorSource = import_module(module).load(path)
+            return source
+    raise ModelError(f"{path} is in no known format", f"known: {', '.join(sorted(READERS))}")

@@ -1,5 +1,6 @@
-"""Model families. A family is a module with two tables of shapes (`top_tensors`, `layer_tensors`)
-and four pure functions (`embed`, `qkv`, `merge`, `head`); it knows no cache, no text, no loop.
+"""Model families. A family is a module with two tables of shapes (`top_tensors`, `layer_tensors`),
+one of names in checkpoints (`DIALECTS`) and four pure functions (`embed`, `qkv`, `merge`, `head`);
+it knows no cache, no text, no loop.
 
 Shape letters, used in every comment: N rows, T tokens in a call, P prefix bucket, M tail bucket,
 B prefixes, L layers, D width, H query heads, G key/value heads, E head size, V vocabulary.
@@ -10,7 +11,7 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-FAMILIES = {"llama": "gentool.models.llama"}
+FAMILIES = {"gpt2": "gentool.models.gpt2", "llama": "gentool.models.llama"}
 
 
 def load_family(name: str) -> ModuleType:

@@ -14,9 +14,11 @@ import tensorflow as tf
 Tensor = Any
 
 
-def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x [..., in] times weight [out, in]; a weight stored in another type is cast to x's."""
-    return tf.matmul(x, tf.cast(weight, x.dtype), transpose_b=True)
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [..., in] times weight [out, in], plus bias [out]; a weight stored in another type is cast
+    to x's."""
+    y = tf.matmul(x, tf.cast(weight, x.dtype), transpose_b=True)
+    return y if bias is None else y + tf.cast(bias, x.dtype)
 
 
 def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
@@ -24,6 +26,20 @@ def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     y = tf.cast(x, tf.float32)
     y *= tf.math.rsqrt(tf.reduce_mean(tf.square(y), axis=-1, keepdims=True) + eps)
     return tf.cast(y * tf.cast(scale, tf.float32), x.dtype)
+
+
+def layer_norm(x: Tensor, scale: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Layer norm over the last axis, with the biased variance (Ba et al. 2016)."""
+    y = tf.cast(x, tf.float32)
+    y -= tf.reduce_mean(y, axis=-1, keepdims=True)
+    y *= tf.math.rsqrt(tf.reduce_mean(tf.square(y), axis=-1, keepdims=True) + eps)
+    return tf.cast(y * tf.cast(scale, tf.float32) + tf.cast(bias, tf.float32), x.dtype)
+
+
+def gelu(x: Tensor, kind: str) -> Tensor:
+    """x times the normal distribution's Phi(x) (Hendrycks & Gimpel 2016): gelu_erf is the function
+    itself, gelu_tanh the approximation most checkpoints were trained with."""
+    return tf.nn.gelu(x, approximate=kind == "gelu_tanh")
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
@@ -48,6 +64,8 @@ class Ops(NamedTuple):
 
     linear: Callable[..., Tensor]
     rms_norm: Callable[..., Tensor]
+    layer_norm: Callable[..., Tensor]
+    gelu: Callable[..., Tensor]
     swiglu: Callable[..., Tensor]
     rope: Callable[..., Tensor]
 
@@ -56,5 +74,5 @@ def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return tf.function(function, jit_compile=True)
 
 
-plain = Ops(linear, rms_norm, swiglu, rope)
-fused = Ops(linear, compiled(rms_norm), compiled(swiglu), compiled(rope))
+plain = Ops(linear, rms_norm, layer_norm, gelu, swiglu, rope)
+fused = Ops(linear, *map(compiled, plain[1:]))

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from gentool.config import Arch
 from gentool.models.layers import Ops, Tensor
+from gentool.models.names import Dialect, take
 
 
 def top_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
@@ -60,3 +61,25 @@ def head(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
     """x [..., D] to logits [..., V] in x's type; the caller casts them to float32."""
     normed = ops.rms_norm(x, top["final_norm"], arch.norm_eps)
     return ops.linear(normed, top["embedding" if arch.tied_head else "head"])
+
+
+_LAYER = "model.layers.{i}."
+
+DIALECTS = {
+    "hugging face": Dialect(
+        {
+            "embedding": take("model.embed_tokens.weight"),
+            "final_norm": take("model.norm.weight"),
+            "head": take("lm_head.weight"),
+        },
+        {
+            "attention_norm": take(f"{_LAYER}input_layernorm.weight"),
+            "qkv": take(*(f"{_LAYER}self_attn.{part}_proj.weight" for part in "qkv")),
+            "attention_out": take(f"{_LAYER}self_attn.o_proj.weight"),
+            "mlp_norm": take(f"{_LAYER}post_attention_layernorm.weight"),
+            "gate_up": take(*(f"{_LAYER}mlp.{part}_proj.weight" for part in ("gate", "up"))),
+            "down": take(f"{_LAYER}mlp.down_proj.weight"),
+        },
+        ignored=r"rotary_emb\.inv_freq$",
+    ),
+}

@@ -16,7 +16,7 @@ class TextStream:
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         prompt: Sequence[int] = (),
         stops: Sequence[str] = (),
         include_stop: bool = False,
@@ -24,10 +24,11 @@ class TextStream:
     ) -> None:
         self.stopped = False
         self.text = ""  # all given so far
-        self._tokenizer, self._stops = tokenizer, stops
+        self._tokenizer, self._stops = tokenizer, stops  # without a tokenizer there is no text
         self._include_stop, self._least = include_stop, least
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._decoder.decode(joined(tokenizer, prompt[-4:]))
+        if tokenizer:
+            self._decoder.decode(joined(tokenizer, prompt[-4:]))
         self._last = prompt[-1] if prompt else None
         self._tokens = 0
         self._ignored = 0  # characters of the first least - 1 tokens: no stop may end in them
@@ -36,6 +37,8 @@ class TextStream:
     def push(self, token: int) -> str:
         """The characters that `token` makes certain; after a stop, none."""
         self._tokens += 1
+        if not self._tokenizer:
+            return ""
         new = self._decoder.decode(self._tokenizer.piece(token, self._last))
         self._last = token
         return self._advance(new)

@@ -1,0 +1,117 @@
+"""What a checkpoint folder says about itself, as the keys of a model's YAML: Hugging Face's
+config.json in the forms of transformers 4 and 5. Numbers are read, never guessed; what is not
+supported is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gentool.errors import ModelError, nearest
+
+CONFIG = "config.json"
+
+# the first of these that is there holds the weights
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+)
+
+GELUS = {
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu": "gelu_erf",
+}
+
+Config = Mapping[str, Any]
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """The YAML keys that follow from the files in `folder`."""
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except OSError as e:
+        raise ModelError(f"cannot read {path}: {e.strerror}", "restore the file") from None
+    except (ValueError, RecursionError) as e:
+        raise ModelError(f"{path} is not JSON: {e}", "restore the file from its source") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} holds no mapping", "restore the file from its source")
+    kind = config.get("model_type")
+    if kind not in FAMILIES:
+        raise ModelError(
+            f"{path}: model_type {kind!r} is not supported",
+            nearest(str(kind), FAMILIES, "supported"),
+        )
+    try:
+        arch = FAMILIES[kind](config)
+    except KeyError as missing:
+        raise ModelError(
+            f"{path}: {missing.args[0]} is missing", "add it, or restore the file"
+        ) from None
+    except _Unsupported as what:
+        raise ModelError(f"{path}: {what} is not supported", "use another checkpoint") from None
+    weights = [name for name in WEIGHTS if (folder / name).is_file()]
+    if not weights:
+        raise ModelError(f"{folder} has no weights", f"it needs one of {', '.join(WEIGHTS)}")
+    return {"name": folder.name, "family": kind, "checkpoint": weights[0], "arch": arch}
+
+
+class _Unsupported(Exception):
+    """A setting this program does not compute."""
+
+
+def _gpt2(c: Config) -> dict[str, Any]:
+    for key, value in {
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+    }.items():
+        if c.get(key, value) != value:
+            raise _Unsupported(f"{key} {c[key]}")
+    activation = c.get("activation_function", "gelu_new")
+    if activation not in GELUS:
+        raise _Unsupported(f"activation_function {activation}")
+    return {
+        "n_layer": c["n_layer"],
+        "n_head": c["n_head"],
+        "d_model": c["n_embd"],
+        "d_ff": c.get("n_inner") or 4 * c["n_embd"],
+        "n_vocab": c["vocab_size"],
+        "n_ctx": c["n_positions"],
+        "norm_eps": c.get("layer_norm_epsilon", 1e-5),
+        "activation": GELUS[activation],
+    }
+
+
+def _llama(c: Config) -> dict[str, Any]:
+    rope = c.get("rope_parameters") or c  # transformers 5, or 4
+    scaling = c.get("rope_scaling") or {}
+    kind = rope.get("rope_type", scaling.get("rope_type", scaling.get("type", "default")))
+    if kind != "default":
+        raise _Unsupported(f"rope_type {kind}")
+    for key in ("attention_bias", "mlp_bias"):
+        if c.get(key):
+            raise _Unsupported(f"{key} {c[key]}")
+    if c.get("hidden_act", "silu") != "silu":
+        raise _Unsupported(f"hidden_act {c['hidden_act']}")
+    heads = c["num_attention_heads"]
+    return {
+        "n_layer": c["num_hidden_layers"],
+        "n_head": heads,
+        "n_kv_head": c.get("num_key_value_heads") or heads,
+        "d_model": c["hidden_size"],
+        "d_head": c.get("head_dim") or c["hidden_size"] // heads,
+        "d_ff": c["intermediate_size"],
+        "n_vocab": c["vocab_size"],
+        "n_ctx": c["max_position_embeddings"],
+        "norm_eps": c.get("rms_norm_eps", 1e-6),
+        "rope_theta": float(rope.get("rope_theta", 10000.0)),
+        "tied_head": c.get("tie_word_embeddings", False),
+    }
+
+
+FAMILIES: dict[str, Callable[[Config], dict[str, Any]]] = {"gpt2": _gpt2, "llama": _llama}

@@ -1,0 +1,124 @@
+"""GPT-2 (Radford et al. 2019) and CPM-LM: layer norm before attention and MLP, learned positions,
+biases everywhere, a tied head. The two gelus differ by 1e-3 in the logits; arch.activation says
+which.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from gentool.config import Arch
+from gentool.models.layers import Ops, Tensor
+from gentool.models.names import Dialect, take, turned
+
+
+def top_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights outside the layers."""
+    return {
+        "embedding": (arch.n_vocab, arch.d_model),
+        "position": (arch.n_ctx, arch.d_model),
+        "final_norm": (arch.d_model,),
+        "final_norm_bias": (arch.d_model,),
+    }
+
+
+def layer_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of one layer's weights; products are stored [out, in]."""
+    d, f = arch.d_model, arch.d_ff
+    shapes: dict[str, tuple[int, ...]] = {
+        "attention_norm": (d,),
+        "qkv": (3 * d, d),
+        "attention_out": (d, d),
+        "mlp_norm": (d,),
+        "up": (f, d),
+        "down": (d, f),
+    }
+    return shapes | {f"{name}_bias": (shape[0],) for name, shape in shapes.items()}
+
+
+def embed(arch: Arch, top: dict[str, Tensor], ids: Tensor, positions: Tensor) -> Tensor:
+    """ids and positions [N, T] to x [N, T, D]; padding may stand beyond the last position."""
+    known = tf.minimum(positions, arch.n_ctx - 1)
+    return tf.gather(top["embedding"], ids) + tf.gather(top["position"], known)
+
+
+def qkv(
+    ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, positions: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x [N, T, D] to q, k, v [N, T, H, E]."""
+    n, t = tf.shape(x)[0], tf.shape(x)[1]
+    normed = ops.layer_norm(x, w["attention_norm"], w["attention_norm_bias"], arch.norm_eps)
+    heads = tf.reshape(ops.linear(normed, w["qkv"], w["qkv_bias"]), [n, t, -1, arch.d_head])
+    q, k, v = tf.split(heads, 3, axis=2)
+    return q, k, v
+
+
+def merge(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, context: Tensor) -> Tensor:
+    """Adds what attention gave, context [N, T, H*E], and the MLP to the stream x [N, T, D]."""
+    x += ops.linear(context, w["attention_out"], w["attention_out_bias"])
+    normed = ops.layer_norm(x, w["mlp_norm"], w["mlp_norm_bias"], arch.norm_eps)
+    hidden = ops.gelu(ops.linear(normed, w["up"], w["up_bias"]), arch.activation)  # [N, T, F]
+    return x + ops.linear(hidden, w["down"], w["down_bias"])
+
+
+def head(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
+    """x [..., D] to logits [..., V] in x's type; the caller casts them to float32."""
+    normed = ops.layer_norm(x, top["final_norm"], top["final_norm_bias"], arch.norm_eps)
+    return ops.linear(normed, top["embedding"])
+
+
+def _hugging_face(prefix: str) -> Dialect:
+    """Hugging Face's names, whose products (Conv1D) are stored [in, out]; the hub's own GPT-2 has
+    them without prefix. A stored lm_head is the embedding again, attn.bias a mask."""
+    h = prefix + "h.{i}."
+    return Dialect(
+        {
+            "embedding": take(f"{prefix}wte.weight"),
+            "position": take(f"{prefix}wpe.weight"),
+            "final_norm": take(f"{prefix}ln_f.weight"),
+            "final_norm_bias": take(f"{prefix}ln_f.bias"),
+        },
+        {
+            "attention_norm": take(f"{h}ln_1.weight"),
+            "attention_norm_bias": take(f"{h}ln_1.bias"),
+            "qkv": turned(f"{h}attn.c_attn.weight"),
+            "qkv_bias": take(f"{h}attn.c_attn.bias"),
+            "attention_out": turned(f"{h}attn.c_proj.weight"),
+            "attention_out_bias": take(f"{h}attn.c_proj.bias"),
+            "mlp_norm": take(f"{h}ln_2.weight"),
+            "mlp_norm_bias": take(f"{h}ln_2.bias"),
+            "up": turned(f"{h}mlp.c_fc.weight"),
+            "up_bias": take(f"{h}mlp.c_fc.bias"),
+            "down": turned(f"{h}mlp.c_proj.weight"),
+            "down_bias": take(f"{h}mlp.c_proj.bias"),
+        },
+        ignored=r"\.attn\.(masked_)?bias$|^lm_head\.weight$",
+    )
+
+
+_MEGATRON = "transformer.layers.{i}."
+
+DIALECTS = {
+    "hugging face": _hugging_face("transformer."),
+    "hugging face, no prefix": _hugging_face(""),
+    "megatron": Dialect(
+        {
+            "embedding": take("word_embeddings.weight"),
+            "position": take("position_embeddings.weight"),
+            "final_norm": take("transformer.final_layernorm.weight"),
+            "final_norm_bias": take("transformer.final_layernorm.bias"),
+        },
+        {
+            ours + end: take(f"{_MEGATRON}{theirs}.{kind}")
+            for ours, theirs in {
+                "attention_norm": "input_layernorm",
+                "qkv": "attention.query_key_value",
+                "attention_out": "attention.dense",
+                "mlp_norm": "post_attention_layernorm",
+                "up": "mlp.dense_h_to_4h",
+                "down": "mlp.dense_4h_to_h",
+            }.items()
+            for end, kind in (("", "weight"), ("_bias", "bias"))
+        },
+    ),
+}

@@ -1,0 +1,56 @@
+"""Each family against what its original code computed: logits within the tolerance of the goldens'
+README, greedy continuations exactly. Files are the originals' own, opened as a user would."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gentool
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+SHARED = Path(__file__).parents[3] / "shared" / "golden"
+TOLERANCE = 1e-4  # the wrong gelu is 7e-4 away
+
+FOLDERS = {
+    "hf_gpt2": "hf_gpt2",
+    "hf_gpt2 of the hub": "hf_gpt2/alt_openai_names",
+    "hf_llama": "hf_llama",
+}
+BIGGER = {
+    "cpm in hugging face form": ("cpm_megatron/a/hf", "cpm_megatron/a"),
+    "gpt2-chinese": ("bert_gpt2_chinese/a", "bert_gpt2_chinese/a"),
+}
+
+
+def check(folder: Path, golden: Path, xla: bool) -> None:
+    model = gentool.load(str(folder), precision="fp32", xla=xla)
+    expected = np.load(golden / "golden.npz")
+    names = [name for name in expected if name.startswith("ids_")]
+    assert names
+    for name in names:
+        wanted = expected[name.replace("ids", "logits")]
+        found = model.logits(expected[name].tolist())
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE)
+    for name in expected:
+        number = name.removeprefix("greedy_")
+        if number.isdigit():
+            prompt = f"prompt_{number}" if f"prompt_{number}" in expected else f"greedy_{name}"
+            if prompt not in expected:
+                continue
+            start = expected[prompt].tolist()
+            rest = expected[name].tolist()[len(start) :]
+            sample = model.complete(start, temperature=0, max_tokens=len(rest), eos=None)[0]
+            assert list(sample.ids) == rest
+
+
+@pytest.mark.parametrize("xla", [True, False], ids=["xla", "no-xla"])
+@pytest.mark.parametrize("folder", FOLDERS.values(), ids=FOLDERS)
+def test_golden(folder: str, xla: bool) -> None:
+    check(GOLDEN / folder, GOLDEN / folder.split("/")[0], xla)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/golden")
+@pytest.mark.parametrize(("folder", "golden"), BIGGER.values(), ids=BIGGER)
+def test_more_goldens(folder: str, golden: str) -> None:
+    check(SHARED / folder, SHARED / golden, xla=True)
