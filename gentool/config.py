@@ -32,6 +32,25 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+class RopeScaling(Strict):
+    """How rotary frequencies were changed for a longer context: all divided by `factor` (linear),
+    or the slow ones only (llama3: those of fewer than low_frequency turns over original_n_ctx)."""
+
+    kind: Literal["linear", "llama3"]
+    factor: Annotated[float, Field(ge=1)]
+    low_frequency: Annotated[float, Field(gt=0)] = 1.0
+    high_frequency: Annotated[float, Field(gt=0)] = 4.0
+    original_n_ctx: Positive = 8192
+
+    @model_validator(mode="after")
+    def _order(self) -> RopeScaling:
+        if self.low_frequency >= self.high_frequency:
+            raise ValueError(
+                f"low_frequency {self.low_frequency} is not below {self.high_frequency}"
+            )
+        return self
+
+
 class Arch(Strict):
     """The numbers of an architecture. A different structure is a different family, not a switch.
     Left out, n_kv_head is n_head and d_head is d_model / n_head."""
@@ -46,6 +65,7 @@ class Arch(Strict):
     n_ctx: Positive
     norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     rope_theta: Annotated[float, Field(gt=0)] = 10000.0
+    rope_scaling: RopeScaling | None = None
     tied_head: bool = True
     activation: Literal["gelu_tanh", "gelu_erf"] = "gelu_tanh"
 
@@ -112,7 +132,7 @@ class ModelFile(Strict):
     """The keys of a model's YAML file."""
 
     name: Words
-    family: Literal["gpt2", "llama"]
+    family: Literal["gpt2", "llama", "qwen2", "qwen3", "gemma"]
     checkpoint: Words
     format: Words | None = None
     arch: Arch
@@ -128,7 +148,7 @@ class ModelFile(Strict):
                 f"gpt2 with n_head {a.n_head} has n_kv_head {a.n_head} and d_head "
                 f"{a.d_model} / {a.n_head}, not {a.n_kv_head} and {a.d_head}"
             )
-        if self.family == "llama" and a.d_head % 2:
+        if self.family != "gpt2" and a.d_head % 2:
             raise ValueError(f"d_head {a.d_head} is odd, rotary positions need pairs")
         return self
 

@@ -88,16 +88,24 @@ def _gpt2(c: Config) -> dict[str, Any]:
 
 
 def _llama(c: Config) -> dict[str, Any]:
-    rope = c.get("rope_parameters") or c  # transformers 5, or 4
-    scaling = c.get("rope_scaling") or {}
-    kind = rope.get("rope_type", scaling.get("rope_type", scaling.get("type", "default")))
-    if kind != "default":
-        raise _Unsupported(f"rope_type {kind}")
-    for key in ("attention_bias", "mlp_bias"):
+    """LLaMA, and all that keep to its names in config.json."""
+    for key in ("attention_bias", "mlp_bias", "use_sliding_window"):
         if c.get(key):
             raise _Unsupported(f"{key} {c[key]}")
-    if c.get("hidden_act", "silu") != "silu":
+    return _like_llama(c, "silu")
+
+
+def _gemma(c: Config) -> dict[str, Any]:
+    # hidden_act says "gelu" in old files that were trained with the tanh form
+    return _like_llama({"tie_word_embeddings": True, **c}, c.get("hidden_activation") or "gelu")
+
+
+def _like_llama(c: Config, activation: str) -> dict[str, Any]:
+    if activation not in ("silu", "gelu", "gelu_pytorch_tanh"):
+        raise _Unsupported(f"hidden_activation {activation}")
+    if activation == "silu" and c.get("hidden_act", "silu") != "silu":
         raise _Unsupported(f"hidden_act {c['hidden_act']}")
+    rope = c.get("rope_parameters") or c  # transformers 5, or 4
     heads = c["num_attention_heads"]
     return {
         "n_layer": c["num_hidden_layers"],
@@ -110,8 +118,32 @@ def _llama(c: Config) -> dict[str, Any]:
         "n_ctx": c["max_position_embeddings"],
         "norm_eps": c.get("rms_norm_eps", 1e-6),
         "rope_theta": float(rope.get("rope_theta", 10000.0)),
+        "rope_scaling": _rope_scaling(c.get("rope_parameters") or c.get("rope_scaling") or {}),
         "tied_head": c.get("tie_word_embeddings", False),
     }
 
 
-FAMILIES: dict[str, Callable[[Config], dict[str, Any]]] = {"gpt2": _gpt2, "llama": _llama}
+def _rope_scaling(c: Config) -> dict[str, Any] | None:
+    kind = c.get("rope_type", c.get("type", "default"))
+    if kind == "default":
+        return None
+    if kind == "linear":
+        return {"kind": kind, "factor": float(c["factor"])}
+    if kind == "llama3":
+        return {
+            "kind": kind,
+            "factor": float(c["factor"]),
+            "low_frequency": float(c["low_freq_factor"]),
+            "high_frequency": float(c["high_freq_factor"]),
+            "original_n_ctx": c["original_max_position_embeddings"],
+        }
+    raise _Unsupported(f"rope_type {kind}")
+
+
+FAMILIES: dict[str, Callable[[Config], dict[str, Any]]] = {
+    "gpt2": _gpt2,
+    "llama": _llama,
+    "qwen2": _llama,
+    "qwen3": _llama,
+    "gemma": _gemma,
+}

@@ -11,7 +11,13 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-FAMILIES = {"gpt2": "gentool.models.gpt2", "llama": "gentool.models.llama"}
+FAMILIES = {
+    "gpt2": "gentool.models.gpt2",
+    "llama": "gentool.models.llama",
+    "qwen2": "gentool.models.qwen2",
+    "qwen3": "gentool.models.qwen3",
+    "gemma": "gentool.models.gemma",
+}
 
 
 def load_family(name: str) -> ModuleType:

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
+
+from gentool.config import Arch
 
 Tensor = Any
 
@@ -48,10 +51,31 @@ def swiglu(gate_up: Tensor) -> Tensor:
     return gate * tf.sigmoid(gate) * up
 
 
-def rope(x: Tensor, positions: Tensor, theta: float) -> Tensor:
-    """Rotates the halves of each head of x [N, T, H, E] by positions [N, T] (Su et al. 2021)."""
-    half = x.shape[-1] // 2
-    frequency = theta ** (-tf.range(half, dtype=tf.float32) / half)  # E/2
+def geglu(gate_up: Tensor) -> Tensor:
+    """gelu_tanh(gate) * up for gate_up [..., 2F] (Shazeer 2020); gives [..., F]."""
+    gate, up = tf.split(gate_up, 2, axis=-1)
+    return gelu(gate, "gelu_tanh") * up
+
+
+def frequencies(arch: Arch) -> np.ndarray:
+    """How fast each pair of a head turns, float32 [E/2] (Su et al. 2021). Under a llama3 scaling
+    pairs of few turns over the original context turn `factor` times slower, those of many as they
+    did, those between by a mixture (Llama 3's own code)."""
+    half = arch.d_head // 2
+    plain: np.ndarray = arch.rope_theta ** (-np.arange(half) / half)
+    scaling = arch.rope_scaling
+    if scaling is None:
+        return plain.astype(np.float32)
+    if scaling.kind == "linear":
+        return (plain / scaling.factor).astype(np.float32)
+    turns = scaling.original_n_ctx * plain / (2 * np.pi)
+    low, high = scaling.low_frequency, scaling.high_frequency
+    mixture = np.clip((turns - low) / (high - low), 0, 1)
+    return (plain * (mixture + (1 - mixture) / scaling.factor)).astype(np.float32)
+
+
+def rope(x: Tensor, positions: Tensor, frequency: np.ndarray) -> Tensor:
+    """Rotates the halves of each head of x [N, T, H, E] by positions [N, T]."""
     angle = tf.cast(positions, tf.float32)[..., None, None] * frequency  # [N, T, 1, E/2]
     cos, sin = tf.cos(angle), tf.sin(angle)
     left, right = tf.split(tf.cast(x, tf.float32), 2, axis=-1)
@@ -67,6 +91,7 @@ class Ops(NamedTuple):
     layer_norm: Callable[..., Tensor]
     gelu: Callable[..., Tensor]
     swiglu: Callable[..., Tensor]
+    geglu: Callable[..., Tensor]
     rope: Callable[..., Tensor]
 
 
@@ -74,5 +99,5 @@ def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return tf.function(function, jit_compile=True)
 
 
-plain = Ops(linear, rms_norm, layer_norm, gelu, swiglu, rope)
+plain = Ops(linear, rms_norm, layer_norm, gelu, swiglu, geglu, rope)
 fused = Ops(linear, *map(compiled, plain[1:]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from gentool.config import Arch
-from gentool.models.layers import Ops, Tensor
+from gentool.models.layers import Ops, Tensor, frequencies
 from gentool.models.names import Dialect, take
 
 
@@ -39,15 +39,22 @@ def qkv(
     ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, positions: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x [N, T, D] to q [N, T, H, E] and k, v [N, T, G, E], rotated by positions [N, T]."""
-    n, t = tf.shape(x)[0], tf.shape(x)[1]
     normed = ops.rms_norm(x, w["attention_norm"], arch.norm_eps)
-    heads = tf.reshape(ops.linear(normed, w["qkv"]), [n, t, -1, arch.d_head])
-    q, k, v = tf.split(heads, [arch.n_head, arch.n_kv_head, arch.n_kv_head], axis=2)
-    return (
-        ops.rope(q, positions, arch.rope_theta),
-        ops.rope(k, positions, arch.rope_theta),
-        v,
-    )
+    q, k, v = heads(arch, ops.linear(normed, w["qkv"]))
+    return *rotated(ops, arch, q, k, positions), v
+
+
+def heads(arch: Arch, joint: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """joint [N, T, (H+2G)*E] cut into q [N, T, H, E] and k, v [N, T, G, E]."""
+    apart = tf.reshape(joint, [tf.shape(joint)[0], tf.shape(joint)[1], -1, arch.d_head])
+    q, k, v = tf.split(apart, [arch.n_head, arch.n_kv_head, arch.n_kv_head], axis=2)
+    return q, k, v
+
+
+def rotated(ops: Ops, arch: Arch, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """q [N, T, H, E] and k [N, T, G, E] turned by positions [N, T]."""
+    frequency = frequencies(arch)
+    return ops.rope(q, positions, frequency), ops.rope(k, positions, frequency)
 
 
 def merge(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, context: Tensor) -> Tensor:

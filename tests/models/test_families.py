@@ -20,6 +20,10 @@ FOLDERS = {
 BIGGER = {
     "cpm in hugging face form": ("cpm_megatron/a/hf", "cpm_megatron/a"),
     "gpt2-chinese": ("bert_gpt2_chinese/a", "bert_gpt2_chinese/a"),
+    "llama3": ("hf_llama3/a", "hf_llama3/a"),
+    "qwen2": ("hf_qwen2/a", "hf_qwen2/a"),
+    "qwen3": ("hf_qwen3/a", "hf_qwen3/a"),
+    "gemma": ("hf_gemma/a", "hf_gemma/a"),
 }
 
 

@@ -1,0 +1,34 @@
+"""Qwen2 and Qwen2.5 (Yang et al. 2024): LLaMA with biases on queries, keys and values."""
+
+from __future__ import annotations
+
+from gentool.config import Arch
+from gentool.models import llama
+from gentool.models.layers import Ops, Tensor
+from gentool.models.llama import embed, head, heads, merge, rotated, top_tensors
+from gentool.models.names import Dialect, take
+
+__all__ = ["DIALECTS", "embed", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
+
+
+def layer_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of one layer's weights; products are stored [out, in]."""
+    shapes = llama.layer_tensors(arch)
+    return shapes | {"qkv_bias": shapes["qkv"][:1]}
+
+
+def qkv(
+    ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, positions: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x [N, T, D] to q [N, T, H, E] and k, v [N, T, G, E], rotated by positions [N, T]."""
+    normed = ops.rms_norm(x, w["attention_norm"], arch.norm_eps)
+    q, k, v = heads(arch, ops.linear(normed, w["qkv"], w["qkv_bias"]))
+    return *rotated(ops, arch, q, k, positions), v
+
+
+_THEIRS = llama.DIALECTS["hugging face"]
+_BIAS = take(*(f"model.layers.{{i}}.self_attn.{part}_proj.bias" for part in "qkv"))
+
+DIALECTS = {
+    "hugging face": Dialect(_THEIRS.top, {**_THEIRS.layer, "qkv_bias": _BIAS}, _THEIRS.ignored)
+}

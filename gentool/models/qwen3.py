@@ -1,0 +1,33 @@
+"""Qwen3 (Yang et al. 2025): LLaMA with a norm on each head's query and key before the rotation."""
+
+from __future__ import annotations
+
+from gentool.config import Arch
+from gentool.models import llama
+from gentool.models.layers import Ops, Tensor
+from gentool.models.llama import embed, head, heads, merge, rotated, top_tensors
+from gentool.models.names import Dialect, take
+
+__all__ = ["DIALECTS", "embed", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
+
+
+def layer_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of one layer's weights; products are stored [out, in]."""
+    return llama.layer_tensors(arch) | {"q_norm": (arch.d_head,), "k_norm": (arch.d_head,)}
+
+
+def qkv(
+    ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, positions: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x [N, T, D] to q [N, T, H, E] and k, v [N, T, G, E], rotated by positions [N, T]."""
+    normed = ops.rms_norm(x, w["attention_norm"], arch.norm_eps)
+    q, k, v = heads(arch, ops.linear(normed, w["qkv"]))
+    q = ops.rms_norm(q, w["q_norm"], arch.norm_eps)
+    k = ops.rms_norm(k, w["k_norm"], arch.norm_eps)
+    return *rotated(ops, arch, q, k, positions), v
+
+
+_THEIRS = llama.DIALECTS["hugging face"]
+_NORMS = {f"{x}_norm": take(f"model.layers.{{i}}.self_attn.{x}_norm.weight") for x in "qk"}
+
+DIALECTS = {"hugging face": Dialect(_THEIRS.top, {**_THEIRS.layer, **_NORMS}, _THEIRS.ignored)}
