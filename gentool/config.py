@@ -20,9 +20,11 @@ from gentool.errors import GentoolError, ModelError, UsageError, nearest
 
 PACKAGE = Path(__file__).parent
 FOLDER_FILE = "gentool.yaml"  # what the YAML file of a model folder is called
+# what the YAML library raises for files that are none: tags whose content does not fit included
+NOT_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=1 << 24)]  # no dimension is larger
 Words = Annotated[str, Field(min_length=1)]
 
 
@@ -55,7 +57,7 @@ class Arch(Strict):
     """The numbers of an architecture. A different structure is a different family, not a switch.
     Left out, n_kv_head is n_head and d_head is d_model / n_head."""
 
-    n_layer: Positive
+    n_layer: Annotated[int, Field(gt=0, le=1000)]
     n_head: Positive
     n_kv_head: Positive
     d_model: Positive
@@ -162,6 +164,13 @@ class ModelConfig(ModelFile):
 def load(model: str, overrides: Mapping[str, object] = NOTHING) -> ModelConfig:
     """The model of this name, in this folder or of this YAML file. `overrides` are values by dotted
     key, read as YAML where they are text; the files it names exist."""
+    try:
+        return _load(model, overrides)
+    except OSError as e:  # a name too long, a folder that may not be looked into
+        raise UsageError(f"model {model[:80]}: {e.strerror}", "check the path") from None
+
+
+def _load(model: str, overrides: Mapping[str, object]) -> ModelConfig:
     path = locate(model)
     error = ModelError if path.name in (FOLDER_FILE, folder.CONFIG) else UsageError
     describes_itself = path.name == folder.CONFIG
@@ -236,19 +245,21 @@ def _override(data: dict[str, Any], key: str, value: object) -> None:
             raise UsageError(f"--set {key}: {'.'.join(way[:depth])} has no keys", "shorten the key")
     try:
         data[last] = _from_yaml(value) if isinstance(value, str) else value
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except NOT_YAML:
         raise UsageError(f"--set {key}: {value!r} is not YAML", "put it in quotes") from None
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's plain types, but 1e-5 is a number and a key given twice is an error."""
+    """YAML's plain types, but 1e-5 is a number, and a key given twice and merge keys (which can
+    make a file of 300 bytes take minutes) are errors."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    problem = f"{key.value} is given twice"
+                problem = f"{key.value} is given twice" if key.value in seen else ""
+                problem = "the key << is not understood" if key.value == "<<" else problem
+                if problem:
                     raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
@@ -273,7 +284,7 @@ def read_yaml(path: Path, error: type[GentoolError] = UsageError) -> dict[str, A
         ) from None
     except UnicodeDecodeError as e:
         raise error(f"{path} is not UTF-8 (byte {e.start})", "save the file as UTF-8") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as e:
+    except NOT_YAML as e:
         mark = getattr(e, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
         raise error(
@@ -317,7 +328,7 @@ def parse(
             raise error(f"{source}: {key} is missing", f"add {key}: …")
         case "value_error":
             what = ": ".join(filter(None, [source, key, str(first["ctx"]["error"])]))
-            raise error(what, "change one of these numbers")
+            raise error(what, "change one of them")
         case "literal_error":
             reason = nearest(str(first["input"]), re.findall("'(.+?)'", reason), key)
     raise error(f"{source}: {key} is {_SHORT.repr(first['input'])}", reason)

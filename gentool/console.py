@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import select
 import sys
 import time
 import traceback
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Color = Literal["auto", "always", "never"]
 Show = Callable[[int, int, float, str], None]
 
+STDOUT = "standard output"
 LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
 
 _OBEYED = [*range(0x20), *range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F]
@@ -55,16 +57,22 @@ class Console:
             sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")
         # unbuffered: after a broken pipe there is nothing left to flush at exit
         self._out = io.FileIO(1, "w", closefd=False) if sys.stdout else None
-        self._out_name = "standard output"
+        self._out_name = STDOUT
         self._line_open = False
 
     def redirect(self, path: str) -> None:
-        """Sends the result to a file."""
+        """Sends the result to a file, whose old content stays until `overwrite`."""
         try:
-            self._out = io.FileIO(path, "w")
+            self._out = io.FileIO(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666), "w")
         except OSError as e:
             raise UsageError(f"cannot write {path}: {e.strerror}", "give another --output") from e
         self._out_name = path
+
+    def overwrite(self) -> None:
+        """Empties the file of `redirect`: from here on there is a result."""
+        if self._out and self._out_name != STDOUT:
+            with contextlib.suppress(OSError):  # a device or a pipe
+                self._out.truncate(0)
 
     @property
     def on_terminal(self) -> bool:
@@ -78,7 +86,10 @@ class Console:
         data = memoryview((neutral(text) if self.on_terminal else text).encode())
         with self._writing():
             while data:
-                data = data[self._out.write(data) or 0 :]
+                written = self._out.write(data)
+                if written is None:  # the reader of a non-blocking pipe is behind
+                    select.select([], [self._out], [])
+                data = data[written or 0 :]
         if text:
             self._line_open = not text.endswith(("\n", "\0"))
 

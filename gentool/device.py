@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import BinaryIO
 
 
 def setup() -> None:
@@ -26,13 +27,17 @@ def setup() -> None:
 @contextlib.contextmanager
 def _stderr_aside() -> Iterator[None]:
     """File descriptor 2 into a file for a while; what it said is shown only if the block fails."""
-    sys.stderr.flush()
     try:
         kept = os.dup(2)
-    except OSError:  # stderr is closed: nothing to set aside
+    except OSError:  # it is closed: nothing to set aside
         yield
         return
-    with tempfile.TemporaryFile() as aside:
+    try:
+        aside: BinaryIO = tempfile.TemporaryFile()
+    except OSError:  # no folder may be written
+        aside = open(os.devnull, "w+b")
+    with aside:
+        sys.stderr.flush()
         os.dup2(aside.fileno(), 2)
         try:
             yield

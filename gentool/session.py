@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:  # TensorFlow comes in when a model is opened
 
 Finish = Literal["eos", "stop", "length"]
 Ends = int | Sequence[int] | None | Literal["default"]
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 GROUP_ROWS = 64  # rows decoded together when there are many prompts
+MOST_ROWS = 512  # of one prompt decoded together
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Sample:
 @dataclass(frozen=True)
 class Request:
     """Prompts and how to continue each: `n` samples by the law `sampling`, their random numbers
-    keyed by seed and the `rows` of the prompts. `eos` is the model's own end, none, or ids."""
+    keyed by seed (below 2^64) and the `rows` of the prompts (below 2^32). `eos` is the model's own
+    end, none, or ids."""
 
     prompts: tuple[str | tuple[int, ...], ...]
     rows: tuple[int, ...]
@@ -51,9 +55,16 @@ class Request:
     eos: Ends = "default"
     batch_invariant: bool = False
 
+    def __post_init__(self) -> None:
+        limits = {"n": (self.n, 1, 2**32), "seed": (self.seed, 0, 2**64)}
+        limits |= {f"row {row}": (row, 0, 2**32) for row in self.rows}
+        for name, (value, low, high) in limits.items():
+            if not low <= value < high:
+                raise UsageError(f"{name} is {value}", f"it can be {low} to {high - 1}")
+
 
 @dataclass(frozen=True)
-class Piece:
+class Chunk:
     """Text that sample `sample` of prompt `prompt` has grown by; `done` comes with its last."""
 
     prompt: int
@@ -98,7 +109,7 @@ class Model:
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """float32 [T, V]: row t holds the logits of the token after ids[: t + 1]."""
-        self._check(len(ids), 0, "the text")
+        self._check(self._ids(ids), 0, "the text")
         _, logits = self._engine.prefill(list(ids), every=True)
         return logits
 
@@ -112,7 +123,7 @@ class Model:
         top_p: float | None = None,
         max_tokens: int | None = None,
         min_tokens: int | None = None,
-        stop: Sequence[str] | None = None,
+        stop: str | Sequence[str] | None = None,
         include_stop: bool | None = None,
         seed: int | None = None,
         row: int = 0,
@@ -127,12 +138,12 @@ class Model:
             "top_p": top_p,
             "max_tokens": max_tokens,
             "min_tokens": min_tokens,
-            "stop": None if stop is None else list(stop),
+            "stop": [stop] if isinstance(stop, str) else stop and list(stop),
             "include_stop": include_stop,
         }
         changed = {key: value for key, value in given.items() if value is not None}
         request = Request(
-            prompts=(prompt if isinstance(prompt, str) else tuple(prompt),),
+            prompts=(prompt if isinstance(prompt, str) else tuple(map(int, prompt)),),
             rows=(row,),
             n=n,
             sampling=parse(Sampling, self.config.sampling.model_dump() | changed, "complete"),
@@ -140,42 +151,51 @@ class Model:
             eos=eos,
             batch_invariant=batch_invariant,
         )
-        done = {piece.sample: piece.done for piece in self.stream(request) if piece.done}
+        done = {chunk.sample: chunk.done for chunk in self.stream(request) if chunk.done}
         return [done[index] for index in range(n)]
 
-    def stream(self, request: Request) -> Iterator[Piece]:
-        """All samples of a request, piece by piece as they grow. Samples of one prompt and of
-        neighbouring prompts are computed together, and their pieces interleave."""
+    def stream(self, request: Request) -> Iterator[Chunk]:
+        """All samples of a request, chunk by chunk as they grow. Samples of one prompt and of
+        neighbouring prompts are computed together, and their chunks interleave."""
         prompts = [self._ids(prompt) for prompt in request.prompts]
         for row, ids in zip(request.rows, prompts, strict=True):
-            self._check(
-                len(ids), 1, f"the prompt of row {row}" if len(prompts) > 1 else "the prompt"
-            )
+            self._check(ids, 1, f"the prompt of row {row}" if len(prompts) > 1 else "the prompt")
+        ends = self._ends(request.eos)
         size = max(1, GROUP_ROWS // request.n)
         for first in range(0, len(prompts), size):
-            yield from self._stream_group(request, prompts[first : first + size], first)
+            group = range(first, min(first + size, len(prompts)))
+            for sample in range(0, request.n, MOST_ROWS):
+                samples = range(sample, min(sample + MOST_ROWS, request.n))
+                yield from self._decode(request, prompts, group, samples, ends)
 
-    def _stream_group(
-        self, request: Request, prompts: list[list[int]], first: int
-    ) -> Iterator[Piece]:
+    def _decode(
+        self,
+        request: Request,
+        prompts: list[list[int]],
+        group: range,
+        samples: range,
+        ends: frozenset[int],
+    ) -> Iterator[Chunk]:
+        """The given samples of a group of prompts, together."""
         from gentool.decoding.loop import Limits, Row, decode
         from gentool.decoding.sampling import Law
 
-        s = request.sampling
+        s, context = request.sampling, self.config.arch.n_ctx
         rows = [
-            Row(index, request.rows[first + index], sample)
-            for index in range(len(prompts))
-            for sample in range(request.n)
+            Row(index, request.rows[prompt], sample)
+            for index, prompt in enumerate(group)
+            for sample in samples
         ]
-        most = tuple(min(s.max_tokens, self.config.arch.n_ctx - len(ids)) for ids in prompts)
-        limits = Limits(s.min_tokens, most, self._ends(request.eos))
+        most = tuple(min(s.max_tokens, context - len(prompts[prompt])) for prompt in group)
         texts = [
-            TextStream(self._tokenizer, prompts[r.prompt], s.stop, s.include_stop, s.min_tokens)
+            TextStream(
+                self._tokenizer, prompts[group[r.prompt]], s.stop, s.include_stop, s.min_tokens
+            )
             for r in rows
         ]
         ids: list[list[int]] = [[] for _ in rows]
         sums = [0.0] * len(rows)
-        computed = [self._engine.prefill(prompt) for prompt in prompts]
+        computed = [self._engine.prefill(prompts[prompt]) for prompt in group]
         stopped: set[int] = set()
         steps = decode(
             self._engine,
@@ -183,65 +203,82 @@ class Model:
             np.concatenate([logits for _, logits in computed]),
             rows,
             Law(s.temperature, s.top_k, s.top_p),
-            limits,
+            Limits(s.min_tokens, most, min(s.max_tokens, context), ends),
             request.seed,
             stopped,
             request.batch_invariant,
         )
-        for tokens in steps:
-            for token in tokens:
-                index, row = token.row, rows[token.row]
-                ids[index].append(token.id)
-                sums[index] += token.log_probability
-                text = texts[index].push(token.id)
-                finish: Finish | None = None
-                if texts[index].stopped:
+        for token in itertools.chain.from_iterable(steps):
+            index, row, stream = token.row, rows[token.row], texts[token.row]
+            ids[index].append(token.id)
+            sums[index] += token.log_probability
+            text = "" if token.ended else stream.push(token.id)
+            length = len(ids[index]) == most[row.prompt]
+            done = None
+            if stream.stopped or token.ended or length:
+                text += stream.finish()
+                finish: Finish = "eos" if token.ended else "length"
+                if stream.stopped:
                     finish = "stop"
                     stopped.add(index)
-                elif token.ended:
-                    finish = "eos"
-                elif len(ids[index]) == most[row.prompt]:
-                    finish = "length"
-                done = None
-                if finish:
-                    text += texts[index].finish()
-                    finish = "stop" if texts[index].stopped else finish
-                    done = Sample(
-                        texts[index].text, tuple(ids[index]), sums[index], sums[index], finish
-                    )
-                if text or done:
-                    yield Piece(first + row.prompt, row.sample, text, done)
+                done = Sample(stream.text, tuple(ids[index]), sums[index], sums[index], finish)
+            if text or done:
+                yield Chunk(group[row.prompt], row.sample, text, done)
 
-    def _ids(self, prompt: str | tuple[int, ...]) -> list[int]:
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        if not ids or not prompt:
+    def _ids(self, prompt: str | Sequence[int]) -> list[int]:
+        """The ids of a prompt, each in the vocabulary."""
+        if isinstance(prompt, str):
+            try:
+                prompt.encode()
+            except UnicodeEncodeError as e:
+                raise UsageError(
+                    f"the prompt is not text (character {e.start})", "decode it as UTF-8"
+                ) from None
+        if not len(prompt):
             raise UsageError("the prompt is empty", "give at least one character to continue")
-        if wrong := [i for i in ids if not 0 <= i < self.config.arch.n_vocab]:
-            raise UsageError(
-                f"token id {wrong[0]} is outside the vocabulary of {self.config.arch.n_vocab}",
-                f"ids go from 0 to {self.config.arch.n_vocab - 1}",
-            )
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        if not ids:
+            raise UsageError("the prompt holds no token", "give other text to continue")
+        self._check_ids(ids)
         return ids
 
-    def _check(self, length: int, new: int, what: str) -> None:
-        context = self.config.arch.n_ctx
-        if length + new > context:
+    def _check_ids(self, ids: Iterable[int]) -> None:
+        last = self.config.arch.n_vocab - 1
+        if wrong := [i for i in ids if not 0 <= i <= last]:
             raise UsageError(
-                f"{what} has {length} tokens, the context of {self.config.name} is {context}",
+                f"token id {wrong[0]} is outside the vocabulary", f"0 to {last} are in"
+            )
+
+    def _check(self, ids: list[int], new: int, what: str) -> None:
+        """That `new` tokens after `ids` are within the context."""
+        context = self.config.arch.n_ctx
+        if len(ids) + new > context:
+            raise UsageError(
+                f"{what} has {len(ids)} tokens, the context of {self.config.name} is {context}",
                 f"shorten it to {context - new} tokens or fewer",
             )
 
     def _ends(self, eos: Ends) -> frozenset[int]:
         if eos == "default":
             return frozenset(self._tokenizer.end if self._tokenizer else ())
-        if eos is None:
-            return frozenset()
-        return frozenset([eos] if isinstance(eos, int) else eos)
+        ids = [] if eos is None else [eos] if isinstance(eos, int | np.integer) else list(eos)
+        self._check_ids(ids)
+        return frozenset(map(int, ids))
 
 
 def open_model(config: ModelConfig, precision: str | None = None, xla: bool = True) -> Model:
     """Opens what a YAML describes. `precision` is how weights are stored; products of 16-bit
     weights are summed in float32. auto is fp32, which is fastest for models that fit in a cache."""
+    precision = precision or config.precision
+    precision = "fp32" if precision == "auto" else precision
+    if precision not in DTYPES:
+        raise UsageError(f"precision is {precision!r}", f"it can be auto, {', '.join(DTYPES)}")
+    tokenizer = tokenizers.load(config.tokenizer, config.folder) if config.tokenizer else None
+    if tokenizer and tokenizer.n_vocab > config.arch.n_vocab:
+        raise ModelError(
+            f"the tokenizer has {tokenizer.n_vocab} pieces, the model {config.arch.n_vocab}",
+            "they are not of one model: restore the folder from its source",
+        )
     device.setup()
     import tensorflow as tf
 
@@ -249,11 +286,7 @@ def open_model(config: ModelConfig, precision: str | None = None, xla: bool = Tr
     from gentool.decoding.engine import Engine
     from gentool.models import weights
 
-    precision = precision or config.precision
-    precision = "fp32" if precision == "auto" else precision
-    dtype = {"fp32": tf.float32, "fp16": tf.float16, "bf16": tf.bfloat16}[precision]
     family = models.load_family(config.family)
     source = checkpoints.open_checkpoint(config.folder / config.checkpoint)
-    params = weights.load(source, family, config.arch, dtype)
-    tokenizer = tokenizers.load(config.tokenizer, config.folder) if config.tokenizer else None
+    params = weights.load(source, family, config.arch, tf.as_dtype(DTYPES[precision]))
     return Model(config, tokenizer, Engine(family, config.arch, params, xla), precision, xla)

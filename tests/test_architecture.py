@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "folder": Room("errors", ""),
     "device": Room("", "tensorflow"),
     "console": Room("errors", "rich"),
-    "tokenizers": Room("config errors", "numpy sentencepiece tokenizers jieba"),
+    "tokenizers": Room("config errors", "numpy platformdirs sentencepiece tokenizers jieba"),
     "checkpoints": Room("errors", "numpy safetensors ml_dtypes"),
     "models": Room("config errors checkpoints", "numpy tensorflow"),
     "decoding": Room("config errors models", "numpy tensorflow"),

@@ -6,7 +6,7 @@ from oracle import numpy_llama
 
 import gentool
 from gentool.config import Sampling
-from gentool.errors import ModelError, UsageError
+from gentool.errors import GentoolError, ModelError, UsageError
 from gentool.session import Request
 
 PROMPT = "今天天气不错"
@@ -31,14 +31,14 @@ def request(prompts, n=1, rows=None, seed=1, batch_invariant=False, **sampling):
 
 
 def samples(model, *args, **kwargs):
-    """{(prompt, sample): Sample}, checking that the pieces join to the text."""
+    """{(prompt, sample): Sample}, checking that the chunks join to the text."""
     texts, done = {}, {}
-    for piece in model.stream(request(*args, **kwargs)):
-        key = piece.prompt, piece.sample
+    for chunk in model.stream(request(*args, **kwargs)):
+        key = chunk.prompt, chunk.sample
         assert key not in done
-        texts[key] = texts.get(key, "") + piece.text
-        if piece.done:
-            done[key] = piece.done
+        texts[key] = texts.get(key, "") + chunk.text
+        if chunk.done:
+            done[key] = chunk.done
     assert {key: sample.text for key, sample in done.items()} == texts
     return done
 
@@ -87,6 +87,21 @@ def test_a_line_does_not_depend_on_the_other_lines(model):
         alone = samples(model, [line], 2, rows=[row], batch_invariant=True)
         assert alone[0, 0] == together[row, 0]
         assert alone[0, 1] == together[row, 1]
+
+
+def test_a_neighbour_near_the_end_of_the_context_changes_nothing(model):
+    """Found in review: the room for new tokens was that of the group, so shapes depended on it."""
+    full = "天" * (model.config.arch.n_ctx - 6)
+    together = samples(model, [full, PROMPT], max_tokens=60, batch_invariant=True)
+    alone = samples(model, [full], max_tokens=60, batch_invariant=True)
+    assert alone[0, 0] == together[0, 0]
+
+
+def test_samples_beyond_the_rows_of_one_run(model, monkeypatch):
+    many = samples(model, [PROMPT], 7, max_tokens=3)
+    monkeypatch.setattr("gentool.session.MOST_ROWS", 3)
+    few = samples(model, [PROMPT], 7, max_tokens=3)
+    assert {k: s.ids for k, s in few.items()} == {k: s.ids for k, s in many.items()}
 
 
 def test_without_the_flag_only_rounding_is_left(model):
@@ -156,8 +171,60 @@ def test_prompts_that_cannot_be(model):
         model.complete([5] * context)
     with pytest.raises(UsageError, match="99999 is outside"):
         model.complete([1, 99999])
-    with pytest.raises(UsageError, match="temperature"):
-        model.complete(PROMPT, temperature=-1)
+    with pytest.raises(UsageError, match="outside"):
+        model.logits([-1])
+    with pytest.raises(UsageError, match="not text"):
+        model.complete("\ud800")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -1},
+        {"n": 0},
+        {"seed": -1},
+        {"seed": 2**64},
+        {"row": 2**32},
+        {"eos": -1},
+        {"max_tokens": 0},
+        {"top_p": 0.0},
+    ],
+)
+def test_numbers_that_cannot_be_are_named(model, wrong):
+    with pytest.raises(UsageError, match=next(iter(wrong)).replace("eos", "token id -1")):
+        model.complete(PROMPT, **wrong)
+
+
+def test_a_stop_may_be_one_string(model):
+    free = model.complete(PROMPT, seed=1, max_tokens=30)[0].text
+    stop = free[4:6]
+    assert (
+        model.complete(PROMPT, seed=1, max_tokens=30, stop=stop)[0].text == free[: free.index(stop)]
+    )
+
+
+def test_weights_that_are_no_numbers_are_an_error(tmp_path):
+    import shutil
+
+    from safetensors.numpy import load_file, save_file
+
+    folder = shutil.copytree(gentool.load("tiny-zh").config.folder, tmp_path / "broken")
+    weights = load_file(folder / "model.safetensors")
+    weights["final_norm"][0] = np.nan
+    save_file(weights, folder / "model.safetensors")
+    for temperature in (0, 1):
+        with pytest.raises(GentoolError, match="not numbers"):
+            gentool.load(str(folder)).complete(PROMPT, temperature=temperature)
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused():
+    with pytest.raises(ModelError, match="tokenizer has 6000 pieces, the model 5999"):
+        gentool.load("tiny-zh", set={"arch.n_vocab": 5999})
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(UsageError, match="fp8"):
+        gentool.load("tiny-zh", precision="fp8")
 
 
 def test_a_model_without_tokenizer_works_on_ids_and_says_what_it_lacks(model):

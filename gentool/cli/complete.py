@@ -19,7 +19,7 @@ from gentool.console import Console
 from gentool.errors import UsageError
 
 if TYPE_CHECKING:
-    from gentool.session import Piece, Sample
+    from gentool.session import Chunk, Sample
 
 EXAMPLES = r"""
 gentool complete "今天天气不错"
@@ -79,14 +79,16 @@ def complete(console: Console, flags: Flags) -> None:
     chosen = config.load(flags.model or options.DEFAULT_MODEL, dict(flags.set))
     sampling = options.sampling(chosen, flags)
     seed = secrets.randbits(32) if flags.seed is None else flags.seed
-    if flags.output:
+    if flags.output not in (None, "-"):
         console.redirect(flags.output)
     if not prompts:
+        console.overwrite()
         return
 
     from gentool import session
 
     model = session.open_model(chosen, flags.precision, flags.xla is not False)
+    console.overwrite()
     console.detail(f"{model.describe()}, seed {seed}")
     request = session.Request(
         prompts=tuple(prompt.text for prompt in prompts),
@@ -97,16 +99,16 @@ def complete(console: Console, flags: Flags) -> None:
         batch_invariant=bool(flags.batch_invariant),
     )
     meter = Meter()
-    pieces = meter.watch(model.stream(request))
+    chunks = meter.watch(model.stream(request))
     if flags.json:
         keys = {"model": chosen.name, "seed": seed, "precision": model.precision}
-        texts = objects(pieces, prompts, request.n, keys)
+        texts = objects(chunks, prompts, request.n, keys)
     elif request.n == 1 and not flags.lines:
-        texts = alone(pieces, prompts[0].text if flags.echo else "", "\0" if flags.null else "\n")
+        texts = alone(chunks, prompts[0].text if flags.echo else "", "\0" if flags.null else "\n")
         if not (console.on_terminal if flags.stream is None else flags.stream):
             texts = iter(["".join(texts)])
     else:
-        texts = listed(pieces, prompts, request.n, bool(flags.echo), bool(flags.null))
+        texts = listed(chunks, prompts, request.n, bool(flags.echo), bool(flags.null))
     for text in texts:
         console.write(text)
     console.detail(str(meter))
@@ -174,29 +176,29 @@ def _source(flags: Flags) -> tuple[str, str]:
     return name, text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
 
-def alone(pieces: Iterable[Piece], echo: str, end: str) -> Iterator[str]:
+def alone(chunks: Iterable[Chunk], echo: str, end: str) -> Iterator[str]:
     """One sample as it grows."""
     yield echo
-    for piece in pieces:
-        yield piece.text
+    for chunk in chunks:
+        yield chunk.text
     yield end
 
 
 def listed(
-    pieces: Iterable[Piece], prompts: list[Prompt], n: int, echo: bool, null: bool
+    chunks: Iterable[Chunk], prompts: list[Prompt], n: int, echo: bool, null: bool
 ) -> Iterator[str]:
     """One sample a line, newline and backslash escaped; or raw, each ended by NUL."""
-    for prompt, samples in in_order(pieces, prompts, n):
+    for prompt, samples in in_order(chunks, prompts, n):
         for sample in samples:
             text = prompt.text + sample.text if echo else sample.text
             yield f"{text}\0" if null else escaped(text) + "\n"
 
 
 def objects(
-    pieces: Iterable[Piece], prompts: list[Prompt], n: int, keys: dict[str, object]
+    chunks: Iterable[Chunk], prompts: list[Prompt], n: int, keys: dict[str, object]
 ) -> Iterator[str]:
     """One JSON object a prompt."""
-    for prompt, samples in in_order(pieces, prompts, n):
+    for prompt, samples in in_order(chunks, prompts, n):
         found = [
             {"text": s.text, "ids": s.ids, "logprob": s.logprob, "finish": s.finish}
             for s in samples
@@ -211,14 +213,14 @@ def escaped(text: str) -> str:
 
 
 def in_order(
-    pieces: Iterable[Piece], prompts: list[Prompt], n: int
+    chunks: Iterable[Chunk], prompts: list[Prompt], n: int
 ) -> Iterator[tuple[Prompt, list[Sample]]]:
     """Each prompt with its `n` samples, as soon as they and those before are done."""
     done: dict[int, dict[int, Sample]] = defaultdict(dict)
     first = 0
-    for piece in pieces:
-        if piece.done:
-            done[piece.prompt][piece.sample] = piece.done
+    for chunk in chunks:
+        if chunk.done:
+            done[chunk.prompt][chunk.sample] = chunk.done
         while len(done[first]) == n:
             samples = done.pop(first)
             yield prompts[first], [samples[index] for index in range(n)]
@@ -226,18 +228,18 @@ def in_order(
 
 
 class Meter:
-    """Counts tokens and seconds while pieces pass through."""
+    """Counts tokens and seconds while chunks pass through."""
 
     def __init__(self) -> None:
         self.tokens, self.first, self.took = 0, 0.0, 0.0
 
-    def watch(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+    def watch(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         began = time.monotonic()
-        for piece in pieces:
+        for chunk in chunks:
             self.took = time.monotonic() - began
             self.first = self.first or self.took
-            self.tokens += len(piece.done.ids) if piece.done else 0
-            yield piece
+            self.tokens += len(chunk.done.ids) if chunk.done else 0
+            yield chunk
 
     def __str__(self) -> str:
         speed = f"{self.tokens} tokens in {self.took:.2f} s, {self.tokens / self.took:.1f} tokens/s"

@@ -48,7 +48,7 @@ def spelled(param: click.Parameter | None, ctx: click.Context | None) -> str:
     if not isinstance(param, click.Option):
         return param.human_readable_name if param else "the value"
     from_environment = ctx and ctx.get_parameter_source(param.name) is ParameterSource.ENVIRONMENT
-    longest = max(param.opts, key=len)
+    longest = max((name for name in param.opts if name not in HIDDEN_NAMES), key=len)
     return str(param.envvar) if from_environment else longest
 
 
@@ -66,7 +66,7 @@ def number(
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not (low <= value <= high and math.isfinite(value)) or (above and value == low):
+        if not low <= value <= high or value == math.inf or (above and value == low):
             raise ValueError(f"give a {'whole ' if kind is int else ''}number {limits}")
         return value
 
@@ -166,7 +166,7 @@ HELP = click.Option(
     help="show this and exit",
 )
 
-COUNT = number(int, 1)
+COUNT = number(int, 1, 2**32 - 1)
 NATURAL = number(int, 0)
 REAL = number(float, 0)
 POSITIVE = number(float, 0, above=True)

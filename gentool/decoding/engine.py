@@ -98,10 +98,11 @@ class Engine:
         batch_invariant: bool = False,
     ) -> tuple[Tail, np.ndarray]:
         """Row i continues row parents[i] of `tail`, or, where there is no tail yet, prefix
-        owner[i], by tokens[i]: tokens [N, T] to the new tail and float32 logits [N, T, V]. `tail`
-        is consumed: its cells are updated in place. A first call names the `room`, the tokens a
-        row may come to. Under `batch_invariant` rows are computed in blocks of one fixed shape
-        with one prefix, so that a row's bits do not depend on its neighbours."""
+        owner[i] of `prefixes` (a tail remembers its own), by tokens[i]: tokens [N, T] to the new
+        tail and float32 logits [N, T, V]. `tail` is consumed: its cells are updated in place. A
+        first call names the `room`, the tokens a row may come to. Under `batch_invariant` rows
+        are computed in blocks of one fixed shape with one prefix, so that a row's bits do not
+        depend on its neighbours."""
         owner = np.asarray(owner)
         n, t = tokens.shape
         if tail is None:
@@ -173,7 +174,9 @@ class Engine:
         stacks = {block.owners: (block.prefix, block.exists) for block in tail.blocks}
         blocks = []
         for index, (owned, size) in enumerate(plan):
-            prefix, exists = stacks.setdefault(owned, _stack([tail.prefixes[o] for o in owned]))
+            if owned not in stacks:
+                stacks[owned] = _stack([tail.prefixes[o] for o in owned])
+            prefix, exists = stacks[owned]
             cells = self._new_cells(size, tail.seen.shape[1])
             if old is not None:
                 mine = place[:, 0] == index

@@ -13,6 +13,7 @@ from gentool.decoding.buckets import rows as row_bucket
 from gentool.decoding.engine import Engine, Prefix
 from gentool.decoding.philox import uniform
 from gentool.decoding.sampling import Law, log_probabilities, pick
+from gentool.errors import GentoolError
 
 
 class Row(NamedTuple):
@@ -24,10 +25,12 @@ class Row(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """When rows end: at an `end` token (forbidden in the first `least` tokens) or after `most`."""
+    """When rows end: at an `end` token (forbidden in the first `least` tokens) or after `most`.
+    `room` is the most any prompt could have, so that no row's shapes depend on its neighbours."""
 
     least: int
     most: tuple[int, ...]  # for each prompt
+    room: int
     end: frozenset[int]
 
 
@@ -58,6 +61,11 @@ def decode(
     current = logits[[rows[i].prompt for i in live]]  # [N, V]
     forbidden = sorted(limits.end)
     for step in range(max(limits.most)):
+        if not np.isfinite(current.max(axis=-1)).all():
+            raise GentoolError(
+                "the model's logits are not numbers",
+                "its weights may be broken, or too large for this precision: try fp32",
+            )
         allowed = current
         if step < limits.least:
             allowed = current.copy()
@@ -77,10 +85,8 @@ def decode(
         if not live:
             return
         last = {t.row: t.id for t in tokens}
-        if batch_invariant or row_bucket(len(live)) * 4 <= row_bucket(len(tail_rows)):
-            kept = live  # the dead cost more than a new shape
-        else:
-            kept = tail_rows
+        few = row_bucket(len(live)) * 4 <= row_bucket(len(tail_rows))
+        kept = live if few else tail_rows  # the dead then cost more than a new shape
         at = {row: place for place, row in enumerate(tail_rows)}
         tail, out = engine.extend(
             prefixes,
@@ -88,7 +94,7 @@ def decode(
             [rows[i].prompt for i in kept],
             [at[i] for i in kept],
             np.array([[last.get(i, 0)] for i in kept]),
-            room=max(limits.most),
+            room=limits.room,
             batch_invariant=batch_invariant,
         )
         tail_rows = kept

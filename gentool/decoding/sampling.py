@@ -20,10 +20,13 @@ class Law(NamedTuple):
 def weights(logits: np.ndarray, law: Law) -> np.ndarray:
     """Unnormalised probabilities of logits [..., V] under a law of positive temperature, float64
     [..., V], 0 where a filter removed the token."""
-    scaled = logits.astype(np.float64) / law.temperature
+    scaled = logits.astype(np.float64)
+    scaled -= scaled.max(axis=-1, keepdims=True)
+    with np.errstate(over="ignore"):  # to -inf, which is right
+        scaled /= law.temperature
     if 0 < law.top_k < scaled.shape[-1]:
         scaled = top_k(scaled, law.top_k)
-    w = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    w = np.exp(scaled)
     return top_p(w, law.top_p) if law.top_p < 1 else w
 
 
@@ -63,9 +66,7 @@ def cumulative(logits: np.ndarray, law: Law) -> np.ndarray:
 
 def draw(cumulated: np.ndarray, u: float) -> int:
     """The first id whose cumulative weight [V] exceeds u * total, so never one of weight 0."""
-    total = cumulated[-1]
-    target = min(u * total, np.nextafter(total, 0.0))  # the product may round up to the total
-    return int(np.searchsorted(cumulated, target, side="right"))
+    return int(np.searchsorted(cumulated, u * cumulated[-1], side="right"))
 
 
 def pick(logits: np.ndarray, law: Law, u: np.ndarray) -> np.ndarray:

@@ -8,8 +8,15 @@ from pathlib import Path
 from typing import Protocol
 
 from gentool.config import TokenizerConfig
+from gentool.errors import ModelError
 
-KINDS = {"sentencepiece": "gentool.tokenizers.sentencepiece"}
+KINDS = {
+    "cpm": "gentool.tokenizers.cpm",
+    "huggingface": "gentool.tokenizers.huggingface",
+    "sentencepiece": "gentool.tokenizers.sentencepiece",
+    "wordpiece": "gentool.tokenizers.wordpiece",
+}
+LARGEST = 1 << 28  # bytes of a tokenizer's file; those of 256k pieces have some 2^25
 
 
 class Tokenizer(Protocol):
@@ -29,6 +36,18 @@ class Tokenizer(Protocol):
 def joined(tokenizer: Tokenizer, ids: Sequence[int], previous: int | None = None) -> bytes:
     """The bytes that `ids` add to a text that ends in `previous`."""
     return b"".join(map(tokenizer.piece, ids, [previous, *ids]))
+
+
+def contents(path: Path) -> bytes:
+    """The bytes of a tokenizer's file; a size that no tokenizer has is not read."""
+    try:
+        size = path.stat().st_size
+        if path.is_file() and size <= LARGEST:
+            return path.read_bytes()
+    except OSError as e:
+        raise ModelError(f"cannot read {path}: {e.strerror}", "restore the file") from None
+    problem = f"has {size} bytes, too many for a tokenizer" if path.is_file() else "is no file"
+    raise ModelError(f"{path} {problem}", "name the tokenizer's own file")
 
 
 def load(config: TokenizerConfig, folder: Path) -> Tokenizer:

@@ -29,6 +29,9 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         if tokenizer:
             self._decoder.decode(joined(tokenizer, prompt[-4:]))
+        self._owed = bool(
+            self._decoder.getstate()[0]
+        )  # bytes of the prompt, if they come to nothing
         self._last = prompt[-1] if prompt else None
         self._tokens = 0
         self._ignored = 0  # characters of the first least - 1 tokens: no stop may end in them
@@ -41,12 +44,19 @@ class TextStream:
             return ""
         new = self._decoder.decode(self._tokenizer.piece(token, self._last))
         self._last = token
-        return self._advance(new)
+        return self._advance(self._own(new))
 
     def finish(self) -> str:
         """What was held back, when no token follows; an unfinished character becomes U+FFFD."""
-        given = self._advance(self._decoder.decode(b"", final=True))
+        given = self._advance(self._own(self._decoder.decode(b"", final=True)))
         return given if self.stopped else given + self._give(len(self._known))
+
+    def _own(self, new: str) -> str:
+        """`new` without what replaces an unfinished character of the prompt."""
+        if new and self._owed:
+            self._owed = False
+            return new.removeprefix("\ufffd")
+        return new
 
     def _advance(self, new: str) -> str:
         if self.stopped:
@@ -54,11 +64,11 @@ class TextStream:
         self._known += new
         if self._tokens < self._least:
             self._ignored = len(self._known)
-            return self._give(len(self._known))
+            return self._give(len(self._known) - self._held())
         found = [(at, stop) for stop in self._stops if (at := self._find(stop)) >= 0]
         if not found:
             return self._give(len(self._known) - self._held())
-        at, stop = min(found)
+        at, stop = min(found, key=lambda place: (place[0] + len(place[1]), place[0]))
         self.stopped = True
         return self._give(at + len(stop) if self._include_stop else at)
 

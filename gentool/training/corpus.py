@@ -27,12 +27,16 @@ def is_held_out(document: str) -> bool:
 def documents(folder: Path, name: str) -> Iterator[str]:
     """The documents of folder/name.txt or folder/name.txt.zst, in order."""
     paragraphs: list[str] = []
-    for line in _lines(locate(folder, name)):
-        if line.strip():
-            paragraphs.append(line.rstrip("\n"))
-        elif paragraphs:
-            yield "\n".join(paragraphs)
-            paragraphs = []
+    path = locate(folder, name)
+    try:
+        for line in _lines(path):
+            if line.strip():
+                paragraphs.append(line.rstrip("\n"))
+            elif paragraphs:
+                yield "\n".join(paragraphs)
+                paragraphs = []
+    except (UnicodeDecodeError, EOFError, OSError) as e:
+        raise GentoolError(f"cannot read {path}: {e}", "it must be UTF-8 text") from None
     if paragraphs:
         yield "\n".join(paragraphs)
 
@@ -61,7 +65,10 @@ def _lines(path: Path) -> Iterator[str]:
         ) from None
     with path.open("rb") as file:
         reader = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(file)
-        yield from io.TextIOWrapper(reader, encoding="utf-8")
+        try:
+            yield from io.TextIOWrapper(reader, encoding="utf-8")
+        except zstandard.ZstdError as e:
+            raise OSError(e) from None
 
 
 class Split(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gentool.config import Arch, Sampling, Strict, parse, read_yaml
 
@@ -24,7 +24,7 @@ class Mixture(Strict):
     """Shares of the tokens drawn: text files by name (FILE.txt or FILE.txt.zst), and documents
     made by gentool.training.synthetic."""
 
-    sources: dict[str, Share]
+    sources: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9]\w*$")], Share]
     synthetic: Annotated[float, Field(ge=0)] = 0.0
     synthetic_documents: Annotated[int, Field(gt=0)] = 60_000
 
@@ -52,6 +52,14 @@ class Recipe(Strict):
     data: Mixture
     optimizer: Optimizer
     sampling: Sampling = Sampling()  # goes into the finished model's YAML
+
+    @model_validator(mode="after")
+    def _fits(self) -> Recipe:
+        if self.arch.n_vocab > 1 << 16:
+            raise ValueError(f"arch.n_vocab {self.arch.n_vocab} is more than 65536")
+        if "synthetic" in self.data.sources:
+            raise ValueError("data.sources synthetic is the name of the documents made here")
+        return self
 
 
 def load(path: Path) -> Recipe:

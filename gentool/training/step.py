@@ -163,12 +163,18 @@ def make(family: ModuleType, arch: Arch, state: State, o: Optimizer) -> Function
         found = tape.gradient(loss, [state.weights[name] for name in names])
         gradients = [tf.convert_to_tensor(g) for g in found]  # the gather's is sparse
         norm = tf.linalg.global_norm(gradients)
-        clip = tf.minimum(1.0, o.clip / (norm + 1e-6))
-        for name, gradient in zip(names, gradients, strict=True):
-            slot = (state.weights[name], state.mean[name], state.square[name])
-            decay = o.weight_decay if len(slot[0].shape) > 1 else 0.0
-            constants = [tf.constant(x) for x in (decay, o.beta1, o.beta2)]
-            _adamw(*slot, gradient, clip, rate, step, *constants)
+
+        def update() -> Tensor:
+            clip = tf.minimum(1.0, o.clip / (norm + 1e-6))
+            for name, gradient in zip(names, gradients, strict=True):
+                slot = (state.weights[name], state.mean[name], state.square[name])
+                decay = o.weight_decay if len(slot[0].shape) > 1 else 0.0
+                constants = [tf.constant(x) for x in (decay, o.beta1, o.beta2)]
+                _adamw(*slot, gradient, clip, rate, step, *constants)
+            return norm
+
+        # a step that is no number changes nothing, so the weights can still be saved
+        tf.cond(tf.math.is_finite(norm), update, lambda: norm)
         return loss, norm
 
     def losses(ids: Tensor) -> Tensor:

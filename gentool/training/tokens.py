@@ -53,7 +53,8 @@ def _documents(recipe: Recipe, data: Path, name: str) -> corpus.Split:
     if name == SYNTHETIC:
         made = synthetic.documents(recipe.seed, recipe.data.synthetic_documents)
         return corpus.split(made)
-    return corpus.split(map(synthetic.without_held_out, corpus.documents(data, name)))
+    texts = map(synthetic.without_held_out, corpus.documents(data, name))
+    return corpus.split(filter(None, texts))
 
 
 def _proportional(

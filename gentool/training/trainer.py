@@ -28,10 +28,6 @@ from gentool.training.recipe import Optimizer, Recipe
 CHECKPOINT_SECONDS = 120.0
 
 
-class Diverged(GentoolError):
-    """The loss is no number any more."""
-
-
 class Note(NamedTuple):
     """Something worth a line: what is being prepared, what was resumed."""
 
@@ -82,11 +78,12 @@ def train(recipe: Recipe, data: Path, run: Path, hours: float | None) -> Iterato
             began = time.monotonic()
             rate = learning_rate(o, max(done / steps, seconds / limit))
             ids = tf.constant(tokens.stack(windows, done, o.batch))
-            loss = float(functions.train(ids, tf.constant(rate), tf.constant(done + 1.0))[0])
-            if not math.isfinite(loss):
-                raise Diverged(
-                    f"the loss is {loss} at step {done}",
-                    f"lower optimizer.learning_rate, now {o.learning_rate}; {run} holds what was",
+            learnt = functions.train(ids, tf.constant(rate), tf.constant(done + 1.0))
+            loss, norm = map(float, learnt)
+            if not math.isfinite(norm):
+                raise GentoolError(
+                    f"step {done} has loss {loss} and a gradient of norm {norm}",
+                    f"lower optimizer.learning_rate, now {o.learning_rate}; {run} is as before",
                 )
             took = time.monotonic() - began
             done, seconds = done + 1, seconds + took
@@ -103,12 +100,8 @@ def train(recipe: Recipe, data: Path, run: Path, hours: float | None) -> Iterato
             progress = Progress(done, steps, done * per_step, loss, rate, speed, left, measured)
             _log(run, progress, seconds)
             yield progress
-    except Diverged:
-        raise  # the weights are lost, the last checkpoint is not
-    except BaseException:
+    finally:
         _save(run, state, done, seconds)
-        raise
-    _save(run, state, done, seconds)
     _export(recipe, run, state)
 
 
@@ -117,9 +110,12 @@ def _claim(run: Path, recipe: Recipe) -> None:
     run.mkdir(parents=True, exist_ok=True)
     mine = recipe.model_dump_json(indent=1)
     note = run / "recipe.json"
-    if note.exists() and note.read_text("utf-8") != mine:
+    if not note.exists():
+        part = note.with_suffix(".part")
+        part.write_text(mine, "utf-8")
+        part.replace(note)
+    elif note.read_text("utf-8") != mine:
         raise UsageError(f"{run} was begun with another recipe", "give another --out folder")
-    note.write_text(mine, "utf-8")
 
 
 def _save(run: Path, state: step.State, done: int, seconds: float) -> None:
@@ -148,12 +144,15 @@ def _restore(run: Path, state: step.State) -> tuple[int, float]:
     path = run / "checkpoint.safetensors"
     if not path.exists():
         return 0, 0.0
-    with safe_open(path, "numpy") as file:
-        for kind, group in state._asdict().items():
-            for name, variable in group.items():
-                variable.assign(file.get_tensor(f"{kind}/{name}"))
-        metadata = file.metadata()
-    return int(metadata["step"]), float(metadata["seconds"])
+    try:
+        with safe_open(path, "numpy") as file:
+            for kind, group in state._asdict().items():
+                for name, variable in group.items():
+                    variable.assign(file.get_tensor(f"{kind}/{name}"))
+            metadata = file.metadata()
+        return int(metadata["step"]), float(metadata["seconds"])
+    except (OSError, SafetensorError, KeyError, ValueError) as e:
+        raise GentoolError(f"cannot continue from {path}: {e}", "remove it to start anew") from None
 
 
 def _log(run: Path, progress: Progress, seconds: float) -> None:

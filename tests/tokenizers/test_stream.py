@@ -73,10 +73,6 @@ def test_only_a_possible_stop_is_held_back(text, stop):
     ("least", "text"), [(0, "我"), (2, "我。你"), (4, "我。你"), (5, "我。你。他")]
 )
 def test_stops_are_ignored_before_min_tokens(least, text):
-    class Characters(Bytes):
-        def piece(self, token, previous):
-            return chr(token).encode()
-
     stream = TextStream(Characters(), stops=["。"], least=least)
     for character in "我。你。他":
         stream.push(ord(character))
@@ -86,5 +82,51 @@ def test_stops_are_ignored_before_min_tokens(least, text):
     assert stream.text == text
 
 
+class Characters(Bytes):
+    """One id a character."""
+
+    def piece(self, token, previous):
+        return chr(token).encode()
+
+
+class Whole(Bytes):
+    """The whole text as one id."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def piece(self, token, previous):
+        return self.text.encode()
+
+
 def test_the_earliest_of_several_stops_wins():
     assert "".join(run(b"abcdef", stops=["ef", "cd", "d"])) == "ab"
+
+
+STOPS = st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=3)
+
+
+@given(st.text("abc", min_size=1, max_size=12), STOPS)
+def test_the_text_does_not_depend_on_its_split_into_tokens(text, stops):
+    stream = TextStream(Whole(text), stops=stops)
+    assert stream.push(0) + stream.finish() == "".join(run(text.encode(), stops=stops))
+
+
+@given(st.text("abc", max_size=12), STOPS, st.integers(0, 8))
+def test_text_before_a_stop_that_is_complete_after_min_tokens(text, stops, least):
+    """The definition: the first stop, by its end, then by its start, that ends late enough."""
+    places = [
+        (end, end - len(stop))
+        for end in range(max(least, 1), len(text) + 1)
+        for stop in stops
+        if text[:end].endswith(stop)
+    ]
+    wanted = text[: min(places)[1]] if places else text
+    stream = TextStream(Characters(), stops=stops, least=least)
+    parts = [stream.push(ord(character)) for character in text] + [stream.finish()]
+    assert "".join(parts) == stream.text == wanted
+
+
+def test_what_replaces_the_prompts_unfinished_character_is_not_given_again():
+    stream = TextStream(Bytes(), prompt=[0xE5])
+    assert stream.push(ord("a")) == "a"

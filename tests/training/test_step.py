@@ -63,6 +63,20 @@ def test_a_batch_can_be_learnt_by_heart():
     assert after < 1.0
 
 
+def test_a_step_that_is_no_number_changes_nothing():
+    """Found in review: the loss is that before the update, so it can be finite while the gradient
+    is not, and the weights were lost with the next checkpoint."""
+    state = step.initial(llama, TINY, seed=0)
+    huge = state.weights["layers.0.down"]
+    huge.assign(tf.fill(huge.shape, np.inf))
+    before = {name: value.numpy() for name, value in state.weights.items()}
+    functions = step.make(llama, TINY, state, OPTIMIZER)
+    _, norm = functions.train(tf.constant(IDS), tf.constant(1e-2), tf.constant(1.0))
+    assert not np.isfinite(norm)
+    for name, value in state.weights.items():
+        np.testing.assert_array_equal(value.numpy(), before[name])
+
+
 def test_the_learning_rate_warms_up_and_follows_a_cosine():
     o = Optimizer(tokens=1, batch=1, learning_rate=1.0, warmup=0.1, final=0.2)
     assert trainer.learning_rate(o, 0.0) < 0.02
