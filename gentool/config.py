@@ -167,7 +167,7 @@ def load(model: str, overrides: Mapping[str, object] = NOTHING) -> ModelConfig:
     try:
         return _load(model, overrides)
     except OSError as e:  # a name too long, a folder that may not be looked into
-        raise UsageError(f"model {model[:80]}: {e.strerror}", "check the path") from None
+        raise UsageError(f"model {model}: {e.strerror}", "check the path") from None
 
 
 def _load(model: str, overrides: Mapping[str, object]) -> ModelConfig:

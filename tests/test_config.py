@@ -63,6 +63,13 @@ def test_folder_and_file_give_the_same_model(folder: Path) -> None:
         ("n_layer: 2", "n_layer: two", "arch.n_layer is 'two'", "integer"),
         ("n_layer: 2", "n_layer: '2'", "arch.n_layer is '2'", "integer"),
         ("n_layer: 2", "n_layer: 0", "arch.n_layer is 0", "greater than 0"),
+        ("n_layer: 2", "n_layer: 1000000000", "arch.n_layer is 1000000000", "1000"),
+        ("n_ctx: 64", "n_ctx: 1000000000000", "arch.n_ctx is 1000000000000", "less than"),
+        ("name: small", "<<: {name: small}", "the key << is not understood", "indent"),
+        ("name: small", "name: !!map [a]", "is not YAML", "indent"),
+        ("name: small", "name: !!timestamp foo", "is not YAML", "indent"),
+        ("name: small", "name: !!int ''", "is not YAML", "indent"),
+        ("name: small", "name: !!bool x", "is not YAML", "indent"),
         ("n_layer: 2", "n_layer: 2.5", "arch.n_layer is 2.5", "integer"),
         ("n_kv_head: 2", "n_kv_head: 3", "n_head 4 is not a multiple of n_kv_head 3", "change"),
         ("d_head: 8", "d_head: 7", "d_head 7 is odd", "change"),
@@ -154,6 +161,8 @@ def test_overrides_reach_any_key_and_are_read_as_yaml(folder: Path) -> None:
         ("arch.n_kv_head", "3", "with --set arch.n_kv_head: arch: n_head 4 is not a multiple"),
         ("name.x", "3", "--set name.x: name has no keys"),
         ("name", "[", "--set name: '[' is not YAML"),
+        ("name", "!!bool x", "--set name: '!!bool x' is not YAML"),
+        ("checkpoint", "x" * 300, "File name too long"),
     ],
 )
 def test_a_wrong_override_is_a_usage_error(
@@ -171,6 +180,7 @@ def test_a_wrong_override_is_a_usage_error(
         ("gone.yaml", Exit.USAGE, "check the path"),
         ("gone/", Exit.MODEL, "check the path"),
         (__file__, Exit.USAGE, ".yaml"),
+        ("x" * 300, Exit.USAGE, "check the path"),
     ],
 )
 def test_a_model_that_is_not_there(model: str, code: Exit, hint: str) -> None:

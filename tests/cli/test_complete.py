@@ -107,6 +107,7 @@ def test_rows_are_line_numbers_from_0_and_an_argument_is_as_typed() -> None:
         (["a", "--temp", "nan"], b"", "--temperature is 'nan'", "give a number >= 0"),
         (["a", "--top-p", "0"], b"", "--top-p is '0'", "give a number > 0 and <= 1"),
         (["a", "-n", "0"], b"", "--n is '0'", "give a whole number >= 1"),
+        (["a", "--max-tokens", "0"], b"", "--max-tokens is '0'", "give a whole number >= 1"),
         (["a", "--seed", "x"], b"", "--seed is 'x'", "0 to 2^63-1"),
         (["a", "--seed"], b"", "--seed needs a value", "--help"),
         (["a", "--precision", "fp8"], b"", "--precision is 'fp8'", "auto, fp32, fp16, bf16"),
@@ -133,6 +134,14 @@ def test_an_unknown_command_and_none() -> None:
 
 def test_a_broken_model_folder_is_exit_3(tmp_path: Path) -> None:
     told(gentool("complete", "a", "-m", str(tmp_path)), 3, "has no gentool.yaml", "folder")
+
+
+def test_a_run_that_fails_keeps_the_file_that_was_there(tmp_path: Path) -> None:
+    output = tmp_path / "overnight.txt"
+    output.write_text("a result")
+    arguments = ["-o", str(output), "--set", "checkpoint=gentool.yaml"]
+    told(gentool("complete", "a", *arguments), 3, "in no known format", "known")
+    assert output.read_text() == "a result"
 
 
 def test_a_bad_variable_is_named_and_a_flag_goes_before_it() -> None:
