@@ -29,7 +29,7 @@ from gentool.cli.options import sampling, unescaped
 from gentool.config import load
 from gentool.console import Console
 from gentool.errors import UsageError
-from gentool.session import Piece, Sample
+from gentool.session import Chunk, Sample
 
 WEATHER = "今天天气不错"
 NOTHING = Flags(**{name: None for name in Flags.__dataclass_fields__} | {"set": (), "stop": ()})
@@ -228,10 +228,10 @@ def made(text: str) -> Sample:
 def test_samples_come_in_the_order_of_prompts_as_soon_as_they_can() -> None:
     prompts = [Prompt(0, "a"), Prompt(1, "b")]
     order = [(1, 0), (0, 1), (1, 1), (0, 0)]
-    pieces = [Piece(p, s, "", made(f"{p}{s}")) for p, s in order]
+    pieces = [Chunk(p, s, "", made(f"{p}{s}")) for p, s in order]
     seen = []
 
-    def watched() -> list[Piece]:
+    def watched() -> list[Chunk]:
         for piece in pieces:
             seen.append(piece)
             yield piece
@@ -245,7 +245,7 @@ def test_samples_come_in_the_order_of_prompts_as_soon_as_they_can() -> None:
 
 
 def test_shapes_of_text() -> None:
-    pieces = [Piece(0, 0, "今\n", None), Piece(0, 0, "天", made("今\n天"))]
+    pieces = [Chunk(0, 0, "今\n", None), Chunk(0, 0, "天", made("今\n天"))]
     assert list(alone(pieces, "昨", "\n")) == ["昨", "今\n", "天", "\n"]
     assert list(listed(pieces, [Prompt(0, "昨")], 1, True, False)) == ["昨今\\n天\n"]
     assert list(listed(pieces, [Prompt(0, "昨")], 1, False, True)) == ["今\n天\0"]
