@@ -134,9 +134,9 @@ class ModelFile(Strict):
     """The keys of a model's YAML file."""
 
     name: Words
-    family: Literal["gpt2", "llama", "qwen2", "qwen3", "gemma"]
+    family: Literal["gpt2", "gpt2_ml", "llama", "qwen2", "qwen3", "gemma"]
     checkpoint: Words
-    format: Words | None = None
+    format: Literal["megatron", "safetensors", "tensorflow", "torch"] | None = None
     arch: Arch
     tokenizer: TokenizerConfig | None = None
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
@@ -145,12 +145,15 @@ class ModelFile(Strict):
     @model_validator(mode="after")
     def _fits(self) -> ModelFile:
         a = self.arch
-        if self.family == "gpt2" and (a.n_kv_head, a.n_head * a.d_head) != (a.n_head, a.d_model):
+        if self.family in ("gpt2", "gpt2_ml") and (a.n_kv_head, a.n_head * a.d_head) != (
+            a.n_head,
+            a.d_model,
+        ):
             raise ValueError(
-                f"gpt2 with n_head {a.n_head} has n_kv_head {a.n_head} and d_head "
+                f"{self.family} with n_head {a.n_head} has n_kv_head {a.n_head} and d_head "
                 f"{a.d_model} / {a.n_head}, not {a.n_kv_head} and {a.d_head}"
             )
-        if self.family != "gpt2" and a.d_head % 2:
+        if a.d_head % 2 and not self.family.startswith("gpt2"):
             raise ValueError(f"d_head {a.d_head} is odd, rotary positions need pairs")
         return self
 
@@ -172,8 +175,8 @@ def load(model: str, overrides: Mapping[str, object] = NOTHING) -> ModelConfig:
 
 def _load(model: str, overrides: Mapping[str, object]) -> ModelConfig:
     path = locate(model)
-    error = ModelError if path.name in (FOLDER_FILE, folder.CONFIG) else UsageError
-    describes_itself = path.name == folder.CONFIG
+    error = ModelError if path.name in (FOLDER_FILE, *folder.SELF) else UsageError
+    describes_itself = path.name in folder.SELF
     data = folder.describe(path.parent) if describes_itself else read_yaml(path, error)
     for key, value in overrides.items():
         _override(data, key, value)
@@ -194,18 +197,18 @@ def _load(model: str, overrides: Mapping[str, object]) -> ModelConfig:
 
 
 def locate(model: str) -> Path:
-    """The YAML file of a model, or the config.json of a folder that describes itself. A bare word
-    is a known name first, then a path."""
+    """The YAML file of a model, or the file by which a folder describes itself. A bare word is a
+    known name first, then a path."""
     path = Path(model)
     names = known() if model == path.name else {}
     if model in names:
         return names[model]
     if path.is_dir():
-        for name in (FOLDER_FILE, folder.CONFIG):
-            if (path / name).is_file():
+        for name in (FOLDER_FILE, *folder.SELF):
+            if (path / name).exists():
                 return path / name
         raise ModelError(
-            f"the folder {model} has no {FOLDER_FILE} and no {folder.CONFIG}",
+            f"the folder {model} has no {', '.join((FOLDER_FILE, *folder.SELF))}",
             "give a folder with one of them, or write a YAML file and give that",
         )
     if path.suffix in (".yaml", ".yml"):

@@ -1,24 +1,71 @@
 """What a checkpoint folder says about itself, as the keys of a model's YAML: Hugging Face's
-config.json in the forms of transformers 4 and 5. Numbers are read, never guessed; what is not
-supported is refused by name.
+config.json in the forms of transformers 4 and 5, and the shapes in the checkpoints of Megatron and
+TensorFlow. Numbers are read, never guessed; what is not supported is refused by name.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gentool.errors import ModelError, nearest
 
 CONFIG = "config.json"
+# a folder with one of these describes itself
+SELF = (CONFIG, "latest_checkpointed_iteration.txt", "variables")
 
 # the first of these that is there holds the weights
 WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
+    "pytorch_model.bin",
 )
+
+# the first of these that is there is the tokenizer
+TOKENIZERS = {
+    "tokenizer.json": "huggingface",
+    "tokenizer.model": "sentencepiece",
+    "chinese_vocab.model": "cpm",
+    "vocab.txt": "wordpiece",
+}
+
+
+class Shapes(NamedTuple):
+    """A checkpoint that says its shapes and no more: where to read them."""
+
+    family: str
+    activation: str
+    position: str  # tensor [P, D]
+    up_bias: str  # tensor [F] of layer {}
+
+
+# by the name of the embedding [V, D]
+BY_EMBEDDING = {
+    "word_embeddings.weight": Shapes(
+        "gpt2",
+        "gelu_tanh",
+        "position_embeddings.weight",
+        "transformer.layers.{}.mlp.dense_h_to_4h.bias",
+    ),
+    "gpt/embeddings/word_embeddings": Shapes(  # bert4keras' copy of CPM
+        "gpt2",
+        "gelu_tanh",
+        "gpt/embeddings/position_embeddings",
+        "gpt/transformer/layer_{}/intermediate/dense/bias",
+    ),
+    "gpt/embedding/embeddings": Shapes(  # CPM-LM-TF2, which computed with the other gelu
+        "gpt2", "gelu_erf", "position_embeddings", "gpt/layer{:02}/intermediate/bias"
+    ),
+    "newslm/embeddings/word_embed": Shapes(
+        "gpt2_ml", "gelu_erf", "newslm/embeddings/pos_embed", "newslm/layer{:02}/intermediate/bias"
+    ),
+}
+
+# (n_layer, d_model) -> n_head of the models that were published; no shape says it
+HEADS = {(32, 2560): 32, (48, 1536): 24, (24, 1024): 16, (12, 768): 12}
 
 GELUS = {
     "gelu_new": "gelu_tanh",
@@ -32,7 +79,20 @@ Config = Mapping[str, Any]
 
 def describe(folder: Path) -> dict[str, Any]:
     """The YAML keys that follow from the files in `folder`."""
+    config = _config(folder)
+    found = _hugging_face(folder, config) if "model_type" in config else _shapes(folder, config)
+    for name, kind in TOKENIZERS.items():
+        if (folder / name).is_file():
+            found["tokenizer"] = {"kind": kind, "model": name}
+            break
+    return {"name": folder.resolve().name, **found}
+
+
+def _config(folder: Path) -> Config:
+    """What config.json says, if there is one."""
     path = folder / CONFIG
+    if not path.is_file():
+        return {}
     try:
         config = json.loads(path.read_text("utf-8"))
     except OSError as e:
@@ -41,7 +101,46 @@ def describe(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is not JSON: {e}", "restore the file from its source") from None
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds no mapping", "restore the file from its source")
-    kind = config.get("model_type")
+    return config
+
+
+def _shapes(folder: Path, config: Config) -> dict[str, Any]:
+    """Megatron's and TensorFlow's checkpoints. Only the heads may be in config.json, in one of its
+    dialects."""
+    from gentool.checkpoints import open_checkpoint
+
+    place = "variables" if (folder / "variables").is_dir() else "."
+    shapes = open_checkpoint(folder / place).shapes
+    embedding = next((name for name in BY_EMBEDDING if name in shapes), "")
+    if not embedding:
+        raise ModelError(f"{folder} has no embedding of a known model", "write a YAML file for it")
+    known = BY_EMBEDDING[embedding]
+    layers = sum(
+        1
+        for _ in itertools.takewhile(
+            shapes.__contains__, map(known.up_bias.format, itertools.count())
+        )
+    )
+    try:
+        vocabulary, width = shapes[embedding]
+        arch = {
+            "n_layer": layers,
+            "d_model": width,
+            "d_ff": shapes[known.up_bias.format(0)][0],
+            "n_vocab": vocabulary,
+            "n_ctx": shapes[known.position][0],
+            "activation": known.activation,
+        }
+    except (KeyError, ValueError, IndexError):
+        raise ModelError(f"{folder} lacks tensors of {known.family}", "restore its files") from None
+    heads = config.get("num_attention_heads", config.get("n_head", HEADS.get((layers, width))))
+    arch |= {"n_head": heads} if heads else {}
+    return {"family": known.family, "checkpoint": place, "arch": arch}
+
+
+def _hugging_face(folder: Path, config: Config) -> dict[str, Any]:
+    path = folder / CONFIG
+    kind = config["model_type"]
     if kind not in FAMILIES:
         raise ModelError(
             f"{path}: model_type {kind!r} is not supported",
@@ -50,15 +149,16 @@ def describe(folder: Path) -> dict[str, Any]:
     try:
         arch = FAMILIES[kind](config)
     except KeyError as missing:
-        raise ModelError(
-            f"{path}: {missing.args[0]} is missing", "add it, or restore the file"
-        ) from None
+        what = missing.args[0]
+        raise ModelError(f"{path}: {what} is missing", "add it, or restore the file") from None
+    except (TypeError, ValueError, AttributeError) as e:
+        raise ModelError(f"{path}: {e}", "restore the file from its source") from None
     except _Unsupported as what:
         raise ModelError(f"{path}: {what} is not supported", "use another checkpoint") from None
     weights = [name for name in WEIGHTS if (folder / name).is_file()]
     if not weights:
         raise ModelError(f"{folder} has no weights", f"it needs one of {', '.join(WEIGHTS)}")
-    return {"name": folder.name, "family": kind, "checkpoint": weights[0], "arch": arch}
+    return {"family": kind, "checkpoint": weights[0], "arch": arch}
 
 
 class _Unsupported(Exception):

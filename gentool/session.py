@@ -287,6 +287,6 @@ def open_model(config: ModelConfig, precision: str | None = None, xla: bool = Tr
     from gentool.models import weights
 
     family = models.load_family(config.family)
-    source = checkpoints.open_checkpoint(config.folder / config.checkpoint)
+    source = checkpoints.open_checkpoint(config.folder / config.checkpoint, config.format)
     params = weights.load(source, family, config.arch, tf.as_dtype(DTYPES[precision]))
     return Model(config, tokenizer, Engine(family, config.arch, params, xla), precision, xla)

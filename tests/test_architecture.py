@@ -31,7 +31,7 @@ class Room(NamedTuple):
 MAY_IMPORT = {
     "errors": Room("", ""),
     "config": Room("errors folder", "pydantic yaml platformdirs"),
-    "folder": Room("errors", ""),
+    "folder": Room("errors checkpoints", ""),
     "device": Room("", "tensorflow"),
     "console": Room("errors", "rich"),
     "tokenizers": Room("config errors", "numpy platformdirs sentencepiece tokenizers jieba"),

@@ -1,5 +1,6 @@
 """Files of weights as named arrays. A reader knows bytes and names, no model; which reader a path
-gets is decided by its files."""
+gets is decided by its files, or by `format:` in the model's YAML.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +10,24 @@ from typing import Protocol
 
 import numpy as np
 
-from gentool.errors import ModelError
+from gentool.errors import ModelError, nearest
 
-# the end of a file's name -> its reader
 READERS = {
-    ".safetensors": "gentool.checkpoints.safetensors",
-    ".safetensors.index.json": "gentool.checkpoints.safetensors",
+    "megatron": "gentool.checkpoints.megatron",
+    "safetensors": "gentool.checkpoints.safetensors",
+    "tensorflow": "gentool.checkpoints.tf_bundle",
+    "torch": "gentool.checkpoints.torch_file",
+}
+
+# the end of a file's name -> its format
+FILES = {
+    ".safetensors": "safetensors",
+    ".safetensors.index.json": "safetensors",
+    "latest_checkpointed_iteration.txt": "megatron",
+    ".index": "tensorflow",
+    ".bin": "torch",
+    ".pt": "torch",
+    ".pth": "torch",
 }
 
 
@@ -27,10 +40,22 @@ class TensorSource(Protocol):
     def read(self, name: str) -> np.ndarray: ...
 
 
-def open_checkpoint(path: Path) -> TensorSource:
-    """The tensors of a weights file."""
-    for end, module in READERS.items():
-        if path.name.endswith(end):
-            source: TensorSource = import_module(module).load(path)
-            return source
-    raise ModelError(f"{path} is in no known format", f"known: {', '.join(sorted(READERS))}")
+def open_checkpoint(path: Path, format: str | None = None) -> TensorSource:
+    """The tensors of a weights file, or of a folder that is one checkpoint."""
+    format = format or recognized(path)
+    if format not in READERS:
+        hint = nearest(format, READERS, "formats") if format else f"known: {', '.join(FILES)}"
+        raise ModelError(
+            f"{path} is in {f'format {format}' if format else 'no known format'}", hint
+        )
+    source: TensorSource = import_module(READERS[format]).load(path)
+    return source
+
+
+def recognized(path: Path) -> str | None:
+    """The format of a file by its name, of a folder by the file in it that has one."""
+    names = sorted(inner.name for inner in path.iterdir()) if path.is_dir() else [path.name]
+    for end, format in FILES.items():
+        if any(name.endswith(end) for name in names):
+            return format
+    return None

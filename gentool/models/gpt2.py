@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from gentool.config import Arch
 from gentool.models.layers import Ops, Tensor
-from gentool.models.names import Dialect, take, turned
+from gentool.models.names import Dialect, Take, take, turned
 
 
 def top_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
@@ -96,6 +96,27 @@ def _hugging_face(prefix: str) -> Dialect:
     )
 
 
+def _alike(
+    parts: dict[str, str], layer: str, kinds: tuple[str, str], back: bool
+) -> dict[str, Take]:
+    """Layers whose weights and biases are named alike: our part -> theirs, {} where q, k, v are."""
+    found = {}
+    for ours, theirs in parts.items():
+        names = [layer + theirs.format(x) for x in ("query", "key", "value")]
+        names = names if "{}" in theirs else names[:1]
+        found[ours] = Take(tuple(f"{name}/{kinds[0]}" for name in names), back)
+        found[f"{ours}_bias"] = take(*(f"{name}/{kinds[1]}" for name in names))
+    return found
+
+
+def keras_layer(layer: str, norms: dict[str, str], products: dict[str, str]) -> dict[str, Take]:
+    """A layer with TensorFlow's names: gamma and beta, kernel [in, out] and bias; {} in a product
+    stands for query, key and value."""
+    return _alike(norms, layer, ("gamma", "beta"), False) | _alike(
+        products, layer, ("kernel", "bias"), True
+    )
+
+
 _MEGATRON = "transformer.layers.{i}."
 
 DIALECTS = {
@@ -120,5 +141,41 @@ DIALECTS = {
             }.items()
             for end, kind in (("", "weight"), ("_bias", "bias"))
         },
+    ),
+    "bert4keras": Dialect(
+        {
+            "embedding": take("gpt/embeddings/word_embeddings"),
+            "position": take("gpt/embeddings/position_embeddings"),
+            "final_norm": take("gpt/output/LayerNorm/gamma"),
+            "final_norm_bias": take("gpt/output/LayerNorm/beta"),
+        },
+        keras_layer(
+            "gpt/transformer/layer_{i}/",
+            {"attention_norm": "attention/input/LayerNorm", "mlp_norm": "input/LayerNorm"},
+            {
+                "qkv": "attention/self/{}",
+                "attention_out": "attention/output/dense",
+                "up": "intermediate/dense",
+                "down": "output/dense",
+            },
+        ),
+    ),
+    "CPM-LM-TF2": Dialect(
+        {
+            "embedding": take("gpt/embedding/embeddings"),
+            "position": take("position_embeddings"),
+            "final_norm": take("gpt/LayerNorm_final_norm/gamma"),
+            "final_norm_bias": take("gpt/LayerNorm_final_norm/beta"),
+        },
+        keras_layer(
+            "gpt/layer{i:02}/",
+            {"attention_norm": "LayerNorm_mlp_ln0", "mlp_norm": "LayerNorm_mlp_ln1"},
+            {
+                "qkv": "attention/{}_layer",
+                "attention_out": "attention/context_projection_layer",
+                "up": "intermediate",
+                "down": "output",
+            },
+        ),
     ),
 }

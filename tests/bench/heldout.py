@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("recipe", type=Path, help="the recipe: sources and shares")
     parser.add_argument("--data", type=Path, required=True, help="folder of the sources")
     parser.add_argument("--model", help="a model's name, folder or YAML file")
-    parser.add_argument("--ngram", action="store_true", help="train and score the 5-gram")
+    parser.add_argument("--ngram", action="store_true", help="the 5-gram too (6 GB, minutes)")
     parser.add_argument(
         "--characters", type=int, default=40_000, help="of each source (%(default)s)"
     )

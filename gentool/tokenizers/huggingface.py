@@ -1,0 +1,183 @@
+"""tokenizer.json, and GPT-2's vocab.json with merges.txt, through the `tokenizers` library."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from gentool.config import TokenizerConfig
+from gentool.errors import ModelError
+from gentool.tokenizers import contents, joined
+from gentool.tokenizers.tokenizer_json import check, flat, once
+from gentool.tokenizers.wordpiece import added
+
+BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")  # how a token writes a byte
+
+# tokens that end a text, where a file has them; a model's configuration knows better
+ENDS = (
+    "</s>",
+    "<eos>",
+    "[SEP]",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<end_of_turn>",
+)
+
+# a vocabulary without tokenizer.json -> its merges
+MERGES = {"vocab.json": "merges.txt", "encoder.json": "vocab.bpe"}
+
+
+def _alphabet() -> dict[str, int]:
+    """GPT-2's characters for the 256 bytes: printable ones are themselves."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+ALPHABET = _alphabet()
+
+
+class HuggingFace:
+    """Ids as the library gives them, after what its post-processor puts before a text. What that
+    puts behind one is left out: a prompt does not end."""
+
+    def __init__(
+        self,
+        path: Path,
+        tokenizer: tokenizers.Tokenizer,
+        decoders: Sequence[Mapping[str, Any]],
+        add_bos: bool | None,
+    ) -> None:
+        self._path, self._tokenizer, self._decoders = path, tokenizer, decoders
+        self._added = tokenizer.get_added_tokens_decoder()
+        self._word_pieces = any(step["type"] == "WordPiece" for step in decoders)
+        self._dummy_prefix = any(map(_drops_a_blank, decoders))
+        first = tokenizer.encode("a")
+        marked = zip(first.ids, first.special_tokens_mask, strict=True)
+        before = [token for token, mark in takewhile(lambda pair: pair[1], marked)]
+        self._start = [] if self._word_pieces else before  # no [CLS]: as wordpiece
+        self._before = [] if add_bos is False else self._start
+        if add_bos and not self._start:
+            raise ModelError(f"{path} adds no start token", "set tokenizer.add_bos to false")
+        self.n_vocab = 1 + max(tokenizer.get_vocab().values())
+        ends = map(tokenizer.token_to_id, ENDS)
+        self.end = tuple(token for token in ends if token is not None)
+
+    def encode(self, text: str) -> list[int]:
+        with _guarded(f"{self._path} cannot encode this text"):
+            return [*self._before, *self._tokenizer.encode(text, add_special_tokens=False).ids]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return joined(self, ids).decode("utf-8", "replace")
+
+    def piece(self, token: int, previous: int | None) -> bytes:
+        if self._word_pieces:
+            before = "" if previous is None else self._written(previous)
+            return added(before, self._written(token)).encode()
+        written = self._bytes_of(token)
+        at_start = previous is None or previous in self._start
+        return written.removeprefix(b" ") if at_start and self._dummy_prefix else written
+
+    def _written(self, token: int) -> str:
+        """A token as the vocabulary writes it; a special one adds nothing to a text."""
+        if not 0 <= token < self.n_vocab or token in self._added and self._added[token].special:
+            return ""
+        return self._tokenizer.id_to_token(token) or ""
+
+    def _bytes_of(self, token: int) -> bytes:
+        text = self._written(token)
+        if token in self._added:
+            return text.encode()
+        for step in self._decoders:
+            match step["type"]:
+                case "ByteLevel" if all(c in ALPHABET for c in text):
+                    return bytes(ALPHABET[c] for c in text)
+                case "ByteFallback" if byte := BYTE.fullmatch(text):
+                    return bytes([int(byte[1], 16)])
+                case "Metaspace":
+                    text = text.replace(step["replacement"], " ")
+                case "Replace":
+                    text = text.replace(step["pattern"]["String"], step["content"])
+        return text.encode()
+
+
+def _drops_a_blank(step: Mapping[str, Any]) -> bool:
+    """Whether a decoder takes a blank away at the start of a text."""
+    if step["type"] == "Metaspace":
+        prefix = step.get("add_prefix_space", True)
+        return step.get("prepend_scheme", "always" if prefix else "never") != "never"
+    return step["type"] == "Strip" and step["start"] > 0
+
+
+@contextmanager
+def _guarded(problem: str) -> Iterator[None]:
+    """Makes an error of the library a ModelError; its panics are no `Exception`."""
+    try:
+        yield
+    except (ModelError, TypeError):  # the latter: a text that is not Unicode
+        raise
+    except BaseException as e:
+        if not isinstance(e, Exception) and type(e).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(e).split())[:200]
+        raise ModelError(f"{problem}: {reason}", "restore the file from its source") from None
+
+
+def load(config: TokenizerConfig, folder: Path) -> HuggingFace:
+    path = folder / config.model
+    data = _json(path)
+    with _guarded(f"{path} is not a tokenizer"):
+        if path.name in MERGES:
+            tokenizer = _byte_level(path, data)
+            decoders: Sequence[Mapping[str, Any]] = [{"type": "ByteLevel"}]
+        else:
+            check(path, data)
+            tokenizer = tokenizers.Tokenizer.from_str(json.dumps(data))
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            decoders = list(flat(data["decoder"]))
+        return HuggingFace(path, tokenizer, decoders, config.add_bos)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(contents(path), object_pairs_hook=once)
+    except (ValueError, RecursionError) as e:
+        raise ModelError(f"{path} is not JSON: {e}", "restore the file from its source") from None
+    if not isinstance(data, dict):
+        raise ModelError(f"{path} holds no mapping", "restore the file from its source")
+    return data
+
+
+def _byte_level(path: Path, vocab: dict[str, Any]) -> tokenizers.Tokenizer:
+    """GPT-2's tokenizer of a vocabulary and its merges, which must make all its tokens: so a file
+    that lost its end is noticed."""
+    other = path.with_name(MERGES[path.name])
+    try:
+        lines = contents(other).decode().split("\n")
+    except UnicodeDecodeError as e:
+        raise ModelError(
+            f"{other} is not UTF-8 (byte {e.start})", "restore the file from its source"
+        ) from None
+    parts = [line.split() for line in lines if line and not line.startswith("#version")]
+    pairs = [(left, right) for left, right in (part for part in parts if len(part) == 2)]
+    made = {left + right for left, right in pairs}
+    rest = {token for token in vocab if len(token) > 1 and token[0] not in "<["} - made
+    if rest or len(pairs) != len(parts) or not made <= vocab.keys():
+        raise ModelError(
+            f"{other} does not make the tokens of {path.name}", "restore both from their source"
+        )
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, pairs))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.add_special_tokens([end for end in ENDS if end in vocab])
+    return tokenizer

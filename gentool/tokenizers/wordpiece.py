@@ -1,0 +1,146 @@
+"""BERT's tokenizer, as GPT2_ML and uer/gpt2-chinese use it: a vocab.txt, words split at blanks,
+Chinese characters and punctuation, then the longest pieces from the left.
+
+It is our own code because the ids of `tokenizers` differ: its lower case of Greek, its table of
+Chinese characters and its control characters are not those of the original.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gentool.config import TokenizerConfig
+from gentool.errors import ModelError
+from gentool.tokenizers import contents, joined
+
+UNKNOWN, END = "[UNK]", "[SEP]"
+SPECIAL = ("[PAD]", UNKNOWN, "[CLS]", END, "[MASK]")
+INSIDE = "##"  # what a piece that continues a word begins with
+LONGEST_WORD = 200  # a longer one is unknown
+
+# the blocks whose characters are words of their own: no kana, no hangul, no punctuation
+CHINESE = (
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0x20000, 0x2A6DF),
+    (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F),
+    (0x2B820, 0x2CEAF),
+    (0x2F800, 0x2FA1F),
+)
+
+
+class WordPiece:
+    """Ids of the words of a text; [CLS] and [SEP] are not added."""
+
+    def __init__(self, pieces: Sequence[str], lower_case: bool, special_tokens: bool) -> None:
+        self._pieces = pieces
+        self._ids = {piece: token for token, piece in enumerate(pieces)}
+        self._longest = max(map(len, pieces))
+        self._lower_case = lower_case
+        self._special = re.compile("|".join(map(re.escape, SPECIAL))) if special_tokens else None
+        self.n_vocab = len(pieces)
+        self.end: tuple[int, ...] = (self._ids[END],) if END in self._ids else ()
+
+    def encode(self, text: str) -> list[int]:
+        if not self._special:
+            return self._encode(text)
+        ids, at = [], 0
+        for mark in self._special.finditer(text):
+            ids += self._encode(text[at : mark.start()])
+            ids.append(self._ids.get(mark[0], self._ids[UNKNOWN]))
+            at = mark.end()
+        return ids + self._encode(text[at:])
+
+    def _encode(self, text: str) -> list[int]:
+        return [i for word in words(text, self._lower_case) for i in self._ids_of(word)]
+
+    def _ids_of(self, word: str) -> list[int]:
+        ids, start = [], 0
+        while start < len(word) <= LONGEST_WORD:
+            inside = INSIDE if start else ""
+            for end in range(min(len(word), start + self._longest), start, -1):
+                if (token := self._ids.get(inside + word[start:end])) is not None:
+                    break
+            else:
+                return [self._ids[UNKNOWN]]
+            ids.append(token)
+            start = end
+        return ids or [self._ids[UNKNOWN]]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return joined(self, ids).decode("utf-8", "replace")
+
+    def piece(self, token: int, previous: int | None) -> bytes:
+        before = "" if previous is None else self._written(previous)
+        return added(before, self._written(token)).encode()
+
+    def _written(self, token: int) -> str:
+        return self._pieces[token] if 0 <= token < self.n_vocab else ""
+
+
+def added(before: str, piece: str) -> str:
+    """What a piece adds to a text after the piece before it. Pieces in brackets are marks; a blank
+    stands only where two words would be one without it."""
+    if is_mark(piece):
+        return ""
+    if piece.startswith(INSIDE) and len(piece) > len(INSIDE):
+        return piece[len(INSIDE) :]
+    apart = is_mark(before) or stands_alone(before[-1:]) or stands_alone(piece[:1])
+    return piece if apart else f" {piece}"
+
+
+def is_mark(piece: str) -> bool:
+    return len(piece) > 2 and piece[0] == "[" and piece[-1] == "]"
+
+
+def stands_alone(character: str) -> bool:
+    """Whether this character, or none at all, is parted from its neighbours without a blank."""
+    return not character or is_chinese(character) or is_punctuation(character)
+
+
+def is_chinese(character: str) -> bool:
+    return any(first <= ord(character) <= last for first, last in CHINESE)
+
+
+def is_punctuation(character: str) -> bool:
+    """Unicode's punctuation and all of ASCII that is neither letter nor digit, as `$` and `~`."""
+    if "!" <= character <= "~":
+        return not character.isalnum()
+    return unicodedata.category(character).startswith("P")
+
+
+def words(text: str, lower_case: bool) -> Iterator[str]:
+    """The words of a text in the order of the original: cleaned, Chinese characters set apart,
+    split at blanks, lowered and without accents, split at punctuation."""
+    spaced = "".join(f" {c} " if is_chinese(c) else _cleaned(c) for c in text)
+    for word in spaced.split():
+        if lower_case:
+            parts = unicodedata.normalize("NFD", word.lower())
+            word = "".join(c for c in parts if unicodedata.category(c) != "Mn")
+        yield from "".join(f" {c} " if is_punctuation(c) else c for c in word).split()
+
+
+def _cleaned(character: str) -> str:
+    category = unicodedata.category(character)
+    if character in "\t\n\r" or category == "Zs":
+        return " "
+    return "" if character == "\ufffd" or category in ("Cc", "Cf") else character
+
+
+def load(config: TokenizerConfig, folder: Path) -> WordPiece:
+    path = folder / config.model
+    try:
+        lines = contents(path).decode().removesuffix("\n").split("\n")
+    except UnicodeDecodeError as e:
+        raise ModelError(
+            f"{path} is not UTF-8 (byte {e.start})", "restore the file from its source"
+        ) from None
+    pieces = [line.strip() for line in lines]
+    if UNKNOWN not in pieces:
+        raise ModelError(f"{path} has no {UNKNOWN}", "restore the file from its source")
+    return WordPiece(pieces, config.lower_case, config.special_tokens)

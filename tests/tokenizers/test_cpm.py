@@ -1,0 +1,117 @@
+"""CPM's tokenizer gives the ids of its original code, quietly, and keeps jieba's cache safe."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gentool import tokenizers
+from gentool.config import TokenizerConfig
+from gentool.errors import ModelError
+from gentool.tokenizers import cpm
+
+GOLDEN = Path(__file__).parent.parent / "golden/tokenizers/cpm"
+SHARED = Path(__file__).parent.parent.parent.parent / "shared"
+CONFIG = TokenizerConfig(kind="cpm", model="chinese_vocab.model")
+
+CASES = json.loads((GOLDEN / "golden.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return tokenizers.load(CONFIG, GOLDEN)
+
+
+@pytest.mark.parametrize("case", CASES["cases"], ids=lambda case: repr(case["text"]))
+def test_ids_and_text_of_the_original(tiny, case):
+    assert tiny.encode(case["text"]) == case["ids"]
+    assert tiny.decode(case["ids"]) == case["decoded"]
+
+
+@pytest.mark.parametrize("case", CASES["decode"], ids=lambda case: str(case["ids"]))
+def test_text_of_single_ids(tiny, case):
+    assert tiny.decode(case["ids"]) == case["decoded"]
+
+
+@pytest.mark.parametrize(("folder", "release"), [("cpm", "new"), ("cpm-old", "old")])
+def test_both_releases_of_the_real_vocabulary(folder, release):
+    if not (SHARED / "vocab" / folder).is_dir():
+        pytest.skip("needs the real vocabulary")
+    tokenizer = tokenizers.load(CONFIG, SHARED / "vocab" / folder)
+    golden = json.loads((SHARED / "golden/cpm_tokenizer/real_vocab_golden.json").read_text("utf-8"))
+    assert (tokenizer.n_vocab, tokenizer.end) == (30000, (7,))
+    for case in golden["cases"]:
+        assert tokenizer.encode(case["text"]) == case[f"ids_{release}"]
+        assert tokenizer.decode(case[f"ids_{release}"]) == case[f"decode_{release}"]
+    for case in golden["decode_ids"]:
+        # in the older release <eod> is a control piece, which adds no text
+        text = case["new"] if release == "new" else case["new"].replace("<eod>", "")
+        assert tokenizer.decode(case["ids"]) == text
+
+
+def test_ends_and_newline(tiny):
+    assert tiny.end == (7,)
+    assert tiny.piece(3, None) == b"\n"
+    assert tiny.encode("") == []
+
+
+# of the tiny vocabulary; other white space is lost and full-width forms are changed
+@given(st.text("中国的首都是北京天气abc12 \n。"))
+def test_text_comes_back(tiny, text):
+    assert tiny.decode(tiny.encode(text)) == text
+
+
+def test_another_vocabulary_is_refused():
+    config = TokenizerConfig(kind="cpm", model="tokenizer.model")
+    folder = Path(tokenizers.__file__).parent.parent / "data/tiny-zh"
+    with pytest.raises(ModelError, match="newlines"):
+        tokenizers.load(config, folder)
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from gentool import tokenizers
+from gentool.config import TokenizerConfig
+config = TokenizerConfig(kind="cpm", model="chinese_vocab.model")
+tokenizer = tokenizers.load(config, Path(sys.argv[1]))
+assert "jieba" not in sys.modules
+tokenizer.decode([8, 43])
+assert "jieba" not in sys.modules
+print(tokenizer.encode("今天天气不错"))
+"""
+
+
+def run(cache: Path, flags: tuple[str, ...] = ()) -> str:
+    environment = os.environ | {"XDG_CACHE_HOME": str(cache), "TMPDIR": str(cache)}
+    command = [sys.executable, *flags, "-c", PROGRAM, str(GOLDEN)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_jieba_is_imported_late_and_silent_and_its_cache_is_the_users_own(tmp_path):
+    first = run(tmp_path)
+    folder = tmp_path / "gentool"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert [path.name for path in folder.iterdir()] == ["jieba-0.42.1.cache"]
+    assert first == run(tmp_path, ("-W", "error")) == f"{CASES['cases'][0]['ids']}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["gentool"]
+
+
+def test_jieba_works_without_a_cache_folder(tmp_path):
+    (tmp_path / "gentool").write_text("a file is in the way")
+    assert run(tmp_path) == f"{CASES['cases'][0]['ids']}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["gentool"]
+
+
+def test_a_folder_others_can_write_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cpm.cache_folder() == tmp_path / "gentool"
+    (tmp_path / "gentool").chmod(0o777)
+    assert cpm.cache_folder() == Path(os.devnull)
