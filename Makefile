@@ -2,7 +2,7 @@
 # .venv, once, and again when pyproject.toml or the pins change. Only results go to stdout.
 
 PYTHON ?= python3
-DATA ?= ../shared/corpus
+DATA ?= corpus
 MODEL ?= tiny-zh
 
 PINS := .ci/constraints.txt
@@ -11,7 +11,7 @@ INSTALLED := .venv/installed
 CODE := gentool tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format bench-heldout clean
+.PHONY: help demo test test-slow check format readme bench bench-heldout clean
 MAKEFLAGS += --no-print-directory
 
 help:  ## lists the targets
@@ -36,7 +36,13 @@ format: $(INSTALLED)  ## formats the code and sorts its imports
 	@$(BIN)/ruff check --fix --select I $(CODE)
 	@$(BIN)/ruff format $(CODE)
 
-bench-heldout: $(INSTALLED)  ## bits per character, MODEL and a 5-gram on held-out text (DATA=../shared/corpus)
+readme: $(INSTALLED)  ## writes what the README's commands print today into it
+	@$(BIN)/python tests/test_readme.py
+
+bench: $(INSTALLED)  ## measures cold start, tokens/s and memory of the shipped model
+	@$(BIN)/python tests/bench/figures.py
+
+bench-heldout: $(INSTALLED)  ## bits per character on held-out text, MODEL and a 5-gram (DATA=FOLDER of the corpus)
 	@$(BIN)/python tests/bench/heldout.py configs/train/tiny-zh.yaml --data $(DATA) --model $(MODEL) --ngram
 
 clean:  ## removes what the tools left behind (the installation too: rm -r .venv)

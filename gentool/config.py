@@ -96,6 +96,7 @@ class TokenizerConfig(Strict):
     add_bos: bool | None = None  # left out: as the file itself says, and a SentencePiece says no
     lower_case: bool = True
     special_tokens: bool = False  # "[CLS]" in a text is that token, not five characters
+    end: list[Annotated[int, Field(ge=0)]] | None = None  # left out: as the file itself says
 
     @model_validator(mode="after")
     def _keys(self) -> TokenizerConfig:

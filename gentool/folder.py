@@ -30,7 +30,9 @@ TOKENIZERS = {
     "tokenizer.model": "sentencepiece",
     "chinese_vocab.model": "cpm",
     "vocab.txt": "wordpiece",
+    "vocab.json": "huggingface",
 }
+BEGIN_WITH_BOS = ("llama", "gemma")  # whose SentencePiece files do not say so
 
 
 class Shapes(NamedTuple):
@@ -79,18 +81,33 @@ Config = Mapping[str, Any]
 
 def describe(folder: Path) -> dict[str, Any]:
     """The YAML keys that follow from the files in `folder`."""
-    config = _config(folder)
+    config = _json(folder / CONFIG)
     found = _hugging_face(folder, config) if "model_type" in config else _shapes(folder, config)
-    for name, kind in TOKENIZERS.items():
+    for name in TOKENIZERS:
         if (folder / name).is_file():
-            found["tokenizer"] = {"kind": kind, "model": name}
+            found["tokenizer"] = _tokenizer(folder, name, found["family"], config)
             break
     return {"name": folder.resolve().name, **found}
 
 
-def _config(folder: Path) -> Config:
-    """What config.json says, if there is one."""
-    path = folder / CONFIG
+def _tokenizer(folder: Path, name: str, family: str, config: Config) -> dict[str, Any]:
+    """The tokenizer in file `name`; the ids that end a text are those of generation_config.json,
+    else of config.json, else the tokenizer's own."""
+    found: dict[str, Any] = {"kind": TOKENIZERS[name], "model": name}
+    if found["kind"] == "sentencepiece" and family in BEGIN_WITH_BOS:
+        found["add_bos"] = True
+    if found["kind"] == "wordpiece" and "model_type" in config:
+        lower = _json(folder / "tokenizer_config.json").get("do_lower_case", True)
+        return found | {"special_tokens": True, "lower_case": lower}  # ends with [SEP]
+    for source in (_json(folder / "generation_config.json"), config):
+        end = source.get("eos_token_id")
+        if end is not None:
+            return found | {"end": end if isinstance(end, list) else [end]}
+    return found
+
+
+def _json(path: Path) -> Config:
+    """What a JSON file says, if there is one."""
     if not path.is_file():
         return {}
     try:

@@ -259,11 +259,18 @@ class Model:
             )
 
     def _ends(self, eos: Ends) -> frozenset[int]:
+        """The ids that end a text: those asked for, else the YAML's, else the tokenizer's own."""
+        named = self.config.tokenizer.end if self.config.tokenizer else None
+        ids: Sequence[int]
         if eos == "default":
-            return frozenset(self._tokenizer.end if self._tokenizer else ())
-        ids = [] if eos is None else [eos] if isinstance(eos, int | np.integer) else list(eos)
+            own = self._tokenizer.end if self._tokenizer else ()
+            ids = own if named is None else named
+        elif eos is None:
+            ids = ()
+        else:
+            ids = [int(eos)] if isinstance(eos, int | np.integer) else [int(i) for i in eos]
         self._check_ids(ids)
-        return frozenset(map(int, ids))
+        return frozenset(ids)
 
 
 def open_model(config: ModelConfig, precision: str | None = None, xla: bool = True) -> Model:

@@ -1,6 +1,7 @@
 """Each family against what its original code computed: logits within the tolerance of the goldens'
 README, greedy continuations exactly. Files are the originals' own, opened as a user would."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -65,3 +66,14 @@ def test_golden(folder: str, xla: bool) -> None:
 @pytest.mark.parametrize(("folder", "golden"), BIGGER.values(), ids=BIGGER)
 def test_more_goldens(folder: str, golden: str) -> None:
     check(SHARED / folder, SHARED / golden, xla=True)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/golden")
+@pytest.mark.parametrize("name", ["hf_llama3", "hf_qwen2", "hf_gemma"])
+def test_a_folder_brings_its_tokenizer_and_its_ends(name: str) -> None:
+    golden = json.loads((SHARED / name / "a/golden.json").read_text("utf-8"))
+    model = gentool.load(str(SHARED / name / "a"))
+    for case in golden["tokenizer"]:
+        assert model.tokenizer.encode(case["text"]) == case["ids"]
+    ends = json.loads((SHARED / name / "a/config.json").read_text("utf-8"))["eos_token_id"]
+    assert model.config.tokenizer.end == [ends]
