@@ -46,10 +46,14 @@ def qkv(
     ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, positions: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x [N, T, D] to q, k, v [N, T, H, E]."""
-    n, t = tf.shape(x)[0], tf.shape(x)[1]
     normed = ops.layer_norm(x, w["attention_norm"], w["attention_norm_bias"], arch.norm_eps)
-    heads = tf.reshape(ops.linear(normed, w["qkv"], w["qkv_bias"]), [n, t, -1, arch.d_head])
-    q, k, v = tf.split(heads, 3, axis=2)
+    return heads(arch, ops.linear(normed, w["qkv"], w["qkv_bias"]))
+
+
+def heads(arch: Arch, joint: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """joint [N, T, 3D] cut into q, k, v [N, T, H, E]."""
+    apart = tf.reshape(joint, [tf.shape(joint)[0], tf.shape(joint)[1], -1, arch.d_head])
+    q, k, v = tf.split(apart, 3, axis=2)
     return q, k, v
 
 

@@ -4,8 +4,6 @@ none before attention, and the MLP's residual taken before its norm. gelu is the
 
 from __future__ import annotations
 
-import tensorflow as tf
-
 from gentool.config import Arch
 from gentool.models import gpt2, layers
 from gentool.models.gpt2 import keras_layer
@@ -40,10 +38,7 @@ def qkv(
     ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, positions: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x [N, T, D] to q, k, v [N, T, H, E]."""
-    joint = ops.linear(x, w["qkv"], w["qkv_bias"])
-    heads = tf.reshape(joint, [tf.shape(x)[0], tf.shape(x)[1], -1, arch.d_head])
-    q, k, v = tf.split(heads, 3, axis=2)
-    return q, k, v
+    return gpt2.heads(arch, ops.linear(x, w["qkv"], w["qkv_bias"]))
 
 
 def merge(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, context: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 """How synthetic documents word their examples: literal tables of patterns with weights. Those held
-out of training stand in synthetic.py."""
+out of training stand in held_out.py."""
 
 from __future__ import annotations
 

@@ -3,13 +3,13 @@
 A model of a few million parameters learns to follow the pattern of a prompt only when it has met
 many small patterns. Each document picks a task, a format of that task and a handful of examples.
 Some additions, capital formats and orders of countries are held out, so that a later evaluation
-can tell rule from memory; they are the public constants at the top of this module.
+can tell rule from memory; they stand in held_out.py.
 """
 
 import random
-import re
 from collections.abc import Callable, Iterator, Sequence
 
+from gentool.training import held_out
 from gentool.training.facts import (
     CAPITALS,
     CYCLES,
@@ -43,67 +43,6 @@ from gentool.training.formats import (
     Weighted,
 )
 
-# Held out for evaluation; changing any of these makes earlier models incomparable.
-
-# Unordered pairs of operands of which neither order is ever added in a document. Their sums are
-# spread from 5 to 18, about half need a carry, and none is trivial by having a zero.
-HELD_OUT_PAIRS: tuple[tuple[int, int], ...] = (
-    (2, 3),
-    (1, 6),
-    (4, 5),
-    (2, 8),
-    (4, 7),
-    (3, 9),
-    (6, 7),
-    (5, 9),
-    (7, 9),
-    (8, 10),
-)
-
-_ORDERED = [pair for a, b in HELD_OUT_PAIRS for pair in ((a, b), (b, a))]
-_SUMS = "|".join(rf"{a}\s*[+＋加]\s*{b}" for a, b in _ORDERED)
-_HELD_OUT_ADDITION = re.compile(rf"(?<![\d.])(?:{_SUMS})(?!\d)")
-
-
-def without_held_out(document: str) -> str:
-    """A document of other origin without the lines that happen to add a held-out pair."""
-    if not _HELD_OUT_ADDITION.search(document):
-        return document
-    return "\n".join(x for x in document.split("\n") if not _HELD_OUT_ADDITION.search(x))
-
-
-# Ways to write a country and its capital that are never used in a document.
-HELD_OUT_CAPITAL_FORMATS: tuple[str, ...] = (
-    "{country}——{capital}",
-    "{country}|{capital}",
-    "{country}，首都{capital}",
-)
-
-# Orders of countries that never stand consecutively in a document: three examples, then the
-# country that is asked for.
-HELD_OUT_CAPITAL_PROMPTS: tuple[tuple[str, str, str, str], ...] = (
-    ("法国", "日本", "英国", "德国"),
-    ("中国", "美国", "俄罗斯", "法国"),
-    ("德国", "意大利", "西班牙", "英国"),
-    ("韩国", "泰国", "越南", "日本"),
-    ("埃及", "南非", "肯尼亚", "摩洛哥"),
-    ("巴西", "阿根廷", "智利", "秘鲁"),
-    ("加拿大", "墨西哥", "古巴", "美国"),
-    ("瑞典", "挪威", "丹麦", "芬兰"),
-    ("希腊", "波兰", "捷克", "匈牙利"),
-    ("印度", "巴基斯坦", "尼泊尔", "孟加拉国"),
-    ("英国", "法国", "德国", "意大利"),
-    ("日本", "韩国", "中国", "俄罗斯"),
-    ("荷兰", "比利时", "瑞士", "奥地利"),
-    ("伊朗", "伊拉克", "土耳其", "埃及"),
-    ("澳大利亚", "新西兰", "加拿大", "英国"),
-    ("葡萄牙", "法国", "希腊", "西班牙"),
-    ("马来西亚", "菲律宾", "印度尼西亚", "泰国"),
-    ("法国", "埃及", "日本", "加拿大"),
-    ("意大利", "中国", "泰国", "韩国"),
-    ("俄罗斯", "乌克兰", "波兰", "奥地利"),
-)
-
 MIN_CHARACTERS = 20
 MAX_CHARACTERS = 400
 MIN_EXAMPLES = 2
@@ -114,8 +53,6 @@ ORDERS_PER_HELD_OUT_FORMAT = 10
 
 Task = Callable[[random.Random, int], str]
 
-_FORBIDDEN_OPERANDS = frozenset(HELD_OUT_PAIRS) | {(b, a) for a, b in HELD_OUT_PAIRS}
-_FORBIDDEN_ORDERS = frozenset(HELD_OUT_CAPITAL_PROMPTS)
 
 _CHINESE_DIGITS = "零一二三四五六七八九"
 _WORDS = tuple(dict.fromkeys([*MEASURES, *TRANSLATIONS, *(x for pair in OPPOSITES for x in pair)]))
@@ -173,12 +110,12 @@ def _sums(rng: random.Random, count: int, largest: int) -> list[tuple[int, int]]
         fixed, start = rng.randint(0, largest), rng.randint(0, largest // 2)
         swapped = rng.random() < 0.25
         run = [(b, fixed) if swapped else (fixed, b) for b in range(start, largest + 1)]
-        return [pair for pair in run if pair not in _FORBIDDEN_OPERANDS][:count]
+        return [pair for pair in run if pair not in held_out.FORBIDDEN_OPERANDS][:count]
     pairs: list[tuple[int, int]] = []
     one_digit = largest > 10 and rng.random() < 0.4
     while len(pairs) < count:
         pair = (rng.randint(0, largest), rng.randint(0, 9 if one_digit else largest))
-        if pair not in _FORBIDDEN_OPERANDS and pair not in pairs:
+        if pair not in held_out.FORBIDDEN_OPERANDS and pair not in pairs:
             pairs.append(pair)
     return pairs
 
@@ -200,7 +137,9 @@ def _addition_wide(rng: random.Random, count: int) -> str:
 
 
 def _has_held_out_order(countries: Sequence[str]) -> bool:
-    return any(tuple(countries[i : i + 4]) in _FORBIDDEN_ORDERS for i in range(len(countries) - 3))
+    return any(
+        tuple(countries[i : i + 4]) in held_out.FORBIDDEN_ORDERS for i in range(len(countries) - 3)
+    )
 
 
 def _draw_countries(rng: random.Random, count: int) -> list[str]:
@@ -403,12 +342,12 @@ def held_out_addition_prompts() -> list[tuple[str, str]]:
     """Prompts ending in a held-out addition, in both orders, each with its answer."""
     rng = random.Random(HELD_OUT_SEED)
     prompts = []
-    for pair in HELD_OUT_PAIRS:
+    for pair in held_out.PAIRS:
         for a, b in (pair, pair[::-1]):
             examples: list[tuple[int, int]] = []
             while len(examples) < EXAMPLES_PER_ADDITION_PROMPT:
                 example = (rng.randint(0, 10), rng.randint(0, 10))
-                if example not in _FORBIDDEN_OPERANDS and example not in examples:
+                if example not in held_out.FORBIDDEN_OPERANDS and example not in examples:
                     examples.append(example)
             lines = [f"{x}+{y}={x + y}" for x, y in examples]
             prompts.append(("\n".join([*lines, f"{a}+{b}="]), str(a + b)))
@@ -431,13 +370,13 @@ def held_out_capital_prompts() -> list[tuple[str, str]]:
     rng = random.Random(HELD_OUT_SEED)
     # A blank at the end of a prompt would split tokens unlike in training.
     seen = {form: share for form, share in CAPITAL_FORMATS.items() if " {capital}" not in form}
-    prompts = [_capital_prompt(_pick(rng, seen), order) for order in HELD_OUT_CAPITAL_PROMPTS]
+    prompts = [_capital_prompt(_pick(rng, seen), order) for order in held_out.CAPITAL_ORDERS]
     famous = tuple(FAMOUS_CAPITALS)
-    for form in HELD_OUT_CAPITAL_FORMATS:
+    for form in held_out.CAPITAL_FORMATS:
         orders: list[tuple[str, ...]] = []
         while len(orders) < ORDERS_PER_HELD_OUT_FORMAT:
             order = tuple(rng.sample(famous, 4))
-            if order not in _FORBIDDEN_ORDERS:
+            if order not in held_out.FORBIDDEN_ORDERS:
                 orders.append(order)
         prompts.extend(_capital_prompt(form, order) for order in orders)
     return prompts

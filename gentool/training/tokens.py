@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gentool.training import corpus, pieces, synthetic
+from gentool.training import corpus, held_out, pieces, synthetic
 from gentool.training.recipe import Recipe
 
 VOCABULARY = "tokenizer.model"
@@ -53,7 +53,7 @@ def _documents(recipe: Recipe, data: Path, name: str) -> corpus.Split:
     if name == SYNTHETIC:
         made = synthetic.documents(recipe.seed, recipe.data.synthetic_documents)
         return corpus.split(made)
-    texts = map(synthetic.without_held_out, corpus.documents(data, name))
+    texts = map(held_out.without, corpus.documents(data, name))
     return corpus.split(filter(None, texts))
 
 
@@ -101,7 +101,7 @@ def windows(recipe: Recipe, run: Path, suffix: str, count: int, seed: int) -> Wi
     return Windows(arrays, plan, length)
 
 
-def held_out(recipe: Recipe, run: Path, batch: int) -> list[Windows]:
+def held_out_batches(recipe: Recipe, run: Path, batch: int) -> list[Windows]:
     """Four fixed batches of held-out windows, or none where there is too little text."""
     drawn = windows(recipe, run, HELD_OUT, 4 * batch, seed=0)
     plans = [drawn.plan[i : i + batch] for i in range(0, len(drawn.plan), batch)]

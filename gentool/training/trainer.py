@@ -65,7 +65,9 @@ def train(recipe: Recipe, data: Path, run: Path, hours: float | None) -> Iterato
     steps = max(1, o.tokens // per_step)
     limit = hours * 3600 if hours else math.inf
     windows = tokens.windows(recipe, run, "", steps * o.batch, recipe.seed)
-    held_out = [tokens.stack(part, 0, o.batch) for part in tokens.held_out(recipe, run, o.batch)]
+    held_out = [
+        tokens.stack(part, 0, o.batch) for part in tokens.held_out_batches(recipe, run, o.batch)
+    ]
     family = load_family(recipe.family)
     state = step.initial(family, recipe.arch, recipe.seed)
     done, seconds = _restore(run, state)

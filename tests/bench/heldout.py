@@ -28,7 +28,7 @@ import numpy as np
 
 import gentool
 from gentool.errors import GentoolError
-from gentool.training import corpus, recipe, synthetic
+from gentool.training import corpus, held_out, recipe
 
 Bits = Callable[[str], float]  # of one document
 
@@ -44,7 +44,7 @@ def read(mixture: recipe.Mixture, data: Path, cap: int) -> tuple[dict[str, Sourc
     sources: dict[str, Source] = {}
     training: list[str] = []
     for name, share in mixture.sources.items():
-        parts = corpus.split(map(synthetic.without_held_out, corpus.documents(data, name)))
+        parts = corpus.split(map(held_out.without, corpus.documents(data, name)))
         training += parts.train
         if chosen := first(parts.held_out, cap):
             sources[name] = Source(share, chosen, sum(map(len, chosen)))

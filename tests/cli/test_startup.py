@@ -30,7 +30,7 @@ def imported(arguments: list[str]) -> tuple[int, set[str]]:
     """Exit code of a run and the top-level modules it had imported at its end."""
     program = (
         "import sys; from gentool.cli import main; code = main();"
-        "print(code, *{name.partition('.')[0] for name in sys.modules})"
+        "print(int(code), *{name.partition('.')[0] for name in sys.modules})"
     )
     run = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(run, env=CLEAN, capture_output=True, check=True, stdin=subprocess.DEVNULL)

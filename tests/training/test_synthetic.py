@@ -5,14 +5,11 @@ import re
 
 import pytest
 
-from gentool.training import synthetic
+from gentool.training import held_out, synthetic
 from gentool.training.facts import CAPITALS
 from gentool.training.synthetic import (
     CAPITAL_FORMATS,
     CAPITAL_SENTENCES,
-    HELD_OUT_CAPITAL_FORMATS,
-    HELD_OUT_CAPITAL_PROMPTS,
-    HELD_OUT_PAIRS,
     chinese_number,
     documents,
 )
@@ -72,16 +69,16 @@ def test_parser_of_additions() -> None:
 
 
 def test_additions_are_right_and_not_held_out(sample: list[str]) -> None:
-    held_out = {frozenset(pair) for pair in HELD_OUT_PAIRS}
+    pairs = {frozenset(pair) for pair in held_out.PAIRS}
     seen: set[tuple[int, int]] = set()
     for document in sample:
         for a, b, c in additions(document):
             assert c == a + b, document
-            assert frozenset((a, b)) not in held_out, document
+            assert frozenset((a, b)) not in pairs, document
             seen.add((a, b))
-    small = {(a, b) for a in range(11) for b in range(11) if frozenset((a, b)) not in held_out}
+    small = {(a, b) for a in range(11) for b in range(11) if frozenset((a, b)) not in pairs}
     assert small <= seen
-    assert len(small) == 121 - 2 * len(HELD_OUT_PAIRS)
+    assert len(small) == 121 - 2 * len(held_out.PAIRS)
 
 
 def test_every_capital_is_told_in_a_sentence() -> None:
@@ -98,9 +95,9 @@ def test_every_capital_is_told_in_a_sentence() -> None:
 
 
 def test_held_out_capital_formats(sample: list[str]) -> None:
-    assert not set(HELD_OUT_CAPITAL_FORMATS) & set(CAPITAL_FORMATS)
+    assert not set(held_out.CAPITAL_FORMATS) & set(CAPITAL_FORMATS)
     text = "\n".join(sample)
-    for form in HELD_OUT_CAPITAL_FORMATS:
+    for form in held_out.CAPITAL_FORMATS:
         for country, capital in CAPITALS.items():
             assert form.format(country=country, capital=capital) not in text
 
@@ -109,12 +106,12 @@ def test_held_out_orders(sample: list[str]) -> None:
     assert contains_order(countries("法国=>巴黎，日本=>东京，新加坡=>新加坡"), ("日本", "新加坡"))
     for document in sample:
         names = countries(document)
-        assert not any(contains_order(names, order) for order in HELD_OUT_CAPITAL_PROMPTS)
+        assert not any(contains_order(names, order) for order in held_out.CAPITAL_ORDERS)
 
 
 def test_held_out_order_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
     # Such an order is too rare to meet by chance, so leave little else to draw.
-    order = HELD_OUT_CAPITAL_PROMPTS[0]
+    order = held_out.CAPITAL_ORDERS[0]
     monkeypatch.setattr(synthetic, "_COUNTRIES", order)
     monkeypatch.setattr(synthetic, "_COUNTRY_WEIGHTS", (1, 1, 1, 1))
     rng = random.Random(0)
@@ -126,8 +123,8 @@ def test_held_out_order_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_addition_prompts() -> None:
     prompts = synthetic.held_out_addition_prompts()
     assert prompts == synthetic.held_out_addition_prompts()
-    assert len(prompts) == 2 * len(HELD_OUT_PAIRS)
-    assert {frozenset(pair) for pair in HELD_OUT_PAIRS} == {
+    assert len(prompts) == 2 * len(held_out.PAIRS)
+    assert {frozenset(pair) for pair in held_out.PAIRS} == {
         frozenset(map(int, prompt.rsplit("\n", 1)[1].rstrip("=").split("+")))
         for prompt, _ in prompts
     }
@@ -141,7 +138,7 @@ def test_capital_prompts() -> None:
     prompts = synthetic.held_out_capital_prompts()
     assert prompts == synthetic.held_out_capital_prompts()
     assert len(prompts) == 20 + 3 * synthetic.ORDERS_PER_HELD_OUT_FORMAT
-    for (prompt, answer), order in zip(prompts, HELD_OUT_CAPITAL_PROMPTS, strict=False):
+    for (prompt, answer), order in zip(prompts, held_out.CAPITAL_ORDERS, strict=False):
         assert contains_order(countries(prompt), order)
         assert answer == CAPITALS[order[-1]]
     for prompt, answer in prompts:
