@@ -156,19 +156,16 @@ class Engine:
         owners = list(dict.fromkeys(tail.owner.tolist()))
         place = np.zeros((len(tail.owner), 2), int)
         plan: list[tuple[tuple[int, ...], int]] = []  # owners and rows of each block
+        rows = [np.flatnonzero(tail.owner == o) for o in owners]
         if batch_invariant:
-            for o in owners:
-                rank = np.arange((tail.owner == o).sum())
-                place[tail.owner == o, 0] = len(plan) + rank // buckets.BLOCK_ROWS
-                place[tail.owner == o, 1] = rank % buckets.BLOCK_ROWS
-                plan += [((o,), buckets.BLOCK_ROWS)] * (
-                    place[tail.owner == o, 0][-1] + 1 - len(plan)
-                )
+            for o, mine in zip(owners, rows, strict=True):
+                block, at = np.divmod(np.arange(len(mine)), buckets.BLOCK_ROWS)
+                place[mine] = np.stack([len(plan) + block, at], axis=1)
+                plan += [((o,), buckets.BLOCK_ROWS)] * (block[-1] + 1)
         else:
-            most = buckets.rows(max(int((tail.owner == o).sum()) for o in owners))
-            for index, o in enumerate(owners):
-                rank = np.arange((tail.owner == o).sum())
-                place[tail.owner == o, 1] = index * most + rank
+            most = buckets.rows(max(map(len, rows)))
+            for index, mine in enumerate(rows):
+                place[mine, 1] = index * most + np.arange(len(mine))
             owners += owners[:1] * (buckets.rows(len(owners)) - len(owners))
             plan = [(tuple(owners), most * len(owners))]
         stacks = {block.owners: (block.prefix, block.exists) for block in tail.blocks}
