@@ -25,6 +25,7 @@ NOT_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, 
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
 Positive = Annotated[int, Field(gt=0, le=1 << 24)]  # no dimension is larger
+PositiveFloat = Annotated[float, Field(gt=0)]
 Words = Annotated[str, Field(min_length=1)]
 
 
@@ -66,8 +67,13 @@ class Arch(Strict):
     n_vocab: Positive
     n_ctx: Positive
     norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    rope_theta: Annotated[float, Field(gt=0)] = 10000.0
+    rope_theta: PositiveFloat = 10000.0
     rope_scaling: RopeScaling | None = None
+    window: Positive | None = None  # positions a token sees, itself included, in window_layers
+    window_layers: list[Annotated[int, Field(ge=0)]] = []
+    query_scale: PositiveFloat | None = None  # queries are divided by its root instead of d_head's
+    score_cap: PositiveFloat | None = None  # of attention's scores
+    logit_cap: PositiveFloat | None = None
     tied_head: bool = True
     activation: Literal["gelu_tanh", "gelu_erf"] = "gelu_tanh"
 
@@ -135,7 +141,7 @@ class ModelFile(Strict):
     """The keys of a model's YAML file."""
 
     name: Words
-    family: Literal["gpt2", "gpt2_ml", "llama", "qwen2", "qwen3", "gemma"]
+    family: Literal["gpt2", "gpt2_ml", "llama", "qwen2", "qwen3", "gemma", "gemma2"]
     checkpoint: Words
     format: Literal["megatron", "safetensors", "tensorflow", "torch"] | None = None
     arch: Arch

@@ -206,15 +206,37 @@ def _gpt2(c: Config) -> dict[str, Any]:
 
 def _llama(c: Config) -> dict[str, Any]:
     """LLaMA, and all that keep to its names in config.json."""
-    for key in ("attention_bias", "mlp_bias", "use_sliding_window"):
+    for key in ("attention_bias", "mlp_bias"):
         if c.get(key):
             raise _Unsupported(f"{key} {c[key]}")
-    return _like_llama(c, "silu")
+    found = _like_llama(c, "silu")
+    if not c.get("use_sliding_window"):
+        return found
+    narrow = range(c["max_window_layers"], c["num_hidden_layers"])
+    return found | _windows(c, [i in narrow for i in range(c["num_hidden_layers"])])
 
 
 def _gemma(c: Config) -> dict[str, Any]:
     # hidden_act says "gelu" in old files that were trained with the tanh form
     return _like_llama({"tie_word_embeddings": True, **c}, c.get("hidden_activation") or "gelu")
+
+
+def _gemma2(c: Config) -> dict[str, Any]:
+    every_other = [i % 2 == 0 for i in range(c["num_hidden_layers"])]
+    return _gemma(c) | {
+        **_windows(c, every_other),
+        "query_scale": float(c["query_pre_attn_scalar"]),
+        "score_cap": c.get("attn_logit_softcapping"),
+        "logit_cap": c.get("final_logit_softcapping"),
+    }
+
+
+def _windows(c: Config, narrow: list[bool]) -> dict[str, Any]:
+    """The layers that see a window: those config.json lists, else those of the family's rule."""
+    if kinds := c.get("layer_types"):
+        narrow = [kind == "sliding_attention" for kind in kinds]
+    layers = [index for index, is_narrow in enumerate(narrow) if is_narrow]
+    return {"window": c["sliding_window"], "window_layers": layers}
 
 
 def _like_llama(c: Config, activation: str) -> dict[str, Any]:
@@ -263,4 +285,5 @@ FAMILIES: dict[str, Callable[[Config], dict[str, Any]]] = {
     "qwen2": _llama,
     "qwen3": _llama,
     "gemma": _gemma,
+    "gemma2": _gemma2,
 }

@@ -52,6 +52,7 @@ class Tail:
     prefixes: tuple[Prefix, ...]
     owner: np.ndarray  # [N] prefix of each row
     seen: np.ndarray  # [N, M]
+    position: np.ndarray  # [N, M] of the token in each slot
     length: np.ndarray  # [N] tokens of each row beyond its prefix
     used: int  # slots taken
     blocks: list[_Block]
@@ -83,7 +84,7 @@ class Engine:
         positions = start + np.arange(t, dtype=np.int32)[None]
         seen = np.arange(p) <= positions[..., None]  # [1, T, P]
         wanted = np.arange(t) if every else np.array([count - 1])
-        logits = self._run(padded, positions, start, seen, cells, None, wanted)
+        logits = self._run(padded, positions, start, seen, np.arange(p)[None], cells, None, wanted)
         frozen = tuple((tf.identity(k), tf.identity(v)) for k, v in cells)
         return Prefix(frozen, start + count), logits[0, : count if every else 1]
 
@@ -108,25 +109,30 @@ class Engine:
         if tail is None:
             seen = np.zeros((n, buckets.tokens(max(room, t))), bool)
             length = np.zeros(n, np.int32)
-            tail = Tail(tuple(prefixes), owner, seen, length, 0, [], np.zeros((n, 2), int))
+            position = np.zeros(seen.shape, np.int32)
+            place = np.zeros((n, 2), int)
+            tail = Tail(tuple(prefixes), owner, seen, position, length, 0, [], place)
             self._lay_out(tail, None, batch_invariant)
         else:
             self._rearrange(tail, owner, np.asarray(parents), t, batch_invariant)
         slots, steps = np.arange(tail.seen.shape[1]), np.arange(t)
         fresh = (slots >= tail.used) & (slots - tail.used <= steps[:, None])  # [T, M]
         start = np.array([p.length for p in tail.prefixes])[owner] + tail.length  # [N]
+        tail.position[:, tail.used : tail.used + t] = start[:, None] + steps
         logits = np.empty((n, t, self.arch.n_vocab), np.float32)
         for index, block in enumerate(tail.blocks):
             mine = np.flatnonzero(tail.place[:, 0] == index)
             at = tail.place[mine, 1]
             size = block.cells[0][0].shape[0]
             ids, positions = np.zeros((2, size, t), np.int32)
+            held = np.zeros((size, len(slots)), np.int32)  # position of each slot
+            held[at] = tail.position[mine]
             ids[at] = tokens[mine]
             positions[at] = start[mine, None] + steps
             seen = np.repeat(fresh[None], size, axis=0)  # [B*R, T, M]
             seen[at] |= tail.seen[mine, None]
             shared = (block.prefix, block.exists)
-            out = self._run(ids, positions, tail.used, seen, block.cells, shared, steps)
+            out = self._run(ids, positions, tail.used, seen, held, block.cells, shared, steps)
             logits[mine] = out[at]
         tail.seen[:, tail.used : tail.used + t] = True
         tail.length += t
@@ -145,9 +151,10 @@ class Engine:
             return
         old = tail.place[parents]
         tail.owner, tail.length = owner, tail.length[parents]
-        seen = np.zeros((n, m if fits else buckets.tokens(tail.used + t)), bool)
-        seen[:, :m] = tail.seen[parents]
-        tail.seen = seen
+        more = 0 if fits else buckets.tokens(tail.used + t) - m
+        tail.seen, tail.position = (
+            np.pad(a[parents], ((0, 0), (0, more))) for a in (tail.seen, tail.position)
+        )
         self._lay_out(tail, old, batch_invariant)
 
     def _lay_out(self, tail: Tail, old: np.ndarray | None, batch_invariant: bool) -> None:
@@ -192,6 +199,7 @@ class Engine:
         positions: np.ndarray,
         slot: int,
         seen: np.ndarray,
+        held: np.ndarray,
         cells: Cells,
         shared: tuple[Cells, Tensor] | None,
         wanted: np.ndarray,
@@ -199,7 +207,7 @@ class Engine:
         """One step with everything that varies passed as an array, so that nothing is retraced. The
         function of these shapes is looked up here: tf.function's own way takes milliseconds."""
         prefix, exists = shared or (None, None)
-        arrays = [tf.constant(a, tf.int32) for a in (ids, positions, slot, wanted)]
+        arrays = [tf.constant(a, tf.int32) for a in (ids, positions, slot, wanted, held)]
         inputs = (*arrays, tf.constant(seen), cells, prefix, exists)
         shapes = (seen.shape, len(wanted), None if exists is None else exists.shape)
         if shapes not in self._steps:
@@ -212,6 +220,7 @@ class Engine:
         positions: Tensor,
         slot: Tensor,
         wanted: Tensor,
+        held: Tensor,
         seen: Tensor,
         cells: Cells,
         prefix: Cells | None,
@@ -221,7 +230,11 @@ class Engine:
 
         def block(index: int, weights: dict[str, Tensor], x: Tensor) -> Tensor:
             shared = None if prefix is None else (*prefix[index], exists)
-            return self.layer(weights, x, positions, slot, seen, cells[index], shared)
+            window = None
+            if self.arch.window is not None:  # a traced number, so that all layers stay one program
+                narrow = index in self.arch.window_layers
+                window = tf.constant(self.arch.window if narrow else tf.int32.max)
+            return self.layer(weights, x, positions, slot, held, seen, cells[index], shared, window)
 
         x = forward(self.family, self.arch, self.params, ids, positions, COMPUTE, block)
         x = tf.gather(x, wanted, axis=1)  # [N, W, D]
@@ -233,15 +246,27 @@ class Engine:
         x: Tensor,
         positions: Tensor,
         slot: Tensor,
+        held: Tensor,
         seen: Tensor,
         cells: tuple[tf.Variable, tf.Variable],
         shared: tuple[Tensor, Tensor, Tensor] | None,
+        window: Tensor | None,
     ) -> Tensor:
-        """x [N, T, D] through one layer, whose new keys and values go into `cells` at `slot`."""
+        """x [N, T, D] through one layer, whose new keys and values go into `cells` at `slot`; the
+        slots hold the positions `held` [N, M], those of a prefix 0 to P."""
         q, k, v = self.family.qkv(layers.plain, self.arch, weights, x, positions)
         for variable, new in zip(cells, (k, v), strict=True):
             write_cells(variable, new, slot, self.xla)
-        context = attend(self.arch, q, shared, (*cells, seen))
+        if window is not None:
+            seen &= positions[..., None] - held[:, None] < window
+        prefix = None
+        if shared is not None:
+            keys, values, exists = shared
+            rows = tf.repeat(exists, x.shape[0] // exists.shape[0], axis=0)[:, None]  # [N, 1, P]
+            if window is not None:
+                rows &= positions[..., None] - tf.range(rows.shape[-1]) < window  # [N, T, P]
+            prefix = keys, values, rows
+        context = attend(self.arch, q, prefix, (*cells, seen))
         return self.family.merge(layers.plain, self.arch, weights, x, context)
 
 

@@ -18,6 +18,7 @@ FAMILIES = {
     "qwen2": "gentool.models.qwen2",
     "qwen3": "gentool.models.qwen3",
     "gemma": "gentool.models.gemma",
+    "gemma2": "gentool.models.gemma2",
 }
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla as xla_ops
 
 from gentool.config import Arch
-from gentool.models.layers import Tensor
+from gentool.models.layers import Tensor, capped
 
 
 def write_cells(cells: tf.Variable, new: Tensor, slot: Tensor, xla: bool) -> None:
@@ -29,23 +29,23 @@ def attend(
     tail: tuple[Tensor, Tensor, Tensor],
 ) -> Tensor:
     """Context [N, T, H*E] of queries q [N, T, H, E]. `prefix` is keys and values [B, G, P, E] and
-    which of them exist [B, P], rows being grouped by their prefix (N = B*R); `tail` is keys and
-    values [N, G, M, E] and which of them each query sees [N, T, M]. Softmax in float32; hidden
-    scores are chosen away, never added to."""
+    which of them each query sees [N, T or 1, P], rows being grouped by their prefix (N = B*R);
+    `tail` is keys and values [N, G, M, E] and which of them each query sees [N, T, M]. Softmax in
+    float32; hidden scores are chosen away, never added to."""
     n, t, g, e = q.shape[0], q.shape[1], arch.n_kv_head, arch.d_head
-    queries = tf.transpose(q, [0, 2, 1, 3]) * e**-0.5  # [N, H, T, E]
+    queries = tf.transpose(q, [0, 2, 1, 3]) * (arch.query_scale or e) ** -0.5  # [N, H, T, E]
     tail_k, tail_v, seen = tail
     m = tail_k.shape[2]
     own = tf.matmul(tf.reshape(queries, [n, g, -1, e]), tail_k, transpose_b=True)
-    own = tf.reshape(tf.cast(own, tf.float32), [n, arch.n_head, t, m])
+    own = capped(tf.reshape(own, [n, arch.n_head, t, m]), arch.score_cap)
     scores = tf.where(seen[:, None], own, tf.float32.min)  # [N, H, T, M]
     if prefix is not None:
-        prefix_k, prefix_v, exists = prefix
+        prefix_k, prefix_v, seen = prefix
         b, p = prefix_k.shape[0], prefix_k.shape[2]
         shared = tf.matmul(_by_prefix(queries, b, g), prefix_k, transpose_b=True)
-        shared = tf.cast(tf.reshape(shared, [b, g, n // b, -1, p]), tf.float32)
-        shared = tf.where(exists[:, None, None, None], shared, tf.float32.min)
-        shared = tf.reshape(tf.transpose(shared, [0, 2, 1, 3, 4]), [n, arch.n_head, t, p])
+        shared = tf.transpose(tf.reshape(shared, [b, g, n // b, -1, p]), [0, 2, 1, 3, 4])
+        shared = capped(tf.reshape(shared, [n, arch.n_head, t, p]), arch.score_cap)
+        shared = tf.where(seen[:, None], shared, tf.float32.min)
         scores = tf.concat([shared, scores], axis=-1)  # [N, H, T, P+M]
     weights = tf.cast(tf.nn.softmax(scores), q.dtype)
     context = tf.matmul(tf.reshape(weights[..., -m:], [n, g, -1, m]), tail_v)

@@ -18,7 +18,7 @@ def embed(arch: Arch, top: dict[str, Tensor], ids: Tensor, positions: Tensor) ->
     return tf.cast(tf.gather(top["embedding"], ids), tf.float32) * arch.d_model**0.5
 
 
-def _norm(ops: Ops, arch: Arch, x: Tensor, scale: Tensor) -> Tensor:
+def norm(ops: Ops, arch: Arch, x: Tensor, scale: Tensor) -> Tensor:
     return ops.rms_norm(x, 1.0 + tf.cast(scale, tf.float32), arch.norm_eps)
 
 
@@ -26,18 +26,18 @@ def qkv(
     ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, positions: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x [N, T, D] to q [N, T, H, E] and k, v [N, T, G, E], rotated by positions [N, T]."""
-    q, k, v = heads(arch, ops.linear(_norm(ops, arch, x, w["attention_norm"]), w["qkv"]))
+    q, k, v = heads(arch, ops.linear(norm(ops, arch, x, w["attention_norm"]), w["qkv"]))
     return *rotated(ops, arch, q, k, positions), v
 
 
 def merge(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, context: Tensor) -> Tensor:
     """Adds what attention gave, context [N, T, H*E], and the MLP to the stream x [N, T, D]."""
     x += ops.linear(context, w["attention_out"])
-    hidden = ops.linear(_norm(ops, arch, x, w["mlp_norm"]), w["gate_up"])
+    hidden = ops.linear(norm(ops, arch, x, w["mlp_norm"]), w["gate_up"])
     return x + ops.linear(ops.geglu(hidden), w["down"])
 
 
 def head(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
     """x [..., D] to logits [..., V] in x's type; the caller casts them to float32."""
-    normed = _norm(ops, arch, x, top["final_norm"])
+    normed = norm(ops, arch, x, top["final_norm"])
     return ops.linear(normed, top["embedding" if arch.tied_head else "head"])

@@ -45,6 +45,12 @@ def gelu(x: Tensor, kind: str) -> Tensor:
     return tf.nn.gelu(x, approximate=kind == "gelu_tanh")
 
 
+def capped(x: Tensor, cap: float | None) -> Tensor:
+    """x in float32, bent into (-cap, cap) (Gemma 2)."""
+    y = tf.cast(x, tf.float32)
+    return y if cap is None else cap * tf.tanh(y / cap)
+
+
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up for gate_up [..., 2F] (Shazeer 2020); gives [..., F]."""
     gate, up = tf.split(gate_up, 2, axis=-1)

@@ -85,6 +85,26 @@ def test_rows_of_any_owner_continue_any_parents(engine, tiny_weights, data):
         close(row[0], numpy_llama.logits(TINY, tiny_weights, [*prompts[o], first[p], b])[-1])
 
 
+def test_windows_are_the_same_however_a_text_is_cut(tiny_weights):
+    """Layer 0 sees five positions: a prompt at once, a prefix continued, single tokens, several at
+    a time, and rows that were reordered give the same logits."""
+    arch = TINY.model_copy(update={"window": 5, "window_layers": [0], "score_cap": 3.0})
+    engine = make_engine(arch, tiny_weights)
+    _, whole = engine.prefill(IDS[:40], every=True)
+    assert (
+        np.abs(whole - make_engine(TINY, tiny_weights).prefill(IDS[:40], every=True)[1]).max() > 1
+    )
+    first, _ = engine.prefill(IDS[:18])
+    close(engine.prefill(IDS[18:30], first, every=True)[1], whole[18:30])
+    tail, logits = engine.extend([first], None, [0, 0], [0, 0], np.stack([IDS[18:21]] * 2), 22)
+    close(logits[1], whole[18:21])
+    for at in range(21, 40):
+        parents = [1, 0] if at % 2 else [0, 1]
+        tokens = np.full((2, 1), IDS[at])
+        tail, logits = engine.extend([first], tail, [0, 0], parents, tokens)
+        close(logits[0], whole[at : at + 1])
+
+
 def test_an_owner_must_be_its_parents(engine):
     prefixes = [engine.prefill(IDS[:5])[0], engine.prefill(IDS[:6])[0]]
     tail, _ = engine.extend(prefixes, None, [0, 1], [0, 0], np.ones((2, 1), int), 4)

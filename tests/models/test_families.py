@@ -30,6 +30,7 @@ BIGGER = {
     "qwen2": ("hf_qwen2/a", "hf_qwen2/a"),
     "qwen3": ("hf_qwen3/a", "hf_qwen3/a"),
     "gemma": ("hf_gemma/a", "hf_gemma/a"),
+    "gemma2": ("hf_gemma2/a", "hf_gemma2/a"),
 }
 
 

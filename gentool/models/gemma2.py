@@ -1,0 +1,48 @@
+"""Gemma 2 (Gemma Team 2024): Gemma with norms after attention and MLP too; its capped scores and
+logits and its windows on some layers are numbers in Arch.
+"""
+
+from __future__ import annotations
+
+from gentool.config import Arch
+from gentool.models import gemma, llama
+from gentool.models.gemma import embed, norm, qkv, top_tensors
+from gentool.models.layers import Ops, Tensor, capped
+from gentool.models.names import Dialect, take
+
+__all__ = ["DIALECTS", "embed", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
+
+
+def layer_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of one layer's weights; products are stored [out, in]."""
+    norms = {"attention_out_norm": (arch.d_model,), "mlp_out_norm": (arch.d_model,)}
+    return llama.layer_tensors(arch) | norms
+
+
+def merge(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, context: Tensor) -> Tensor:
+    """Adds what attention gave, context [N, T, H*E], and the MLP to the stream x [N, T, D]."""
+    attended = ops.linear(context, w["attention_out"])
+    x += norm(ops, arch, attended, w["attention_out_norm"])
+    hidden = ops.linear(norm(ops, arch, x, w["mlp_norm"]), w["gate_up"])
+    return x + norm(ops, arch, ops.linear(ops.geglu(hidden), w["down"]), w["mlp_out_norm"])
+
+
+def head(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
+    """x [..., D] to float32 logits [..., V]."""
+    return capped(gemma.head(ops, arch, top, x), arch.logit_cap)
+
+
+_THEIRS = llama.DIALECTS["hugging face"]
+_NORMS = {
+    "attention_out_norm": "post_attention_layernorm",
+    "mlp_norm": "pre_feedforward_layernorm",
+    "mlp_out_norm": "post_feedforward_layernorm",
+}
+
+DIALECTS = {
+    "hugging face": Dialect(
+        _THEIRS.top,
+        {**_THEIRS.layer, **{k: take(f"model.layers.{{i}}.{v}.weight") for k, v in _NORMS.items()}},
+        _THEIRS.ignored,
+    )
+}
