@@ -335,7 +335,9 @@ def parse(
             hint = nearest(str(first["loc"][-1]), known, "known keys")
             raise error(f"{source}: unknown key {key}", hint)
         case "missing":
-            raise error(f"{source}: {key} is missing", f"add {key}: …")
+            raise error(
+                f"{source}: {key} is missing", f"add {key}: …, or give it with --set {key}=…"
+            )
         case "value_error":
             what = ": ".join(filter(None, [source, key, str(first["ctx"]["error"])]))
             raise error(what, "change one of them")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from gentool import checkpoints, device, tokenizers
+from gentool import checkpoints, device, folder, tokenizers
 from gentool.config import ModelConfig, Sampling, parse
 from gentool.errors import ModelError, UsageError
 from gentool.tokenizers import Tokenizer
@@ -92,7 +92,9 @@ class Model:
     def tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:
             raise ModelError(
-                f"{self.config.name} has no tokenizer", "name one under tokenizer: in its YAML"
+                f"{self.config.name} has no tokenizer",
+                f"put {', '.join(folder.TOKENIZERS)} into {self.config.folder}, or name the file"
+                " with --set tokenizer.model=… and its kind with --set tokenizer.kind=…",
             )
         return self._tokenizer
 

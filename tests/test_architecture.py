@@ -43,7 +43,7 @@ MAY_IMPORT = {
         "numpy tensorflow pydantic yaml sentencepiece safetensors zstandard",
     ),
     "session": Room(
-        "config errors device tokenizers checkpoints models decoding", "numpy tensorflow"
+        "config errors device folder tokenizers checkpoints models decoding", "numpy tensorflow"
     ),
     "cli": Room("errors config console device session training", "click"),
     "__init__": Room("config session", ""),
