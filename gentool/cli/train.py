@@ -32,11 +32,14 @@ def train(console: Console, flags: Flags) -> None:
 
     The same command continues a run that was interrupted or killed.
     """
-    from gentool.training import corpus, recipe
+    from gentool.training import recipe
 
     chosen = recipe.load(Path(flags.recipe))
     if not Path(flags.data).is_dir():
         raise UsageError(f"--data {flags.data} is not a folder", "give the folder of the corpus")
+
+    from gentool.training import corpus
+
     for name in chosen.data.sources:
         corpus.locate(Path(flags.data), name)
 

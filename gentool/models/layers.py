@@ -102,7 +102,7 @@ class Ops(NamedTuple):
 
 
 def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return tf.function(function, jit_compile=True)
+    return tf.function(function, jit_compile=True, autograph=False)
 
 
 plain = Ops(linear, rms_norm, layer_norm, gelu, swiglu, geglu, rope)

@@ -180,4 +180,4 @@ def make(family: ModuleType, arch: Arch, state: State, o: Optimizer) -> Function
     def losses(ids: Tensor) -> Tensor:
         return token_losses(family, arch, state.weights, ids)
 
-    return Functions(tf.function(train), tf.function(losses))
+    return Functions(*(tf.function(f, autograph=False) for f in (train, losses)))

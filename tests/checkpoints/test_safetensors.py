@@ -50,6 +50,6 @@ def test_a_flipped_byte_is_an_error_or_harmless(file, at, flip):
 
 def test_other_formats_and_missing_files(tmp_path):
     with pytest.raises(ModelError, match="in no known format"):
-        checkpoints.open_checkpoint(tmp_path / "w.bin")
+        checkpoints.open_checkpoint(tmp_path / "w.gguf")
     with pytest.raises(ModelError, match="cannot read"):
         checkpoints.open_checkpoint(tmp_path / "w.safetensors")
