@@ -89,6 +89,7 @@ def main() -> None:
         "peak_memory_MB": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000,
         "model_MB": sum(f.stat().st_size for f in model.iterdir()) / 1e6,
         "cores": os.cpu_count(),
+        "runs": repeat,
     }
     print(json.dumps(figures, indent=1))
 
