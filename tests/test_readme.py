@@ -40,7 +40,12 @@ def rerun(block: str, folder: Path) -> str:
 
 @pytest.mark.parametrize("block", BLOCK.findall(README.read_text("utf-8")))
 def test_transcript(block: str, tmp_path: Path) -> None:
-    assert rerun(block, tmp_path) == block
+    assert rounded(rerun(block, tmp_path)) == rounded(block)
+
+
+def rounded(text: str) -> str:
+    """Log-probabilities differ by rounding from one processor to another."""
+    return re.sub(r"-?\d+\.\d{5,}", lambda number: f"{float(number[0]):.3f}", text)
 
 
 def test_python_example() -> None:

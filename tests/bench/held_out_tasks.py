@@ -11,12 +11,14 @@ import gentool
 from gentool.session import Model
 from gentool.training import synthetic
 
+STOPS = ["\n", "。", "，"]  # what follows an answer
+
 
 def accuracy(model: Model, prompts: Sequence[tuple[str, str]]) -> tuple[int, list[str]]:
     """How many answers are right, and what was said instead of the others."""
     right, wrong = 0, []
     for prompt, answer in prompts:
-        said = model.complete(prompt, temperature=0, max_tokens=12, stop=["\n"])[0].text.strip()
+        said = model.complete(prompt, temperature=0, max_tokens=12, stop=STOPS)[0].text.strip()
         if said == answer:
             right += 1
         else:
