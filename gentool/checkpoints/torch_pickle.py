@@ -4,10 +4,11 @@ never the things they name; every other name, and every other instruction, is re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
-from pickletools import genops
+from pickletools import OpcodeInfo, genops
 from types import MappingProxyType
 from typing import Any
 
@@ -111,6 +112,18 @@ _KNOWN = (
 )
 
 
+def _instructions(stream: Any) -> Iterator[tuple[OpcodeInfo, Any, int | None]]:
+    """What genops decodes, without its warnings of odd escapes in strings."""
+    decoded = genops(stream)
+    while True:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = next(decoded, None)
+        if found is None:
+            return
+        yield found
+
+
 def unpickle(stream: BytesIO, storages: list[Storage]) -> object:
     """The object of the pickle at the stream's place, which is left behind the pickle. Storages
     the pickle refers to are added to `storages`. Dicts keep their entries under strings only: no
@@ -120,7 +133,7 @@ def unpickle(stream: BytesIO, storages: list[Storage]) -> object:
     memo: dict[int, object] = {}
     steps = _STEPS
     arg: Any
-    for op, arg, _ in genops(stream):
+    for op, arg, _ in _instructions(stream):
         steps -= 1
         if steps < 0:
             raise Refused("holds a pickle of more instructions than any checkpoint needs")

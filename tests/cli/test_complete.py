@@ -161,7 +161,7 @@ def test_flags_before_environment_before_yaml(monkeypatch: pytest.MonkeyPatch) -
     assert (flags.top_k, flags.max_tokens, flags.stop) == (5, 7, ("a b", "。"))
     assert (flags.xla, flags.temperature, flags.seed) == (False, None, None)
     law = sampling(load("tiny-zh", {"sampling.temperature": 0.5, "sampling.top_k": 40}), flags)
-    assert (law.temperature, law.top_k, law.top_p, law.max_tokens) == (0.5, 5, 1.0, 7)
+    assert (law.temperature, law.top_k, law.top_p, law.max_tokens) == (0.5, 5, 0.9, 7)
     assert law.stop == ["a b", "。"]
 
 
