@@ -24,7 +24,7 @@ test: $(INSTALLED)  ## runs the tests that take seconds
 	@$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(INSTALLED)  ## runs the tests that take minutes
-	@$(BIN)/python -m pytest -m slow --timeout 1800
+	@$(BIN)/python -m pytest -m slow --timeout 1800 || test $$? -eq 5 # 5: there are none yet
 
 check: $(INSTALLED)  ## checks format, lint and types; counts lines per file
 	@$(BIN)/ruff format --check $(CODE)
