@@ -27,6 +27,8 @@ NOTHING: Mapping[str, object] = MappingProxyType({})
 Positive = Annotated[int, Field(gt=0, le=1 << 24)]  # no dimension is larger
 PositiveFloat = Annotated[float, Field(gt=0)]
 Words = Annotated[str, Field(min_length=1)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+LEARNED_POSITIONS = ("gpt2", "gpt2_ml", "pangu")
 
 
 class Strict(BaseModel):
@@ -37,13 +39,18 @@ class Strict(BaseModel):
 
 class RopeScaling(Strict):
     """How rotary frequencies were changed for a longer context: all divided by `factor` (linear),
-    or the slow ones only (llama3: those of fewer than low_frequency turns over original_n_ctx)."""
+    or the slow ones only: those of fewer than low_frequency turns over original_n_ctx, and a
+    mixture up to high_frequency turns. llama3 mixes by the number of turns; yarn by the number of
+    the pair, whose limits are whole where `whole_pairs`, and multiplies cos and sin by
+    `attention_factor`."""
 
-    kind: Literal["linear", "llama3"]
+    kind: Literal["linear", "llama3", "yarn"]
     factor: Annotated[float, Field(ge=1)]
     low_frequency: Annotated[float, Field(gt=0)] = 1.0
     high_frequency: Annotated[float, Field(gt=0)] = 4.0
     original_n_ctx: Positive = 8192
+    attention_factor: PositiveFloat = 1.0
+    whole_pairs: bool = True
 
     @model_validator(mode="after")
     def _order(self) -> RopeScaling:
@@ -56,7 +63,10 @@ class RopeScaling(Strict):
 
 class Arch(Strict):
     """The numbers of an architecture. A different structure is a different family, not a switch.
-    Left out, n_kv_head is n_head and d_head is d_model / n_head."""
+    Left out, n_kv_head is n_head, d_head is d_model / n_head and n_position is n_ctx. The numbers
+    behind `activation` stretch a context and are off unless given: hierarchical_alpha makes up to
+    n_position^2 positions out of a learned table (kexue.fm 7947), log_n multiplies the scores of a
+    token that sees n others by log(max(n, 16)) / log(log_n) (kexue.fm 8823)."""
 
     n_layer: Annotated[int, Field(gt=0, le=1000)]
     n_head: Positive
@@ -66,6 +76,7 @@ class Arch(Strict):
     d_ff: Positive
     n_vocab: Positive
     n_ctx: Positive
+    n_position: Positive  # rows of a learned position table
     norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     rope_theta: PositiveFloat = 10000.0
     rope_scaling: RopeScaling | None = None
@@ -76,6 +87,8 @@ class Arch(Strict):
     logit_cap: PositiveFloat | None = None
     tied_head: bool = True
     activation: Literal["gelu_tanh", "gelu_erf"] = "gelu_tanh"
+    hierarchical_alpha: Annotated[float, Field(gt=0, lt=1)] | None = None
+    log_n: Annotated[int, Field(ge=2)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -83,7 +96,8 @@ class Arch(Strict):
         heads, width = (data.get(k) if isinstance(data, dict) else 0 for k in ("n_head", "d_model"))
         if not (isinstance(heads, int) and isinstance(width, int) and heads > 0):
             return data  # the fields themselves say what is wrong
-        return {"n_kv_head": heads, "d_head": width // heads} | data
+        context = {"n_position": data["n_ctx"]} if "n_ctx" in data else {}
+        return {"n_kv_head": heads, "d_head": width // heads} | context | data
 
     @model_validator(mode="after")
     def _heads(self) -> Arch:
@@ -91,6 +105,16 @@ class Arch(Strict):
             raise ValueError(
                 f"n_head {self.n_head} is not a multiple of n_kv_head {self.n_kv_head}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _positions(self) -> Arch:
+        alpha = self.hierarchical_alpha
+        if alpha == 0.5:
+            raise ValueError("hierarchical_alpha 0.5 gives two positions one vector; 0.4 is usual")
+        most = self.n_position if alpha is None else self.n_position**2
+        if self.n_ctx > most:
+            raise ValueError(f"n_ctx {self.n_ctx} is more than the {most} positions there are")
         return self
 
 
@@ -141,26 +165,30 @@ class ModelFile(Strict):
     """The keys of a model's YAML file."""
 
     name: Words
-    family: Literal["gpt2", "gpt2_ml", "llama", "qwen2", "qwen3", "gemma", "gemma2"]
+    family: Literal["gpt2", "gpt2_ml", "pangu", "llama", "qwen2", "qwen3", "gemma", "gemma2"]
     checkpoint: Words
-    format: Literal["megatron", "safetensors", "tensorflow", "torch"] | None = None
+    format: Literal["megatron", "safetensors", "shards", "tensorflow", "torch"] | None = None
     arch: Arch
     tokenizer: TokenizerConfig | None = None
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     sampling: Sampling = Sampling()
+    sha256: dict[Words, Digest] = {}  # of the files above, by path
 
     @model_validator(mode="after")
     def _fits(self) -> ModelFile:
         a = self.arch
-        if self.family in ("gpt2", "gpt2_ml") and (a.n_kv_head, a.n_head * a.d_head) != (
-            a.n_head,
-            a.d_model,
-        ):
+        learned = self.family in LEARNED_POSITIONS
+        if learned and (a.n_kv_head, a.n_head * a.d_head) != (a.n_head, a.d_model):
             raise ValueError(
                 f"{self.family} with n_head {a.n_head} has n_kv_head {a.n_head} and d_head "
                 f"{a.d_model} / {a.n_head}, not {a.n_kv_head} and {a.d_head}"
             )
-        if a.d_head % 2 and not self.family.startswith("gpt2"):
+        if a.hierarchical_alpha is not None and not learned:
+            raise ValueError(
+                f"hierarchical_alpha {a.hierarchical_alpha} is for learned positions, {self.family}"
+                " has rotary ones: see rope_scaling"
+            )
+        if a.d_head % 2 and not learned:
             raise ValueError(f"d_head {a.d_head} is odd, rotary positions need pairs")
         return self
 

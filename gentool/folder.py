@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
 )
 
 # the first of these that is there is the tokenizer
@@ -29,6 +31,7 @@ TOKENIZERS = {
     "tokenizer.json": "huggingface",
     "tokenizer.model": "sentencepiece",
     "chinese_vocab.model": "cpm",
+    "spiece.model": "cpm",  # what Hugging Face calls it
     "vocab.txt": "wordpiece",
     "vocab.json": "huggingface",
 }
@@ -99,6 +102,8 @@ def _tokenizer(folder: Path, name: str, family: str, config: Config) -> dict[str
     if found["kind"] == "wordpiece" and "model_type" in config:
         lower = _json(folder / "tokenizer_config.json").get("do_lower_case", True)
         return found | {"special_tokens": True, "lower_case": lower}  # ends with [SEP]
+    if found["kind"] == "cpm":  # config.json of CPM in this form names a token it never says
+        return found
     for source in (_json(folder / "generation_config.json"), config):
         end = source.get("eos_token_id")
         if end is not None:
@@ -146,6 +151,7 @@ def _shapes(folder: Path, config: Config) -> dict[str, Any]:
             "d_ff": shapes[known.up_bias.format(0)][0],
             "n_vocab": vocabulary,
             "n_ctx": shapes[known.position][0],
+            "n_position": shapes[known.position][0],
             "activation": known.activation,
         }
     except (KeyError, ValueError, IndexError):
@@ -199,6 +205,7 @@ def _gpt2(c: Config) -> dict[str, Any]:
         "d_ff": c.get("n_inner") or 4 * c["n_embd"],
         "n_vocab": c["vocab_size"],
         "n_ctx": c["n_positions"],
+        "n_position": c["n_positions"],
         "norm_eps": c.get("layer_norm_epsilon", 1e-5),
         "activation": GELUS[activation],
     }
@@ -244,7 +251,13 @@ def _like_llama(c: Config, activation: str) -> dict[str, Any]:
         raise _Unsupported(f"hidden_activation {activation}")
     if activation == "silu" and c.get("hidden_act", "silu") != "silu":
         raise _Unsupported(f"hidden_act {c['hidden_act']}")
+    if c.get("partial_rotary_factor", 1.0) != 1.0:
+        raise _Unsupported(f"partial_rotary_factor {c['partial_rotary_factor']}")
     rope = c.get("rope_parameters") or c  # transformers 5, or 4
+    context = c["max_position_embeddings"]
+    scaling = _rope_scaling(c.get("rope_parameters") or c.get("rope_scaling") or {}, context)
+    if scaling and scaling["kind"] == "yarn":  # Qwen's files leave the context as it was before
+        context = max(context, int(scaling["factor"] * scaling["original_n_ctx"]))
     heads = c["num_attention_heads"]
     return {
         "n_layer": c["num_hidden_layers"],
@@ -254,20 +267,22 @@ def _like_llama(c: Config, activation: str) -> dict[str, Any]:
         "d_head": c.get("head_dim") or c["hidden_size"] // heads,
         "d_ff": c["intermediate_size"],
         "n_vocab": c["vocab_size"],
-        "n_ctx": c["max_position_embeddings"],
+        "n_ctx": context,
         "norm_eps": c.get("rms_norm_eps", 1e-6),
         "rope_theta": float(rope.get("rope_theta", 10000.0)),
-        "rope_scaling": _rope_scaling(c.get("rope_parameters") or c.get("rope_scaling") or {}),
+        "rope_scaling": scaling,
         "tied_head": c.get("tie_word_embeddings", False),
     }
 
 
-def _rope_scaling(c: Config) -> dict[str, Any] | None:
+def _rope_scaling(c: Config, context: int) -> dict[str, Any] | None:
     kind = c.get("rope_type", c.get("type", "default"))
     if kind == "default":
         return None
     if kind == "linear":
         return {"kind": kind, "factor": float(c["factor"])}
+    if kind == "dynamic":  # changes nothing within max_position_embeddings, and we stay there
+        return None
     if kind == "llama3":
         return {
             "kind": kind,
@@ -276,7 +291,26 @@ def _rope_scaling(c: Config) -> dict[str, Any] | None:
             "high_frequency": float(c["high_freq_factor"]),
             "original_n_ctx": c["original_max_position_embeddings"],
         }
+    if kind == "yarn":
+        return _yarn(c, context)
     raise _Unsupported(f"rope_type {kind}")
+
+
+def _yarn(c: Config, context: int) -> dict[str, Any]:
+    original = c.get("original_max_position_embeddings") or context
+    factor = float(c["factor"])
+    scales = [c.get("mscale"), c.get("mscale_all_dim")]
+    lengths = [0.1 * (scale or 1.0) * math.log(max(factor, 1.0)) + 1.0 for scale in scales]
+    length = lengths[0] / lengths[1] if all(scales) else 0.1 * math.log(max(factor, 1.0)) + 1.0
+    return {
+        "kind": "yarn",
+        "factor": factor,
+        "low_frequency": float(c.get("beta_slow") or 1.0),
+        "high_frequency": float(c.get("beta_fast") or 32.0),
+        "original_n_ctx": original,
+        "attention_factor": float(c.get("attention_factor") or length),
+        "whole_pairs": c.get("truncate", True),
+    }
 
 
 FAMILIES: dict[str, Callable[[Config], dict[str, Any]]] = {

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "console": Room("errors", "rich"),
     "tokenizers": Room("config errors", "numpy platformdirs sentencepiece tokenizers jieba"),
     "checkpoints": Room("errors", "numpy safetensors ml_dtypes"),
-    "models": Room("config errors checkpoints", "numpy tensorflow"),
+    "models": Room("config errors checkpoints", "numpy tensorflow ml_dtypes"),
     "decoding": Room("config errors models", "numpy tensorflow"),
     "training": Room(
         "config errors models",

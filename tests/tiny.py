@@ -28,7 +28,7 @@ def random_weights(arch: Arch, seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     shapes = dict(llama.top_tensors(arch))
     for layer in range(arch.n_layer):
-        shapes |= {f"layers.{layer}.{k}": s for k, s in llama.layer_tensors(arch).items()}
+        shapes |= {f"layers.{layer}.{k}": s for k, s in llama.layer_tensors(arch, layer).items()}
     return {
         name: (rng.normal(0, 0.3, s) + (len(s) == 1)).astype(np.float32)
         for name, s in shapes.items()
@@ -41,6 +41,7 @@ class Arrays:
     def __init__(self, arrays: dict[str, np.ndarray]) -> None:
         self.arrays = arrays
         self.shapes = {name: a.shape for name, a in arrays.items()}
+        self.dtypes = {name: a.dtype for name, a in arrays.items()}
 
     def read(self, name: str) -> np.ndarray:
         return self.arrays[name]

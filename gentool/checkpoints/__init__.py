@@ -15,6 +15,7 @@ from gentool.errors import ModelError, nearest
 READERS = {
     "megatron": "gentool.checkpoints.megatron",
     "safetensors": "gentool.checkpoints.safetensors",
+    "shards": "gentool.checkpoints.shards",
     "tensorflow": "gentool.checkpoints.tf_bundle",
     "torch": "gentool.checkpoints.torch_file",
 }
@@ -22,7 +23,8 @@ READERS = {
 # the end of a file's name -> its format
 FILES = {
     ".safetensors": "safetensors",
-    ".safetensors.index.json": "safetensors",
+    ".safetensors.index.json": "shards",
+    ".bin.index.json": "shards",
     "latest_checkpointed_iteration.txt": "megatron",
     ".index": "tensorflow",
     ".bin": "torch",
@@ -32,10 +34,14 @@ FILES = {
 
 
 class TensorSource(Protocol):
-    """Named tensors; shapes are known before any memory is taken."""
+    """Named tensors; shapes and types are known before any memory is taken. What `read` gives may
+    be a map of the file, private to this process."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]: ...
+
+    @property
+    def dtypes(self) -> dict[str, np.dtype]: ...
 
     def read(self, name: str) -> np.ndarray: ...
 

@@ -1,77 +1,107 @@
-"""Safetensors files, through their own library: a header of names, types, shapes and offsets, then
-the bytes. The library checks sizes and overlaps before anything is read. Several shards stand
-together under an index of which file each tensor is in.
+"""Safetensors files: a header of names, types, shapes and offsets, then the bytes. The format's own
+library checks the header, sizes and overlaps included; the bytes are mapped here, because the
+library would copy them, and written here, because it wants all of them in memory at once.
 """
 
 from __future__ import annotations
 
 import json
+import struct
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from gentool.errors import ModelError
 
-RESTORE = "restore the file from its source"
+ALIGNED = 64  # bytes: where tensors start in the files written here
+PADDING = "padding."  # begins the names of what fills the gaps between them
+_RESTORE = "restore the file from its source"
+
+_DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U64": np.dtype(np.uint64),
+    "U32": np.dtype(np.uint32),
+    "U16": np.dtype(np.uint16),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+Tensors = Mapping[str, tuple[np.dtype, tuple[int, ...]]]
 
 
 class SafetensorsFile:
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, data: np.ndarray, header: dict[str, Any], start: int) -> None:
+        self._path, self._data = path, data
+        self._places = {name: start + entry["data_offsets"][0] for name, entry in header.items()}
+        self.shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+        self.dtypes = {name: _DTYPES[entry["dtype"]] for name, entry in header.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        """A view of the file, private to this process."""
+        if name not in self.shapes:
+            raise ModelError(f"{self._path} has no tensor {name}", "is it of another model?")
+        return np.ndarray(self.shapes[name], self.dtypes[name], self._data.data, self._places[name])
+
+
+def load(path: Path) -> SafetensorsFile:
+    try:
         open_untyped: Any = safe_open
-        self._file = open_untyped(path, "numpy")
-        self.shapes = {
-            name: tuple(self._file.get_slice(name).get_shape()) for name in self._file.keys()
-        }
-
-    def read(self, name: str) -> np.ndarray:
-        try:
-            array: np.ndarray = self._file.get_tensor(name)
-        except (SafetensorError, TypeError, AttributeError) as e:
-            raise ModelError(f"{self._path}: cannot read {name}: {e}", RESTORE) from None
-        return array
-
-
-class Shards:
-    """The tensors an index names, each read from its own file."""
-
-    def __init__(self, files: dict[str, SafetensorsFile]) -> None:
-        self._files = files  # by tensor
-        self.shapes = {name: file.shapes[name] for name, file in files.items()}
-
-    def read(self, name: str) -> np.ndarray:
-        return self._files[name].read(name)
-
-
-def load(path: Path) -> SafetensorsFile | Shards:
-    """A .safetensors file, or the .safetensors.index.json of several in its folder."""
-    return _load_shards(path) if path.suffix == ".json" else _load_file(path)
-
-
-def _load_file(path: Path) -> SafetensorsFile:
-    try:
-        return SafetensorsFile(path)
+        with open_untyped(path, "numpy"):  # checks that the file is whole
+            data = np.memmap(path, np.uint8, "c")
     except OSError as e:
-        raise ModelError(f"cannot read {path}: {e.strerror or e}", RESTORE) from None
-    except SafetensorError as e:
-        raise ModelError(f"{path} is not a whole safetensors file: {e}", RESTORE) from None
+        raise ModelError(f"cannot read {path}: {e.strerror or e}", _RESTORE) from None
+    except (SafetensorError, ValueError) as e:
+        raise ModelError(f"{path} is not a whole safetensors file: {e}", _RESTORE) from None
+    length = int.from_bytes(data[:8].tobytes(), "little")
+    header = json.loads(data[8 : 8 + length].tobytes())
+    header.pop("__metadata__", None)
+    for name, entry in header.items():
+        if entry["dtype"] not in _DTYPES:
+            raise ModelError(
+                f"{path}: tensor {name} is of type {entry['dtype']}, which is not read",
+                f"save it as one of {', '.join(_DTYPES)}",
+            )
+    return SafetensorsFile(path, data, header, 8 + length)
 
 
-def _load_shards(path: Path) -> Shards:
-    try:
-        places = json.loads(path.read_text("utf-8"))["weight_map"]
-        names = sorted(set(places.values()))
-        outside = [name for name in names if name != Path(name).name]
-    except OSError as e:
-        raise ModelError(f"cannot read {path}: {e.strerror}", RESTORE) from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise ModelError(f"{path} is not an index of safetensors files", RESTORE) from None
-    if outside:
-        raise ModelError(f"{path}: {outside[0]} leaves the model's folder", RESTORE)
-    files = {name: _load_file(path.parent / name) for name in names}
-    for tensor, name in places.items():
-        if tensor not in files[name].shapes:
-            raise ModelError(f"{path}: {name} has no tensor {tensor}", RESTORE)
-    return Shards({tensor: files[name] for tensor, name in places.items()})
+def write(file: BinaryIO, tensors: Tensors, read: Callable[[str], np.ndarray]) -> None:
+    """Writes tensors of these types and shapes, asking for one after the other. Each starts at a
+    multiple of ALIGNED; the format knows no gaps, so small tensors fill them."""
+    placed: dict[str, dict[str, Any]] = {}
+    at = 0
+    for name, (dtype, shape) in tensors.items():
+        size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+        placed[name] = _entry(_NAMES[dtype], shape, at, size)
+        at += size
+        if gap := -at % ALIGNED:
+            placed[f"{PADDING}{len(placed)}"] = _entry("U8", (gap,), at, gap)
+            at += gap
+    text = json.dumps({"__metadata__": {"format": "gentool"}, **placed}, separators=(",", ":"))
+    header = text.encode()
+    header += b" " * (-(8 + len(header)) % ALIGNED)
+    file.write(struct.pack("<Q", len(header)) + header)
+    for name, entry in placed.items():
+        if name in tensors:
+            dtype, shape = tensors[name]
+            array = np.ascontiguousarray(read(name), dtype)
+            file.write(array.reshape(-1).view(np.uint8).data)
+        else:
+            file.write(bytes(entry["shape"][0]))
+
+
+def _entry(dtype: str, shape: tuple[int, ...], start: int, size: int) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": (start, start + size)}

@@ -80,9 +80,13 @@ class TensorBundle:
                 )
         self._keys = {name: key for key, name in self._names().items()}
         self.shapes = {name: self._entries[key].shape for name, key in self._keys.items()}
+        self.dtypes = {
+            name: _DTYPES.get(self._entries[key].dtype, np.dtype(object))
+            for name, key in self._keys.items()
+        }
 
     def read(self, name: str) -> np.ndarray:
-        """A read-only view of the file, or a copy where the tensor is not aligned in it."""
+        """A view of the private map, or a copy where the tensor is not aligned in it."""
         if name not in self._keys:
             raise ModelError(f"{self._index} has no tensor {name}", "is it of another model?")
         entry = self._entries[self._keys[name]]
@@ -151,7 +155,7 @@ def _size(path: Path) -> int:
 def _map(path: Path) -> np.ndarray:
     if _size(path) == 0:
         return np.empty(0, np.uint8)
-    return np.asarray(np.memmap(path, np.uint8, "r"))
+    return np.asarray(np.memmap(path, np.uint8, "c"))
 
 
 def _parse(index: Path) -> tuple[int, dict[str, _Entry]]:

@@ -56,7 +56,7 @@ class TorchFile:
         self.dtypes = {name: view.dtype for name, view in views.items()}
 
     def read(self, name: str) -> np.ndarray:
-        """A read-only view of the map; a copy only where the file left the tensor unaligned."""
+        """A view of the private map; a copy only where the file left the tensor unaligned."""
         if name not in self._views:
             raise ModelError(f"{self._path} holds no tensor {name}", _RESTORE)
         view = self._views[name]
@@ -89,7 +89,7 @@ def _map(path: Path) -> mmap.mmap:
     if not status.st_size:
         raise ModelError(f"{path} is empty", _RESTORE)
     with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
 
 def _mapping(root: object, under: str | None) -> dict[str, Tensor]:

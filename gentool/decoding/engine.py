@@ -19,7 +19,7 @@ import tensorflow as tf
 from gentool.config import Arch
 from gentool.decoding import buckets
 from gentool.models import layers
-from gentool.models.attention import attend, write_cells
+from gentool.models.attention import attend, log_n, write_cells
 from gentool.models.layers import Tensor
 from gentool.models.transformer import Params, forward
 
@@ -255,6 +255,8 @@ class Engine:
         """x [N, T, D] through one layer, whose new keys and values go into `cells` at `slot`; the
         slots hold the positions `held` [N, M], those of a prefix 0 to P."""
         q, k, v = self.family.qkv(layers.plain, self.arch, weights, x, positions)
+        if self.arch.log_n is not None:
+            q *= log_n(self.arch.log_n, positions, window)[..., None, None]
         for variable, new in zip(cells, (k, v), strict=True):
             write_cells(variable, new, slot, self.xla)
         if window is not None:

@@ -4,6 +4,8 @@ axis, and a tail each row has of its own. The only code that knows how cells lie
 
 from __future__ import annotations
 
+import math
+
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla as xla_ops
 
@@ -55,6 +57,13 @@ def attend(
         part = tf.transpose(tf.reshape(part, [b, g, n // b, -1, e]), [0, 2, 1, 3, 4])
         context += tf.reshape(part, [n, arch.n_head, t, e])
     return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), [n, t, arch.n_head * e])
+
+
+def log_n(base: int, positions: Tensor, window: Tensor | None) -> Tensor:
+    """What log-n scaling (Su 2021, kexue.fm 8823) multiplies the scores of each query by: float32
+    [N, T] for positions [N, T], log(max(n, 16)) / log(base) where a query sees n keys."""
+    n = positions + 1 if window is None else tf.minimum(positions + 1, window)
+    return tf.math.log(tf.cast(tf.maximum(n, 16), tf.float32)) / math.log(base)
 
 
 def _by_prefix(x: Tensor, b: int, g: int) -> Tensor:

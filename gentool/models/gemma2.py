@@ -13,10 +13,10 @@ from gentool.models.names import Dialect, take
 __all__ = ["DIALECTS", "embed", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
 
 
-def layer_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of one layer's weights; products are stored [out, in]."""
+def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights of layer `index`; products are stored [out, in]."""
     norms = {"attention_out_norm": (arch.d_model,), "mlp_out_norm": (arch.d_model,)}
-    return llama.layer_tensors(arch) | norms
+    return llama.layer_tensors(arch, index) | norms
 
 
 def merge(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, context: Tensor) -> Tensor:

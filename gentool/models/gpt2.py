@@ -16,14 +16,14 @@ def top_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the weights outside the layers."""
     return {
         "embedding": (arch.n_vocab, arch.d_model),
-        "position": (arch.n_ctx, arch.d_model),
+        "position": (arch.n_position, arch.d_model),
         "final_norm": (arch.d_model,),
         "final_norm_bias": (arch.d_model,),
     }
 
 
-def layer_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of one layer's weights; products are stored [out, in]."""
+def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights of layer `index`; products are stored [out, in]."""
     d, f = arch.d_model, arch.d_ff
     shapes: dict[str, tuple[int, ...]] = {
         "attention_norm": (d,),
@@ -38,8 +38,19 @@ def layer_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
 
 def embed(arch: Arch, top: dict[str, Tensor], ids: Tensor, positions: Tensor) -> Tensor:
     """ids and positions [N, T] to x [N, T, D]; padding may stand beyond the last position."""
+    return tf.gather(top["embedding"], ids) + learned(arch, top["position"], positions)
+
+
+def learned(arch: Arch, table: Tensor, positions: Tensor) -> Tensor:
+    """Rows [N, T, D] of a position table [n_position, D]. Hierarchical decomposition (Su 2020,
+    kexue.fm 7947): with u_i = (p_i - alpha p_0) / (1 - alpha), position i n + j of a table of n is
+    alpha u_i + (1 - alpha) u_j, written so that the first n are the table's own, bit for bit."""
     known = tf.minimum(positions, arch.n_ctx - 1)
-    return tf.gather(top["embedding"], ids) + tf.gather(top["position"], known)
+    if arch.hierarchical_alpha is None:
+        return tf.gather(table, known)
+    alpha, n = arch.hierarchical_alpha, arch.n_position
+    far = tf.gather(table, known // n) - table[0]
+    return tf.gather(table, known % n) + far * tf.cast(alpha / (1 - alpha), far.dtype)
 
 
 def qkv(

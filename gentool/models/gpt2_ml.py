@@ -15,15 +15,15 @@ def top_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the weights outside the layers."""
     return {
         "embedding": (arch.n_vocab, arch.d_model),
-        "position": (arch.n_ctx, arch.d_model),
+        "position": (arch.n_position, arch.d_model),
         "embedding_norm": (arch.d_model,),
         "embedding_norm_bias": (arch.d_model,),
     }
 
 
-def layer_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of one layer's weights; products are stored [out, in]."""
-    shapes = gpt2.layer_tensors(arch)
+def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights of layer `index`; products are stored [out, in]."""
+    shapes = gpt2.layer_tensors(arch, index)
     norms = {"output_norm": shapes["mlp_norm"], "output_norm_bias": shapes["mlp_norm"]}
     return {n: s for n, s in shapes.items() if not n.startswith("attention_norm")} | norms
 

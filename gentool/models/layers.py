@@ -6,6 +6,7 @@ Norms compute in float32 whatever the type of their input.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -64,9 +65,9 @@ def geglu(gate_up: Tensor) -> Tensor:
 
 
 def frequencies(arch: Arch) -> np.ndarray:
-    """How fast each pair of a head turns, float32 [E/2] (Su et al. 2021). Under a llama3 scaling
-    pairs of few turns over the original context turn `factor` times slower, those of many as they
-    did, those between by a mixture (Llama 3's own code)."""
+    """How fast each pair of a head turns, float32 [E/2] (Su et al. 2021). Under a llama3 or yarn
+    scaling pairs of few turns over the original context turn `factor` times slower, those of many
+    as they did, those between by a mixture (Llama 3's own code; Peng et al. 2023)."""
     half = arch.d_head // 2
     plain: np.ndarray = arch.rope_theta ** (-np.arange(half) / half)
     scaling = arch.rope_scaling
@@ -75,15 +76,24 @@ def frequencies(arch: Arch) -> np.ndarray:
     if scaling.kind == "linear":
         return (plain / scaling.factor).astype(np.float32)
     turns = scaling.original_n_ctx * plain / (2 * np.pi)
-    low, high = scaling.low_frequency, scaling.high_frequency
-    mixture = np.clip((turns - low) / (high - low), 0, 1)
+    few, many = scaling.low_frequency, scaling.high_frequency
+    if scaling.kind == "llama3":
+        mixture = np.clip((turns - few) / (many - few), 0, 1)
+    else:
+        # the pairs that turn so often, counted from the fastest
+        pairs = np.log(scaling.original_n_ctx / (2 * np.pi * np.array([many, few])))
+        pairs *= half / math.log(arch.rope_theta)
+        first, last = [np.floor(pairs[0]), np.ceil(pairs[1])] if scaling.whole_pairs else pairs
+        first, last = max(first, 0), min(last, arch.d_head - 1)
+        mixture = 1 - np.clip((np.arange(half) - first) / (last - first or 1e-3), 0, 1)
     return (plain * (mixture + (1 - mixture) / scaling.factor)).astype(np.float32)
 
 
-def rope(x: Tensor, positions: Tensor, frequency: np.ndarray) -> Tensor:
-    """Rotates the halves of each head of x [N, T, H, E] by positions [N, T]."""
+def rope(x: Tensor, positions: Tensor, frequency: np.ndarray, length: float = 1.0) -> Tensor:
+    """Rotates the halves of each head of x [N, T, H, E] by positions [N, T], and multiplies them
+    by `length`."""
     angle = tf.cast(positions, tf.float32)[..., None, None] * frequency  # [N, T, 1, E/2]
-    cos, sin = tf.cos(angle), tf.sin(angle)
+    cos, sin = tf.cos(angle) * length, tf.sin(angle) * length
     left, right = tf.split(tf.cast(x, tf.float32), 2, axis=-1)
     turned = tf.concat([left * cos - right * sin, right * cos + left * sin], axis=-1)
     return tf.cast(turned, x.dtype)  # [N, T, H, E]

@@ -17,8 +17,8 @@ def top_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
     return shapes if arch.tied_head else shapes | {"head": (arch.n_vocab, arch.d_model)}
 
 
-def layer_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of one layer's weights; products are stored [out, in]."""
+def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights of layer `index`; products are stored [out, in]."""
     heads, kv = arch.n_head * arch.d_head, arch.n_kv_head * arch.d_head
     return {
         "attention_norm": (arch.d_model,),
@@ -54,7 +54,8 @@ def heads(arch: Arch, joint: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def rotated(ops: Ops, arch: Arch, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
     """q [N, T, H, E] and k [N, T, G, E] turned by positions [N, T]."""
     frequency = frequencies(arch)
-    return ops.rope(q, positions, frequency), ops.rope(k, positions, frequency)
+    length = arch.rope_scaling.attention_factor if arch.rope_scaling else 1.0
+    return ops.rope(q, positions, frequency, length), ops.rope(k, positions, frequency, length)
 
 
 def merge(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, context: Tensor) -> Tensor:

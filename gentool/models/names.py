@@ -4,7 +4,7 @@ our names to theirs, each family having one for every dialect it is found in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -35,10 +35,12 @@ def turned(*names: str) -> Take:
     return Take(names, turned=True)
 
 
-def own(top: Sequence[str], layer: Sequence[str]) -> Dialect:
+def own(top: Iterable[str], layer: Iterable[str]) -> Dialect:
     """What `gentool train` and `gentool convert` write: our own names."""
     return Dialect(
-        {name: take(name) for name in top}, {name: take(f"layers.{{i}}.{name}") for name in layer}
+        {name: take(name) for name in top},
+        {name: take(f"layers.{{i}}.{name}") for name in layer},
+        ignored=r"^padding\.",
     )
 
 

@@ -11,9 +11,9 @@ from gentool.models.names import Dialect, take
 __all__ = ["DIALECTS", "embed", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
 
 
-def layer_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of one layer's weights; products are stored [out, in]."""
-    return llama.layer_tensors(arch) | {"q_norm": (arch.d_head,), "k_norm": (arch.d_head,)}
+def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights of layer `index`; products are stored [out, in]."""
+    return llama.layer_tensors(arch, index) | {"q_norm": (arch.d_head,), "k_norm": (arch.d_head,)}
 
 
 def qkv(

@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from gentool.config import Arch
 from gentool.models.layers import Tensor, compiled, fused
-from gentool.models.transformer import Params, forward
+from gentool.models.transformer import forward
+from gentool.models.weights import nested
 from gentool.training.recipe import Optimizer
 
 COMPUTE = tf.bfloat16
@@ -35,7 +36,7 @@ def initial(family: ModuleType, arch: Arch, seed: int) -> State:
     rng = np.random.default_rng(seed)
     shapes = dict(family.top_tensors(arch))
     for index in range(arch.n_layer):
-        shapes |= {f"layers.{index}.{k}": s for k, s in family.layer_tensors(arch).items()}
+        shapes |= {f"layers.{index}.{k}": s for k, s in family.layer_tensors(arch, index).items()}
     weights = {}
     for name, shape in shapes.items():
         adds = name.endswith((".attention_out", ".down"))
@@ -44,19 +45,6 @@ def initial(family: ModuleType, arch: Arch, seed: int) -> State:
         weights[name] = tf.Variable(value, dtype=tf.float32)
     zeros = [{k: tf.Variable(tf.zeros_like(v)) for k, v in weights.items()} for _ in range(2)]
     return State(weights, *zeros)
-
-
-def params_of(weights: dict[str, Tensor], n_layer: int) -> Params:
-    """Flat names to Params."""
-    layers: tuple[dict[str, Tensor], ...] = tuple({} for _ in range(n_layer))
-    top = {}
-    for name, value in weights.items():
-        if name.startswith("layers."):
-            _, index, inner = name.split(".")
-            layers[int(index)][inner] = value
-        else:
-            top[name] = value
-    return Params(top, layers)
 
 
 @compiled
@@ -112,7 +100,7 @@ def token_losses(family: ModuleType, arch: Arch, weights: dict[str, Tensor], ids
     """Nats of each predicted token of windows ids [N, T+1]: [N, T]."""
     n, t = tf.shape(ids)[0], ids.shape[1] - 1
     positions = tf.broadcast_to(tf.range(t)[None], [n, t])
-    params = params_of(weights, arch.n_layer)
+    params = nested(weights, arch.n_layer)
 
     def block(index: int, w: dict[str, Tensor], x: Tensor) -> Tensor:
         x = tf.ensure_shape(x, [ids.shape[0], t, arch.d_model])

@@ -312,14 +312,14 @@ def _next(rng: random.Random, count: int) -> str:
 
 # Task -> share of the documents, in percent.
 TASK_SHARE: dict[str, tuple[Task, int]] = {
-    "addition": (_addition, 22),
-    "addition_wide": (_addition_wide, 13),
+    "addition": (_addition, 28),
+    "addition_wide": (_addition_wide, 15),
     "capitals": (_capitals, 25),
-    "opposites": (_opposites, 8),
-    "measures": (_measures, 7),
-    "copying": (_copying, 12),
-    "next": (_next, 5),
-    "translations": (_translations, 5),
+    "opposites": (_opposites, 6),
+    "measures": (_measures, 5),
+    "copying": (_copying, 10),
+    "next": (_next, 4),
+    "translations": (_translations, 4),
     "sentiments": (_sentiments, 3),
 }
 

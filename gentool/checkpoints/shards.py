@@ -1,0 +1,44 @@
+"""Checkpoints in several files under an index of which file each tensor is in: Hugging Face's
+model.safetensors.index.json and pytorch_model.bin.index.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from gentool.checkpoints import TensorSource, open_checkpoint
+from gentool.errors import ModelError
+
+_RESTORE = "restore the file from its source"
+
+
+class Shards:
+    def __init__(self, files: dict[str, TensorSource]) -> None:
+        self._files = files  # by tensor
+        self.shapes = {name: file.shapes[name] for name, file in files.items()}
+        self.dtypes = {name: file.dtypes[name] for name, file in files.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        return self._files[name].read(name)
+
+
+def load(path: Path) -> Shards:
+    """From the index; what lies in the files and is not in the index is not there."""
+    try:
+        places = json.loads(path.read_text("utf-8"))["weight_map"]
+        names = sorted(set(places.values()))
+        outside = [name for name in names if name != Path(name).name]
+    except OSError as e:
+        raise ModelError(f"cannot read {path}: {e.strerror}", _RESTORE) from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise ModelError(f"{path} is not an index of weights files", _RESTORE) from None
+    if outside:
+        raise ModelError(f"{path}: {outside[0]} leaves the model's folder", _RESTORE)
+    format = "safetensors" if path.name.endswith(".safetensors.index.json") else "torch"
+    files = {name: open_checkpoint(path.parent / name, format) for name in names}
+    for tensor, name in places.items():
+        if tensor not in files[name].shapes:
+            raise ModelError(f"{path}: {name} has no tensor {tensor}", _RESTORE)
+    return Shards({tensor: files[name] for tensor, name in places.items()})
