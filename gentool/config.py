@@ -210,9 +210,17 @@ def load(model: str, overrides: Mapping[str, object] = NOTHING) -> ModelConfig:
 
 def _load(model: str, overrides: Mapping[str, object]) -> ModelConfig:
     path = locate(model)
-    error = ModelError if path.name in (FOLDER_FILE, *folder.SELF) else UsageError
-    describes_itself = path.name in folder.SELF
-    data = folder.describe(path.parent) if describes_itself else read_yaml(path, error)
+    return checked(path, keys(path), overrides)
+
+
+def keys(path: Path) -> dict[str, Any]:
+    """What a file that `locate` found says, as the keys of a model's YAML."""
+    return folder.describe(path.parent) if path.name in folder.SELF else read_yaml(path, _to(path))
+
+
+def checked(path: Path, data: dict[str, Any], overrides: Mapping[str, object]) -> ModelConfig:
+    """The model of these keys, which stand in the file `path`."""
+    error = _to(path)
     for key, value in overrides.items():
         _override(data, key, value)
     file = parse(ModelFile, data, str(path), error, overrides)
@@ -224,11 +232,16 @@ def _load(model: str, overrides: Mapping[str, object]) -> ModelConfig:
         if error is ModelError and key not in overrides and _leaves(Path(value)):
             raise ModelError(f"{path}: {key} {value} leaves the model's folder", "move it inside")
         if not (path.parent / value).exists():
-            raise ModelError(
-                f"{path}: {key} {path.parent / value} does not exist",
-                f"put it there, or give its place with --set {key}=PATH",
-            )
+            hint = f"put it there, or give its place with --set {key}=PATH"
+            if path.parent == configs():
+                hint = f"get the model from its source, then: gentool models add {file.name} FOLDER"
+            raise ModelError(f"{path}: {key} {path.parent / value} does not exist", hint)
     return ModelConfig(folder=path.parent, **dict(file))
+
+
+def _to(path: Path) -> type[GentoolError]:
+    """Whose mistake it is if this file is wrong: that of a folder, or of a YAML's author."""
+    return ModelError if path.name in (FOLDER_FILE, *folder.SELF) else UsageError
 
 
 def locate(model: str) -> Path:
@@ -258,10 +271,20 @@ def locate(model: str) -> Path:
 
 
 def known() -> dict[str, Path]:
-    """The YAML files of all models that have a name. The user's own cannot hide a shipped one."""
-    user = user_config_path("gentool") / "models"
-    named = {path.stem: path for path in (*user.glob("*.yaml"), *configs().glob("*.yaml"))}
-    return named | {p.parent.name: p for p in (PACKAGE / "data").glob(f"*/{FOLDER_FILE}")}
+    """The YAML files of all models that have a name. One of the user's own stands before one in
+    configs/, whose weights nobody has until they say where, but not before a packaged model."""
+    named = {path.stem: path for path in (*configs().glob("*.yaml"), *own().glob("*.yaml"))}
+    return named | packaged()
+
+
+def packaged() -> dict[str, Path]:
+    """The YAML files of the models inside the package."""
+    return {p.parent.name: p for p in (PACKAGE / "data").glob(f"*/{FOLDER_FILE}")}
+
+
+def own() -> Path:
+    """The folder of the user's own YAML files."""
+    return user_config_path("gentool") / "models"
 
 
 def configs() -> Path:

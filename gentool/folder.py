@@ -32,6 +32,7 @@ TOKENIZERS = {
     "tokenizer.model": "sentencepiece",
     "chinese_vocab.model": "cpm",
     "spiece.model": "cpm",  # what Hugging Face calls it
+    "vocab.model": "cpm",  # PanGu-alpha's
     "vocab.txt": "wordpiece",
     "vocab.json": "huggingface",
 }
@@ -61,7 +62,7 @@ BY_EMBEDDING = {
         "gpt/embeddings/position_embeddings",
         "gpt/transformer/layer_{}/intermediate/dense/bias",
     ),
-    "gpt/embedding/embeddings": Shapes(  # CPM-LM-TF2, which computed with the other gelu
+    "gpt/embedding/embeddings": Shapes(  # CPM-LM-TF2, which computed with the other gelu; and pangu
         "gpt2", "gelu_erf", "position_embeddings", "gpt/layer{:02}/intermediate/bias"
     ),
     "newslm/embeddings/word_embed": Shapes(
@@ -70,7 +71,7 @@ BY_EMBEDDING = {
 }
 
 # (n_layer, d_model) -> n_head of the models that were published; no shape says it
-HEADS = {(32, 2560): 32, (48, 1536): 24, (24, 1024): 16, (12, 768): 12}
+HEADS = {(40, 5120): 40, (32, 2560): 32, (48, 1536): 24, (24, 1024): 16, (12, 768): 12}
 
 GELUS = {
     "gelu_new": "gelu_tanh",
@@ -137,6 +138,7 @@ def _shapes(folder: Path, config: Config) -> dict[str, Any]:
     if not embedding:
         raise ModelError(f"{folder} has no embedding of a known model", "write a YAML file for it")
     known = BY_EMBEDDING[embedding]
+    family = "pangu" if "top_query" in shapes else known.family
     layers = sum(
         1
         for _ in itertools.takewhile(
@@ -155,10 +157,10 @@ def _shapes(folder: Path, config: Config) -> dict[str, Any]:
             "activation": known.activation,
         }
     except (KeyError, ValueError, IndexError):
-        raise ModelError(f"{folder} lacks tensors of {known.family}", "restore its files") from None
+        raise ModelError(f"{folder} lacks tensors of {family}", "restore its files") from None
     heads = config.get("num_attention_heads", config.get("n_head", HEADS.get((layers, width))))
     arch |= {"n_head": heads} if heads else {}
-    return {"family": known.family, "checkpoint": place, "arch": arch}
+    return {"family": family, "checkpoint": place, "arch": arch}
 
 
 def _hugging_face(folder: Path, config: Config) -> dict[str, Any]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from gentool import checkpoints, device, folder, tokenizers
+from gentool.checkpoints import TensorSource
 from gentool.config import ModelConfig, Sampling, parse
 from gentool.errors import ModelError, UsageError
 from gentool.tokenizers import Tokenizer
@@ -19,6 +21,7 @@ from gentool.tokenizers.stream import TextStream
 
 if TYPE_CHECKING:  # TensorFlow comes in when a model is opened
     from gentool.decoding.engine import Engine
+    from gentool.models.weights import Weight
 
 Finish = Literal["eos", "stop", "length"]
 Ends = int | Sequence[int] | None | Literal["default"]
@@ -275,6 +278,32 @@ class Model:
         return frozenset(ids)
 
 
+class Parts(NamedTuple):
+    """What a YAML names, opened: everything but the weights themselves, which are only planned."""
+
+    tokenizer: Tokenizer | None
+    family: ModuleType
+    source: TensorSource
+    plan: Mapping[str, Weight]
+
+
+def parts(config: ModelConfig) -> Parts:
+    """Opens a model's files, and checks that they are of one model."""
+    tokenizer = tokenizers.load(config.tokenizer, config.folder) if config.tokenizer else None
+    if tokenizer and tokenizer.n_vocab > config.arch.n_vocab:
+        raise ModelError(
+            f"the tokenizer has {tokenizer.n_vocab} pieces, the model {config.arch.n_vocab}",
+            "they are not of one model: restore the folder from its source",
+        )
+    source = checkpoints.open_checkpoint(config.folder / config.checkpoint, config.format)
+    device.setup()
+    from gentool import models
+    from gentool.models import weights
+
+    family = models.load_family(config.family)
+    return Parts(tokenizer, family, source, weights.plan(source, family, config.arch))
+
+
 def open_model(config: ModelConfig, precision: str | None = None, xla: bool = True) -> Model:
     """Opens what a YAML describes. `precision` is how weights are stored; products of 16-bit
     weights are summed in float32. auto is fp32, which is fastest for models that fit in a cache."""
@@ -282,20 +311,12 @@ def open_model(config: ModelConfig, precision: str | None = None, xla: bool = Tr
     precision = "fp32" if precision == "auto" else precision
     if precision not in DTYPES:
         raise UsageError(f"precision is {precision!r}", f"it can be auto, {', '.join(DTYPES)}")
-    tokenizer = tokenizers.load(config.tokenizer, config.folder) if config.tokenizer else None
-    if tokenizer and tokenizer.n_vocab > config.arch.n_vocab:
-        raise ModelError(
-            f"the tokenizer has {tokenizer.n_vocab} pieces, the model {config.arch.n_vocab}",
-            "they are not of one model: restore the folder from its source",
-        )
-    device.setup()
+    tokenizer, family, source, plan = parts(config)
+
     import tensorflow as tf
 
-    from gentool import models
     from gentool.decoding.engine import Engine
     from gentool.models import weights
 
-    family = models.load_family(config.family)
-    source = checkpoints.open_checkpoint(config.folder / config.checkpoint, config.format)
-    params = weights.load(source, family, config.arch, tf.as_dtype(DTYPES[precision]))
+    params = weights.load(source, plan, config.arch.n_layer, tf.as_dtype(DTYPES[precision]))
     return Model(config, tokenizer, Engine(family, config.arch, params, xla), precision, xla)

@@ -42,10 +42,14 @@ MAY_IMPORT = {
         "config errors models",
         "numpy tensorflow pydantic yaml sentencepiece safetensors zstandard",
     ),
+    "registry": Room("config errors checkpoints tokenizers", "yaml"),
+    "convert": Room(
+        "config errors registry session checkpoints tokenizers models", "numpy ml_dtypes"
+    ),
     "session": Room(
         "config errors device folder tokenizers checkpoints models decoding", "numpy tensorflow"
     ),
-    "cli": Room("errors config console device session training", "click"),
+    "cli": Room("errors config console convert device registry session training", "click"),
     "__init__": Room("config session", ""),
     "__main__": Room("cli", ""),
 }

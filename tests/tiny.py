@@ -8,6 +8,7 @@ import tensorflow as tf
 from gentool.config import Arch
 from gentool.decoding.engine import Engine
 from gentool.models import llama, weights
+from gentool.models.transformer import Params
 
 TINY = Arch(
     n_layer=2,
@@ -39,7 +40,7 @@ class Arrays:
     """A TensorSource of arrays in memory."""
 
     def __init__(self, arrays: dict[str, np.ndarray]) -> None:
-        self.arrays = arrays
+        self.arrays, self.files = arrays, []
         self.shapes = {name: a.shape for name, a in arrays.items()}
         self.dtypes = {name: a.dtype for name, a in arrays.items()}
 
@@ -47,7 +48,12 @@ class Arrays:
         return self.arrays[name]
 
 
+def load(source: Arrays, arch: Arch, dtype: str = "float32") -> Params:
+    plan = weights.plan(source, llama, arch)
+    return weights.load(source, plan, arch.n_layer, tf.as_dtype(dtype))
+
+
 def make_engine(
     arch: Arch, arrays: dict[str, np.ndarray], xla: bool = True, dtype: str = "float32"
 ):
-    return Engine(llama, arch, weights.load(Arrays(arrays), llama, arch, tf.as_dtype(dtype)), xla)
+    return Engine(llama, arch, load(Arrays(arrays), arch, dtype), xla)

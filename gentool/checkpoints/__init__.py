@@ -34,8 +34,11 @@ FILES = {
 
 
 class TensorSource(Protocol):
-    """Named tensors; shapes and types are known before any memory is taken. What `read` gives may
-    be a map of the file, private to this process."""
+    """Named tensors, and the files they are in; shapes and types are known before any memory is
+    taken. What `read` gives may be a map of the file, private to this process."""
+
+    @property
+    def files(self) -> list[Path]: ...
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]: ...

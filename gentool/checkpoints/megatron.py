@@ -51,6 +51,7 @@ _COMPLETE = "restore the directory from its source, with the files of all ranks"
 class MegatronFolder:
     def __init__(self, folder: Path, ranks: tuple[TorchFile, ...]) -> None:
         self._folder, self._ranks = folder, ranks
+        self.files = [folder / TRACKER, *(path for rank in ranks for path in rank.files)]
         self._joins = {name: _join(folder, name, shape) for name, shape in ranks[0].shapes.items()}
         self.shapes = {
             name: _joined_shape(self._joins[name], shape, len(ranks))

@@ -6,8 +6,9 @@ library would copy them, and written here, because it wants all of them in memor
 from __future__ import annotations
 
 import json
+import math
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -45,7 +46,7 @@ Tensors = Mapping[str, tuple[np.dtype, tuple[int, ...]]]
 
 class SafetensorsFile:
     def __init__(self, path: Path, data: np.ndarray, header: dict[str, Any], start: int) -> None:
-        self._path, self._data = path, data
+        self._path, self._data, self.files = path, data, [path]
         self._places = {name: start + entry["data_offsets"][0] for name, entry in header.items()}
         self.shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
         self.dtypes = {name: _DTYPES[entry["dtype"]] for name, entry in header.items()}
@@ -78,13 +79,16 @@ def load(path: Path) -> SafetensorsFile:
     return SafetensorsFile(path, data, header, 8 + length)
 
 
-def write(file: BinaryIO, tensors: Tensors, read: Callable[[str], np.ndarray]) -> None:
-    """Writes tensors of these types and shapes, asking for one after the other. Each starts at a
-    multiple of ALIGNED; the format knows no gaps, so small tensors fill them."""
+def write(
+    file: BinaryIO, tensors: Tensors, read: Callable[[str], np.ndarray]
+) -> Iterator[tuple[str, int]]:
+    """Writes tensors of these types and shapes, asking for one after the other; yields each name
+    and its bytes when it is written. Each starts at a multiple of ALIGNED; the format knows no
+    gaps, so small tensors fill them."""
     placed: dict[str, dict[str, Any]] = {}
     at = 0
     for name, (dtype, shape) in tensors.items():
-        size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+        size = dtype.itemsize * math.prod(shape)
         placed[name] = _entry(_NAMES[dtype], shape, at, size)
         at += size
         if gap := -at % ALIGNED:
@@ -96,9 +100,9 @@ def write(file: BinaryIO, tensors: Tensors, read: Callable[[str], np.ndarray]) -
     file.write(struct.pack("<Q", len(header)) + header)
     for name, entry in placed.items():
         if name in tensors:
-            dtype, shape = tensors[name]
-            array = np.ascontiguousarray(read(name), dtype)
+            array = np.ascontiguousarray(read(name))
             file.write(array.reshape(-1).view(np.uint8).data)
+            yield name, array.nbytes
         else:
             file.write(bytes(entry["shape"][0]))
 

@@ -15,8 +15,9 @@ _RESTORE = "restore the file from its source"
 
 
 class Shards:
-    def __init__(self, files: dict[str, TensorSource]) -> None:
+    def __init__(self, index: Path, files: dict[str, TensorSource]) -> None:
         self._files = files  # by tensor
+        self.files = [index, *sorted({path for file in files.values() for path in file.files})]
         self.shapes = {name: file.shapes[name] for name, file in files.items()}
         self.dtypes = {name: file.dtypes[name] for name, file in files.items()}
 
@@ -41,4 +42,4 @@ def load(path: Path) -> Shards:
     for tensor, name in places.items():
         if tensor not in files[name].shapes:
             raise ModelError(f"{path}: {name} has no tensor {tensor}", _RESTORE)
-    return Shards({tensor: files[name] for tensor, name in places.items()})
+    return Shards(path, {tensor: files[name] for tensor, name in places.items()})

@@ -70,6 +70,7 @@ class TensorBundle:
             entry.shard: index.with_name(f"{prefix}.data-{entry.shard:05d}-of-{shards:05d}")
             for entry in self._entries.values()
         }
+        self.files = [index, *sorted(self._paths.values())]
         self._bytes = {shard: _map(path) for shard, path in self._paths.items()}
         for key, entry in self._entries.items():
             if entry.offset + entry.size > self._bytes[entry.shard].size:

@@ -52,6 +52,7 @@ class _View:
 class TorchFile:
     def __init__(self, path: Path, data: mmap.mmap, views: Mapping[str, _View]) -> None:
         self._path, self._data, self._views = path, data, views
+        self.files = [path]
         self.shapes = {name: view.shape for name, view in views.items()}
         self.dtypes = {name: view.dtype for name, view in views.items()}
 

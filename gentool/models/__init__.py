@@ -14,6 +14,7 @@ from types import ModuleType
 FAMILIES = {
     "gpt2": "gentool.models.gpt2",
     "gpt2_ml": "gentool.models.gpt2_ml",
+    "pangu": "gentool.models.pangu",
     "llama": "gentool.models.llama",
     "qwen2": "gentool.models.qwen2",
     "qwen3": "gentool.models.qwen3",

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -23,37 +23,42 @@ FLOATS = {np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.f
 FIT = "the YAML's family and arch must fit the weights"
 
 
-def plan(source: TensorSource, family: ModuleType, arch: Arch) -> dict[str, Take]:
-    """For every weight, by our name (those of layer i begin with layers.i.), the tensors it is made
-    of: all there, all of the right shape and of floats, and none left over that is not known."""
+class Weight(NamedTuple):
+    """The tensors a weight is made of, laid one after another along their outputs and `turned` if
+    they are stored [in, out]; its shape and, in the file, its type."""
+
+    names: tuple[str, ...]
+    turned: bool
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+def plan(source: TensorSource, family: ModuleType, arch: Arch) -> dict[str, Weight]:
+    """Every weight by our name, those of layer i beginning with layers.i.: all tensors are there,
+    of the right shape and of floats, and none is left over that is not known."""
     top = family.top_tensors(arch)
     layers = [family.layer_tensors(arch, index) for index in range(arch.n_layer)]
-    names = {name for layer in layers for name in layer}
-    dialect = choose({"gentool": own(top, names)} | family.DIALECTS, source.shapes)
+    inner = {name for layer in layers for name in layer}
+    dialect = choose({"gentool": own(top, inner)} | family.DIALECTS, source.shapes)
     if dialect is None:
         some = ", ".join(sorted(source.shapes)[:3])
         raise ModelError(f"no tensor is the embedding of a known dialect (found: {some} …)", FIT)
-    found = {name: dialect.top[name] for name in top}
-    shapes = dict(top)
-    for index, layer in enumerate(layers):
+    found = {name: _weight(source, dialect.top[name], 0, shape) for name, shape in top.items()}
+    for i, layer in enumerate(layers):
         for name, shape in layer.items():
-            names_there, turned = dialect.layer[name]
-            place = tuple(template.format(i=index) for template in names_there)
-            found[f"layers.{index}.{name}"] = Take(place, turned)
-            shapes[f"layers.{index}.{name}"] = shape
-    for name, take in found.items():
-        _check(source, take, shapes[name])
-    used = {name for take in found.values() for name in take.names}
+            found[f"layers.{i}.{name}"] = _weight(source, dialect.layer[name], i, shape)
+    used = {name for weight in found.values() for name in weight.names}
     left_over = sorted(n for n in source.shapes.keys() - used if not re.search(dialect.ignored, n))
     if left_over:
         raise ModelError(f"tensor {left_over[0]} belongs nowhere ({len(left_over)} left over)", FIT)
     return found
 
 
-def _check(source: TensorSource, take: Take, shape: tuple[int, ...]) -> None:
-    """That the tensors are there and make a weight of this shape."""
+def _weight(source: TensorSource, take: Take, index: int, shape: tuple[int, ...]) -> Weight:
+    """A weight of this shape from its tensors in layer `index`."""
+    names = tuple(template.format(i=index) for template in take.names)
     parts = []
-    for name in take.names:
+    for name in names:
         if name not in source.shapes:
             raise ModelError(f"tensor {name} is missing", FIT)
         if source.dtypes[name] not in FLOATS:
@@ -64,22 +69,23 @@ def _check(source: TensorSource, take: Take, shape: tuple[int, ...]) -> None:
         parts.append(source.shapes[name][::-1] if take.turned else source.shapes[name])
     joined = (sum(part[0] for part in parts if part), *parts[0][1:])
     if joined != shape or any(part[1:] != shape[1:] for part in parts):
-        found = " and ".join(str(list(source.shapes[name])) for name in take.names)
+        found = " and ".join(str(list(source.shapes[name])) for name in names)
         wanted = list(shape[::-1] if take.turned else shape)
-        raise ModelError(f"tensor {', '.join(take.names)} has shape {found}, not {wanted}", FIT)
+        raise ModelError(f"tensor {', '.join(names)} has shape {found}, not {wanted}", FIT)
+    dtype = np.result_type(*(source.dtypes[name] for name in names))
+    return Weight(names, take.turned, shape, dtype)
 
 
-def read(source: TensorSource, take: Take) -> np.ndarray:
-    """A weight as `plan` found it, products [out, in]; a view of the file where it can be one."""
-    parts = [source.read(name) for name in take.names]
-    parts = [part.T if take.turned else part for part in parts]
+def read(source: TensorSource, weight: Weight) -> np.ndarray:
+    """A weight's array, products [out, in]; a view of the file where it can be one."""
+    parts = [source.read(name) for name in weight.names]
+    parts = [part.T if weight.turned else part for part in parts]
     return np.concatenate(parts) if parts[1:] else parts[0]
 
 
-def load(source: TensorSource, family: ModuleType, arch: Arch, dtype: tf.DType) -> Params:
+def load(source: TensorSource, plan: Mapping[str, Weight], n_layer: int, dtype: tf.DType) -> Params:
     """Weights stored in `dtype`, whatever the file's own type is."""
-    found = plan(source, family, arch).items()
-    return nested({name: _tensor(read(source, take), dtype) for name, take in found}, arch.n_layer)
+    return nested({n: _tensor(read(source, weight), dtype) for n, weight in plan.items()}, n_layer)
 
 
 def nested(weights: Mapping[str, Tensor], n_layer: int) -> Params:

@@ -16,6 +16,7 @@ KINDS = {
     "sentencepiece": "gentool.tokenizers.sentencepiece",
     "wordpiece": "gentool.tokenizers.wordpiece",
 }
+MERGES = {"vocab.json": "merges.txt", "encoder.json": "vocab.bpe"}  # vocabulary -> its merges
 LARGEST = 1 << 28  # bytes of a tokenizer's file; those of 256k pieces have some 2^25
 
 
@@ -48,6 +49,12 @@ def contents(path: Path) -> bytes:
         raise ModelError(f"cannot read {path}: {e.strerror}", "restore the file") from None
     problem = f"has {size} bytes, too many for a tokenizer" if path.is_file() else "is no file"
     raise ModelError(f"{path} {problem}", "name the tokenizer's own file")
+
+
+def files(config: TokenizerConfig, folder: Path) -> list[Path]:
+    """The files a tokenizer is read from."""
+    path = folder / config.model
+    return [path, path.with_name(MERGES[path.name])] if path.name in MERGES else [path]
 
 
 def load(config: TokenizerConfig, folder: Path) -> Tokenizer:

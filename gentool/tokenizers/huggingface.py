@@ -14,7 +14,7 @@ import tokenizers
 
 from gentool.config import TokenizerConfig
 from gentool.errors import ModelError
-from gentool.tokenizers import contents, joined
+from gentool.tokenizers import MERGES, contents, joined
 from gentool.tokenizers.tokenizer_json import check, flat, once
 from gentool.tokenizers.wordpiece import added
 
@@ -31,9 +31,6 @@ ENDS = (
     "<|im_end|>",
     "<end_of_turn>",
 )
-
-# a vocabulary without tokenizer.json -> its merges
-MERGES = {"vocab.json": "merges.txt", "encoder.json": "vocab.bpe"}
 
 
 def _alphabet() -> dict[str, int]:

@@ -2,25 +2,19 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
-from tiny import TINY, Arrays
+from tiny import TINY, Arrays, load
 
 from gentool.errors import ModelError
-from gentool.models import llama, weights
-
-
-def load(arrays):
-    return weights.load(Arrays(arrays), llama, TINY, tf.float32)
 
 
 def test_a_missing_tensor_is_named(tiny_weights):
     with pytest.raises(ModelError, match=r"layers\.1\.down is missing"):
-        load({n: a for n, a in tiny_weights.items() if n != "layers.1.down"})
+        load(Arrays({n: a for n, a in tiny_weights.items() if n != "layers.1.down"}), TINY)
 
 
 def test_a_left_over_tensor_is_named(tiny_weights):
     with pytest.raises(ModelError, match=r"layers\.2\.down belongs nowhere"):
-        load(tiny_weights | {"layers.2.down": np.zeros(3)})
+        load(Arrays(tiny_weights | {"layers.2.down": np.zeros(3)}), TINY)
 
 
 def test_a_wrong_shape_is_named_before_anything_is_read(tiny_weights):
@@ -30,4 +24,4 @@ def test_a_wrong_shape_is_named_before_anything_is_read(tiny_weights):
 
     wrong = Unreadable(tiny_weights | {"final_norm": np.zeros(31)})
     with pytest.raises(ModelError, match=r"final_norm has shape \[31\], not \[32\]"):
-        weights.load(wrong, llama, TINY, tf.float32)
+        load(wrong, TINY)

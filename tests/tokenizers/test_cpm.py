@@ -1,5 +1,6 @@
 """CPM's tokenizer gives the ids of its original code, quietly, and keeps jieba's cache safe."""
 
+import io
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,6 +73,43 @@ def test_another_vocabulary_is_refused():
     folder = Path(tokenizers.__file__).parent.parent / "data/tiny-zh"
     with pytest.raises(ModelError, match="newlines"):
         tokenizers.load(config, folder)
+
+
+@pytest.fixture(scope="module")
+def pangu(tmp_path_factory):
+    """A small vocabulary with the first ten pieces of PanGu-alpha's, none of them control but <s>
+    and </s>: in what its port printed, <eot> is text."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["今天 天气 不错 , 北京 abc", "12 问题 : 答案 ! ?"] * 9),
+        model_writer=model,
+        vocab_size=60,
+        hard_vocab_limit=False,
+        user_defined_symbols=["\u2583", "\u2582", "<sep>", "<pad>", "<mask>", "<eod>", "<eot>"],
+        minloglevel=2,
+    )
+    folder = tmp_path_factory.mktemp("pangu")
+    (folder / "vocab.model").write_bytes(model.getvalue())
+    return tokenizers.load(TokenizerConfig(kind="cpm", model="vocab.model"), folder)
+
+
+def test_pangu_has_its_own_ids_for_blanks_newlines_and_ends(pangu):
+    assert pangu.end == (8, 9)
+    assert (pangu.piece(3, None), pangu.piece(4, None)) == (b"\n", b" ")
+    ids = pangu.encode("问题: 北京\n<eot>")
+    assert ids.count(3) == ids.count(4) == 1  # U+2583 and U+2582
+    assert not {8, 9} & set(ids)  # typed, an end is no end
+
+
+@given(st.text("今天气不错北京abc12,:!? \n"))
+def test_pangu_reads_and_writes_as_its_port_does(pangu, text):
+    processor = pangu._processor
+    words = [w.replace(" ", "\u2582").replace("\n", "\u2583") for w in cpm.segmenter()(text)]
+    ids = processor.Encode(" ".join(words))
+    assert pangu.encode(text) == ids
+    written = processor.Decode(ids).replace(" ", "")
+    assert pangu.decode(ids) == written.replace("\u2582", " ").replace("\u2583", "\n")
+    assert pangu.decode(ids) == text
 
 
 PROGRAM = """

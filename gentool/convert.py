@@ -1,0 +1,135 @@
+"""A model of any readable form as a folder that opens at once: its weights in one safetensors file,
+products [out, in] and aligned so that they can be mapped, its tokenizer, and a YAML of all numbers.
+The folder appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from gentool import registry, tokenizers
+from gentool.checkpoints import safetensors
+from gentool.config import FOLDER_FILE, ModelConfig
+from gentool.errors import ModelError, UsageError
+from gentool.session import Parts, parts
+
+WEIGHTS = "model.safetensors"
+DTYPES = {
+    "fp32": np.dtype(np.float32),
+    "fp16": np.dtype(np.float16),
+    "bf16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+class Written(NamedTuple):
+    """Bytes of weights so far, of how many, and the tensor they end with."""
+
+    done: int
+    size: int
+    tensor: str
+
+
+def convert(model: ModelConfig, target: Path, precision: str) -> Iterator[Written]:
+    """Writes a model into the folder `target`, which does not exist yet, its weights in a
+    precision or, where that is auto, as they are."""
+    if target.is_symlink() or target.exists():
+        raise UsageError(f"{target} exists already", "name a folder that does not exist yet")
+    opened = parts(model)
+    with _appearing(target) as folder:
+        yield from _write_weights(folder / WEIGHTS, opened, precision)
+        tokenizer = model.tokenizer
+        if tokenizer:
+            for path in tokenizers.files(tokenizer, model.folder):
+                shutil.copyfile(path, folder / path.name)
+            name = Path(tokenizer.model).name
+            tokenizer = tokenizer.model_copy(update={"model": name})
+        keys = {
+            "name": target.name,
+            "checkpoint": WEIGHTS,
+            "format": None,
+            "tokenizer": tokenizer,
+            "folder": folder,
+        }
+        written = registry.with_sums(model.model_copy(update=keys))
+        _durable(folder / FOLDER_FILE, registry.text(written).encode())
+
+
+def _write_weights(path: Path, opened: Parts, precision: str) -> Iterator[Written]:
+    from gentool.models import weights
+
+    source, plan = opened.source, opened.plan
+    tensors = {name: (DTYPES.get(precision, w.dtype), w.shape) for name, w in plan.items()}
+
+    def cast(name: str) -> np.ndarray:
+        dtype, _ = tensors[name]
+        return _cast(weights.read(source, plan[name]), dtype, plan[name].names)
+
+    size = sum(dtype.itemsize * math.prod(shape) for dtype, shape in tensors.values())
+    free = shutil.disk_usage(path.parent).free
+    if free < size:
+        raise ModelError(f"{path} needs {size} bytes, {free} are free", "free some space")
+    done = 0
+    with path.open("wb") as file:
+        for name, count in safetensors.write(file, tensors, cast):
+            done += count
+            yield Written(done, size, name)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _cast(array: np.ndarray, dtype: np.dtype, names: tuple[str, ...]) -> np.ndarray:
+    """The array in another type, in which all its numbers must be numbers."""
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype)
+    if not np.isfinite(cast).all() and np.isfinite(array).all():
+        raise ModelError(
+            f"tensor {', '.join(names)} has numbers too large for {dtype}", "use bf16 or fp32"
+        )
+    return cast
+
+
+@contextlib.contextmanager
+def _appearing(target: Path) -> Iterator[Path]:
+    """A folder beside `target` that becomes it in the end, or vanishes. What a killed process left
+    of one is removed first."""
+    partial = target.parent / f".{target.name}.partial"
+    try:
+        partial.mkdir(exist_ok=True)
+        lock = os.open(partial, os.O_RDONLY)
+    except OSError as e:
+        raise UsageError(f"cannot make {target}: {e.strerror}", "name another folder") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise UsageError(f"{target} is being written already", "wait for it") from None
+    try:
+        for left in partial.iterdir():
+            left.unlink()
+        yield partial
+        partial.rename(target)
+    except OSError as e:
+        name = e.filename or target
+        raise ModelError(f"cannot write {name}: {e.strerror}", "free some space") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        os.close(lock)
+
+
+def _durable(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

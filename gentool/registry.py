@@ -1,0 +1,201 @@
+"""The models that have a name: YAML files in configs/, in the user's own folder and beside packaged
+weights. What they say is read by `config`; here they are listed, written, removed and compared with
+the files they name.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+
+from gentool import checkpoints, config, tokenizers
+from gentool.config import ModelConfig, ModelFile
+from gentool.errors import GentoolError, ModelError, UsageError, nearest
+
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+
+Origin = Literal["packaged", "configs", "own"]
+State = Literal["ready", "no weights here", "wrong"]
+Sum = Literal["as recorded", "no sum recorded", "changed", "missing"]
+
+
+class Entry(NamedTuple):
+    """A known model; `file` is None where its YAML is wrong."""
+
+    name: str
+    path: Path
+    origin: Origin
+    state: State
+    file: ModelFile | None
+
+
+def entries() -> list[Entry]:
+    """All models that have a name, by name."""
+    return [_entry(name, path) for name, path in sorted(config.known().items())]
+
+
+def _entry(name: str, path: Path) -> Entry:
+    places: dict[Path, Origin] = {config.own(): "own", config.configs(): "configs"}
+    origin = places.get(path.parent, "packaged")
+    try:
+        file = config.parse(ModelFile, config.read_yaml(path), str(path))
+        config.load(name)
+    except ModelError:
+        return Entry(name, path, origin, "no weights here", file)
+    except GentoolError:
+        return Entry(name, path, origin, "wrong", None)
+    return Entry(name, path, origin, "ready", file)
+
+
+def describe(name: str, place: str, overrides: Mapping[str, object]) -> ModelConfig:
+    """The model in a folder or of a YAML file as one called `name`, its files by absolute paths and
+    with their sums. Where configs/ has that name, its sampling and tokenizer settings are taken
+    over, and its numbers must be those of the folder."""
+    path = config.locate(place)
+    data = config.keys(path)
+    shipped = config.configs() / f"{name}.yaml"
+    if shipped.is_file():
+        data = _completed(data, config.read_yaml(shipped), place, name)
+    found = config.checked(path, data | {"name": name}, overrides)
+    tokenizer = found.tokenizer
+    if tokenizer:
+        model = str((found.folder / tokenizer.model).resolve())
+        tokenizer = tokenizer.model_copy(update={"model": model})
+    checkpoint = str((found.folder / found.checkpoint).resolve())
+    return found.model_copy(update={"checkpoint": checkpoint, "tokenizer": tokenizer})
+
+
+def _completed(
+    data: dict[str, Any], shipped: Mapping[str, Any], place: str, name: str
+) -> dict[str, Any]:
+    """What a folder says of itself, with what configs/ says of this model beside it."""
+    arch, known = data.get("arch") or {}, shipped["arch"]
+    pairs = {"family": (data.get("family"), shipped["family"])}
+    pairs |= {f"arch.{key}": (arch[key], known[key]) for key in arch.keys() & known.keys()}
+    for key, (here, there) in sorted(pairs.items()):
+        if here != there:
+            raise UsageError(
+                f"{place} is not {name}: its {key} is {here}, not {there}", "give another name"
+            )
+    tokenizer = data.get("tokenizer")
+    if tokenizer and tokenizer["kind"] == shipped["tokenizer"]["kind"]:
+        tokenizer = shipped["tokenizer"] | tokenizer
+    return {**shipped, **data, "arch": known | arch, "tokenizer": tokenizer}
+
+
+def add(described: ModelConfig) -> Path:
+    """Writes the YAML of a model that `describe` gave into the user's folder."""
+    path = place_of(described.name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text(described))
+    except FileExistsError:
+        raise UsageError(
+            f"there is a model {described.name} already, {path}",
+            f"remove it first: gentool models remove {described.name}",
+        ) from None
+    except OSError as e:
+        path.unlink(missing_ok=True)
+        raise GentoolError(f"cannot write {path}: {e.strerror}", "check the folder") from None
+    return path
+
+
+def place_of(name: str) -> Path:
+    """Where the YAML of the user's model `name` stands, be it there or not."""
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is no name of a model", "letters, digits, . _ and -, a letter or digit first"
+        )
+    if name in config.packaged():
+        raise UsageError(f"{name} is the model inside gentool", "give another name")
+    return config.own() / f"{name}.yaml"
+
+
+def remove(name: str) -> Path:
+    """Deletes the YAML of one of the user's models, and nothing else."""
+    path = place_of(name)
+    if not path.is_file():
+        own = [found.stem for found in config.own().glob("*.yaml")]
+        hint = nearest(name, own, "your models") if own else "you have added none"
+        raise UsageError(f"there is no model {name} of your own", hint)
+    try:
+        path.unlink()
+    except OSError as e:
+        raise GentoolError(f"cannot remove {path}: {e.strerror}", "check the folder") from None
+    return path
+
+
+def text(model: ModelFile) -> str:
+    """A model as the YAML file `config` reads, every number in it."""
+    lines = []
+    for key in ModelFile.model_fields:
+        value = getattr(model, key)
+        if isinstance(value, config.Strict):
+            said_only = key != "arch"  # whose every number is written
+            value = value.model_dump(exclude_none=True, exclude_unset=said_only)
+        if value not in (None, {}):
+            # numbers stand on one line, as a person writes them; sums one a line
+            flow = None if isinstance(value, dict) and key != "sha256" else False
+            lines.append(
+                yaml.safe_dump(
+                    {key: value},
+                    default_flow_style=flow,
+                    allow_unicode=True,
+                    sort_keys=False,
+                    width=100,
+                )
+            )
+    return "".join(lines)
+
+
+def files(model: ModelConfig) -> list[Path]:
+    """The files of a model's weights and tokenizer."""
+    weights = checkpoints.open_checkpoint(model.folder / model.checkpoint, model.format).files
+    return [
+        *weights,
+        *(tokenizers.files(model.tokenizer, model.folder) if model.tokenizer else []),
+    ]
+
+
+def with_sums(model: ModelConfig) -> ModelConfig:
+    """The model with the SHA-256 of all its files, read for it."""
+    sums = {_key(model, path): digest(path) for path in files(model)}
+    return model.model_copy(update={"sha256": sums})
+
+
+def verify(model: ModelConfig) -> Iterator[tuple[str, Sum]]:
+    """Each file of a model, and whether it is the one that was recorded."""
+    found = {_key(model, path): path for path in files(model)}
+    for key in {**model.sha256, **found}:
+        path = found.get(key, model.folder / key)
+        if not path.is_file():
+            yield key, "missing"
+        elif key not in model.sha256:
+            yield key, "no sum recorded"
+        else:
+            yield key, "as recorded" if digest(path) == model.sha256[key] else "changed"
+
+
+def _key(model: ModelConfig, path: Path) -> str:
+    """A file's path as a model's YAML has it: relative to its folder where it is inside."""
+    inside = path.is_relative_to(model.folder)
+    return str(path.relative_to(model.folder) if inside else path)
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file."""
+    sha = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            for chunk in iter(functools.partial(file.read, 1 << 20), b""):
+                sha.update(chunk)
+    except OSError as e:
+        raise ModelError(f"cannot read {path}: {e.strerror}", "check its permissions") from None
+    return sha.hexdigest()
