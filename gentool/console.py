@@ -166,25 +166,25 @@ class Console:
         )
 
     @contextlib.contextmanager
-    def progress(self) -> Iterator[Show]:
+    def progress(self, unit: str = "step") -> Iterator[Show]:
         """Gives a function of steps done, all steps, seconds left and a text: a bar on a terminal,
-        else a line now and then."""
+        else a line now and then. A step is one `unit`."""
         rich = self._rich()
         if self.quiet:
             yield lambda done, steps, left, text: None
         elif sys.stderr.isatty() and not rich.is_dumb_terminal:
             yield from _bar(rich)
         else:
-            yield self._lines()
+            yield self._lines(unit)
 
-    def _lines(self) -> Show:
+    def _lines(self, unit: str) -> Show:
         last = -LINE_SECONDS
 
         def show(done: int, steps: int, left: float, text: str) -> None:
             nonlocal last
             if time.monotonic() - last >= LINE_SECONDS or done == steps:
                 last = time.monotonic()
-                self.note(f"step {done} of {steps}, {text}, {clock(left)} left")
+                self.note(f"{unit} {done} of {steps}, {text}, {clock(left)} left")
 
         return show
 

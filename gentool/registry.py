@@ -68,7 +68,9 @@ def describe(name: str, place: str, overrides: Mapping[str, object]) -> ModelCon
         model = str((found.folder / tokenizer.model).resolve())
         tokenizer = tokenizer.model_copy(update={"model": model})
     checkpoint = str((found.folder / found.checkpoint).resolve())
-    return found.model_copy(update={"checkpoint": checkpoint, "tokenizer": tokenizer})
+    return found.model_copy(
+        update={"checkpoint": checkpoint, "tokenizer": tokenizer, "folder": config.own()}
+    )
 
 
 def _completed(
@@ -140,6 +142,9 @@ def text(model: ModelFile) -> str:
         if isinstance(value, config.Strict):
             said_only = key != "arch"  # whose every number is written
             value = value.model_dump(exclude_none=True, exclude_unset=said_only)
+            rotary = model.family not in config.LEARNED_POSITIONS
+            unused = ("n_position",) if rotary else ()
+            value = {k: v for k, v in value.items() if v != [] and k not in unused}
         if value not in (None, {}):
             # numbers stand on one line, as a person writes them; sums one a line
             flow = None if isinstance(value, dict) and key != "sha256" else False

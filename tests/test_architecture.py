@@ -39,8 +39,8 @@ MAY_IMPORT = {
     "models": Room("config errors checkpoints", "numpy tensorflow ml_dtypes"),
     "decoding": Room("config errors models", "numpy tensorflow"),
     "training": Room(
-        "config errors models",
-        "numpy tensorflow pydantic yaml sentencepiece safetensors zstandard",
+        "config errors models registry",
+        "numpy tensorflow pydantic sentencepiece safetensors zstandard",
     ),
     "registry": Room("config errors checkpoints tokenizers", "yaml"),
     "convert": Room(

@@ -6,19 +6,20 @@ from __future__ import annotations
 
 import signal
 import sys
-from importlib import import_module
 from typing import Any, NoReturn
 
 import click
 from click import exceptions
 
 from gentool import __version__
-from gentool.cli.options import HELP, rows_of, spelled, write_help
+from gentool.cli.options import HELP, Group, spelled
 from gentool.console import Console
 from gentool.errors import Exit, GentoolError, UsageError, nearest
 
 COMMANDS = {
     "complete": ("gentool.cli.complete:command", "continue a prompt"),
+    "models": ("gentool.cli.models:command", "list, show, add, remove or verify models"),
+    "convert": ("gentool.cli.convert:command", "write a model as a folder that opens at once"),
     "train": ("gentool.cli.train:command", "train a model from nothing"),
 }
 
@@ -35,22 +36,11 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 model missing or corrupt, 130 int
 """
 
 
-class Program(click.Group):
-    """Imports a command when it is called, and none to list them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        module, attribute = COMMANDS[name][0].split(":")
-        command: click.Command = getattr(import_module(module), attribute)
-        return command
+class Program(Group):
+    """Ends its help with what holds for every command."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        commands = [(name, line) for name, (_, line) in COMMANDS.items()]
-        write_help(formatter, EXAMPLES, {"Commands": commands, "Options": rows_of([VERSION, HELP])})
+        super().format_options(ctx, formatter)
         formatter.write("\n" + EPILOG)
 
 
@@ -70,10 +60,7 @@ VERSION = click.Option(
 )
 
 program = Program(
-    "gentool",
-    help="Chinese-first text generation on TensorFlow.",
-    params=[VERSION, HELP],
-    add_help_option=False,
+    "gentool", "Chinese-first text generation on TensorFlow.", EXAMPLES, COMMANDS, [VERSION, HELP]
 )
 
 
@@ -106,7 +93,11 @@ def _explain(failure: BaseException, console: Console) -> int:
     if isinstance(failure, SystemExit):
         return failure.code if isinstance(failure.code, int) else Exit.RUNTIME
     if isinstance(failure, exceptions.NoArgsIsHelpError):
-        failure = UsageError("no command", 'try gentool complete "今天天气不错" or gentool --help')
+        command = failure.ctx.command_path if failure.ctx else "gentool"
+        hint = 'try gentool complete "今天天气不错" or gentool --help'
+        failure = UsageError(
+            "no command", hint if command == "gentool" else f"see {command} --help"
+        )
     if isinstance(failure, exceptions.UsageError):
         failure = _usage(failure)
     if isinstance(failure, GentoolError):
@@ -134,7 +125,9 @@ def _usage(failure: exceptions.UsageError) -> UsageError:
                 hint += "; put -- before a prompt that begins with a dash"
             return UsageError(f"no option {name}", hint)
         case exceptions.NoSuchCommand(command_name=name):
-            return UsageError(f"no command {name}", nearest(name, COMMANDS, "commands"))
+            group = failure.ctx.command if failure.ctx else program
+            known = group.table if isinstance(group, Group) else COMMANDS
+            return UsageError(f"no command {name}", nearest(name, known, "commands"))
         case exceptions.MissingParameter(param=param):
             return UsageError(f"{spelled(param, failure.ctx)} is missing", hint)
         case exceptions.BadParameter(param=param):  # a switch in the environment

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from inspect import cleandoc
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -183,9 +184,12 @@ PROMPT = [
     option("--row", "K", "draw as line K of --lines; with --lines, that line only", "0", ROW),
 ]
 
+SET = _repeated("--set", "KEY=VALUE", "override a dotted key of its YAML", Value(assignment))
+STORED = option("--precision", "NAME", "fp32, fp16, bf16, or auto: as it is", "auto", PRECISION)
+
 MODEL = [
     option("-m --model", "MODEL", "a name, a folder or a YAML file", DEFAULT_MODEL),
-    _repeated("--set", "KEY=VALUE", "override a dotted key of its YAML", Value(assignment)),
+    SET,
     option("--precision", "NAME", "auto, fp32, fp16 or bf16", OWN + "auto", PRECISION),
     switch("--xla/--no-xla", "compile with XLA", "on"),
     switch("--batch-invariant", "a row's bits do not depend on its neighbours; slower"),
@@ -248,6 +252,37 @@ class Command(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         tables = {heading: rows_of(group) for heading, group in self.groups.items()}
         write_help(formatter, self.examples, tables)
+
+
+class Group(click.Group):
+    """A command of commands, from a table of where each is found and its one line of help. It
+    imports one when it is called, and none to list them."""
+
+    def __init__(
+        self,
+        name: str,
+        help: str,
+        examples: str,
+        table: Mapping[str, tuple[str, str]],
+        params: Sequence[click.Option],
+    ) -> None:
+        super().__init__(name, help=help, params=list(params), add_help_option=False)
+        self.examples, self.table = examples, table
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.table)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.table:
+            return None
+        module, attribute = self.table[name][0].split(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        commands = [(name, line) for name, (_, line) in self.table.items()]
+        options = [param for param in self.params if isinstance(param, click.Option)]
+        write_help(formatter, self.examples, {"Commands": commands, "Options": rows_of(options)})
 
 
 def rows_of(options: Sequence[click.Option]) -> Rows:

@@ -16,10 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from gentool import registry
+from gentool.config import FOLDER_FILE, ModelConfig, TokenizerConfig
 from gentool.errors import GentoolError, UsageError
 from gentool.models import load_family
 from gentool.training import step, tokens
@@ -170,13 +171,13 @@ def _export(recipe: Recipe, run: Path, state: step.State) -> None:
     half = {name: v.numpy().astype(np.float16) for name, v in state.weights.items()}
     save_file(half, folder / "model.safetensors", {"format": "gentool"})
     shutil.copyfile(run / tokens.VOCABULARY, folder / "tokenizer.model")
-    config = {
-        "name": recipe.name,
-        "family": recipe.family,
-        "checkpoint": "model.safetensors",
-        "arch": recipe.arch.model_dump(),
-        "tokenizer": {"kind": "sentencepiece", "model": "tokenizer.model", "add_bos": True},
-        "sampling": recipe.sampling.model_dump(exclude_defaults=True),
-    }
-    text = yaml.safe_dump(config, allow_unicode=True, sort_keys=False)
-    (folder / "gentool.yaml").write_text(text, "utf-8")
+    model = ModelConfig(
+        name=recipe.name,
+        family=recipe.family,
+        checkpoint="model.safetensors",
+        arch=recipe.arch,
+        tokenizer=TokenizerConfig(kind="sentencepiece", model="tokenizer.model", add_bos=True),
+        sampling=recipe.sampling,
+        folder=folder,
+    )
+    (folder / FOLDER_FILE).write_text(registry.text(registry.with_sums(model)), "utf-8")

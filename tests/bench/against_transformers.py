@@ -86,6 +86,10 @@ def drawn_sizes(r: random.Random, family: str) -> dict[str, Any]:
     return sizes | ({"head_dim": head} if own_head else {})
 
 
+def head_size(c: dict[str, Any]) -> int:
+    return c.get("head_dim", c["hidden_size"] // c["num_attention_heads"])
+
+
 def drawn_scaling(r: random.Random, context: int) -> dict[str, Any] | None:
     """A rope_scaling."""
     kind = r.choice([None, None, "default", "linear", "dynamic", "llama3", "yarn", "yarn"])
@@ -128,7 +132,7 @@ def drawn_config(r: random.Random, family: str) -> dict[str, Any]:
     c["rope_theta"] = r.choice([10000.0, 10000.0, 1000000.0, 500000, 37.5])
     c["tie_word_embeddings"] = r.random() < 0.5
     if scaling := drawn_scaling(r, c["max_position_embeddings"]):
-        if scaling.get("rope_type", scaling.get("type")) != "dynamic" or c.get("head_dim") != 2:
+        if "dynamic" not in scaling.values() or head_size(c) > 2:  # theirs divides by size - 2
             c["rope_scaling"] = scaling
     if family in ("qwen2", "qwen3") and r.random() < 0.6:
         c |= {"use_sliding_window": r.random() < 0.8, "sliding_window": window}
@@ -149,8 +153,8 @@ def odd_config(r: random.Random, family: str, c: dict[str, Any]) -> dict[str, An
     """One of the settings that are odd for the family."""
     odd = dict(r.choice([keys for families, keys in ODD if family in families]))
     if "rope_scaling" in odd:
-        pairs = c.get("head_dim", c["hidden_size"] // c["num_attention_heads"]) // 2
-        odd["rope_scaling"] |= {"short_factor": [1.1] * pairs, "long_factor": [2.0] * pairs}
+        factors = {key: [1.5] * (head_size(c) // 2) for key in ("short_factor", "long_factor")}
+        odd = {"rope_scaling": odd["rope_scaling"] | factors}
     return odd
 
 
@@ -292,7 +296,7 @@ def make_one(folder: Path, seed: str) -> None:
     ends = ""
     if r.random() < 0.3 and len(said) > prompt:
         ends = add_ends(r, folder, said[prompt:], written)
-    may_refuse = next(iter(odd), "")
+    may_refuse = "longrope" if "rope_scaling" in odd else next(iter(odd), "")
     if base and not config.tie_word_embeddings:
         may_refuse = "lm_head.weight"
     about = {
@@ -311,7 +315,7 @@ def make_one(folder: Path, seed: str) -> None:
 def add_ends(r: random.Random, folder: Path, said: list[int], config: dict[str, Any]) -> str:
     """A tokenizer, and the ids that end a text in generation_config.json, or else config.json."""
     vocabulary = {f"w{i}": i for i in range(config["vocab_size"])}
-    model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "w0"}
+    model = {"type": "BPE", "vocab": vocabulary, "merges": []}
     tokenizer = {"version": "1.0", "added_tokens": [], "model": model}
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     ends = r.choice([said[-1], [r.choice(said)], [r.choice(said), config["vocab_size"] - 1]])

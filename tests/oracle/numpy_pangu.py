@@ -1,6 +1,6 @@
-"""PanGu-alpha in float64 numpy, without a cache, written from its equations and sharing no code with
-gentool: what the engine's logits are held against. Weights go by the full names of the variables of
-its TensorFlow port."""
+"""PanGu-alpha in float64 numpy, without a cache, written from its equations and sharing no code
+with gentool: what the engine's logits are held against. Weights go by the full names of the
+variables of its TensorFlow port."""
 
 import math
 

@@ -1,0 +1,168 @@
+"""`gentool models`: the models that have a name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import click
+
+from gentool.cli import options
+from gentool.console import Console
+from gentool.errors import GentoolError, ModelError
+
+EXAMPLES = """
+gentool models list
+gentool models add cpm-lm CPM/
+gentool complete -m cpm-lm "今天天气不错"
+gentool models verify cpm-lm
+"""
+
+COMMANDS = {
+    "list": ("gentool.cli.models:list_command", "the models that have a name"),
+    "show": ("gentool.cli.models:show_command", "the YAML of a model"),
+    "add": ("gentool.cli.models:add_command", "give a folder of weights a name"),
+    "remove": ("gentool.cli.models:remove_command", "forget a name; the weights stay"),
+    "verify": ("gentool.cli.models:verify_command", "compare a model's files with their sums"),
+}
+
+
+@dataclass(frozen=True)
+class ListFlags:
+    json: bool | None
+
+
+@dataclass(frozen=True)
+class ModelFlags:
+    model: str
+
+
+@dataclass(frozen=True)
+class NameFlags:
+    name: str
+
+
+@dataclass(frozen=True)
+class AddFlags:
+    name: str
+    place: str
+    set: tuple[tuple[str, str], ...]
+
+
+def list(console: Console, flags: ListFlags) -> None:
+    """Prints one line a model: name, family, layers x width, where its YAML is, its state.
+
+    The weights of the models in configs/ are their publishers': see gentool models show NAME.
+    """
+    from gentool import registry
+
+    rows = []
+    for entry in registry.entries():
+        arch = entry.file and entry.file.arch
+        record = {
+            "name": entry.name,
+            "family": entry.file and entry.file.family,
+            "n_layer": arch and arch.n_layer,
+            "d_model": arch and arch.d_model,
+            "origin": entry.origin,
+            "state": entry.state,
+            "path": str(entry.path),
+        }
+        if flags.json:
+            console.write(json.dumps(record, ensure_ascii=False) + "\n")
+        size = f"{arch.n_layer} x {arch.d_model}" if arch else "?"
+        rows.append((entry.name, str(record["family"] or "?"), size, entry.origin, entry.state))
+    if not flags.json:
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            cells = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
+            console.write("  ".join(cells).rstrip() + "\n")
+
+
+def show(console: Console, flags: ModelFlags) -> None:
+    """Prints the YAML of a model: the file of a name, or what a folder says of itself."""
+    from gentool import config, folder, registry
+
+    path = config.locate(flags.model)
+    console.detail(str(path))
+    if path.name in folder.SELF:
+        console.write(registry.text(config.load(flags.model)))
+    else:
+        config.read_yaml(path)
+        console.write(path.read_text("utf-8"))
+
+
+def add(console: Console, flags: AddFlags) -> None:
+    """Writes a YAML file that names the weights in PATH, and prints where it is.
+
+    PATH is a folder or a YAML file, as for --model; nothing is copied. Where configs/ has a model
+    of that name, the folder must be of that model, and what configs/ says of its tokenizer and
+    sampling is taken over. The SHA-256 of all files is recorded.
+    """
+    from gentool import registry
+
+    registry.place_of(flags.name)  # a wrong name is found before any work
+    described = registry.describe(flags.name, flags.place, dict(flags.set))
+
+    from gentool import session
+
+    session.parts(described)
+    if described.tokenizer is None:
+        console.note(f"{flags.place} has no tokenizer: only ids will work, from Python")
+    console.write(f"{registry.add(registry.with_sums(described))}\n")
+
+
+def remove(console: Console, flags: NameFlags) -> None:
+    """Deletes the YAML file of a model of your own, and nothing else; prints where it was."""
+    from gentool import registry
+
+    console.write(f"{registry.remove(flags.name)}\n")
+
+
+def verify(console: Console, flags: ModelFlags) -> None:
+    """Reads all files of a model and prints for each whether it is as it was recorded."""
+    from gentool import config, registry
+
+    model = config.load(flags.model)
+    if not model.sha256:
+        raise GentoolError(
+            f"{model.name} has no recorded sums", "gentool models add and convert record them"
+        )
+    wrong = []
+    for name, state in registry.verify(model):
+        console.write(f"{state}  {name}\n")
+        if state in ("changed", "missing"):
+            wrong.append(f"{name} is {state}")
+    if wrong:
+        raise ModelError(wrong[0], "restore it from its source, or remove and add the model again")
+
+
+GENERAL = {"General": options.GENERAL}
+NAME = click.Argument(["name"], metavar="NAME")
+MODEL = click.Argument(["model"], metavar="MODEL")
+PLACE = click.Argument(["place"], metavar="PATH")
+JSON = options.switch("--json", "print one object a model")
+
+list_command = options.Command(
+    list, ListFlags, "gentool models list --json", [], {"Output": [JSON], **GENERAL}
+)
+show_command = options.Command(show, ModelFlags, "gentool models show cpm-lm", [MODEL], GENERAL)
+add_command = options.Command(
+    add,
+    AddFlags,
+    "gentool models add cpm-lm CPM/\ngentool models add mine FOLDER --set arch.n_head=12",
+    [NAME, PLACE],
+    {"Model": [options.SET], **GENERAL},
+)
+remove_command = options.Command(remove, NameFlags, "gentool models remove cpm-lm", [NAME], GENERAL)
+verify_command = options.Command(
+    verify, ModelFlags, "gentool models verify cpm-lm", [MODEL], GENERAL
+)
+
+command = options.Group(
+    "models",
+    "The models that have a name: YAML files in configs/ and in your own folder.",
+    EXAMPLES,
+    COMMANDS,
+    [options.HELP],
+)
