@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from gentool.checkpoints import torch_file
+from gentool.checkpoints.maps import forget
 from gentool.checkpoints.torch_file import TorchFile
 from gentool.errors import ModelError
 
@@ -66,12 +67,17 @@ class MegatronFolder:
         if join == "same" or len(self._ranks) == 1:
             return self._ranks[0].read(name)
         parts = [rank.read(name) for rank in self._ranks]
-        if join == "rows":
-            return np.concatenate(parts, axis=0)
-        if join == "columns":
-            return np.concatenate(parts, axis=1)
+        joined = _joined(join, parts).reshape(self.shapes[name])
+        for part in parts:
+            forget(part)
+        return joined
+
+
+def _joined(join: Join, parts: list[np.ndarray]) -> np.ndarray:
+    if join == "thirds":
         split = [part.reshape(3, -1, *part.shape[1:]) for part in parts]
-        return np.concatenate(split, axis=1).reshape(self.shapes[name])
+        return np.concatenate(split, axis=1)
+    return np.concatenate(parts, axis=1 if join == "columns" else 0)
 
 
 def load(folder: Path) -> MegatronFolder:

@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from gentool.checkpoints.maps import mapped
 from gentool.errors import ModelError
 
 ALIGNED = 64  # bytes: where tensors start in the files written here
@@ -62,7 +63,7 @@ def load(path: Path) -> SafetensorsFile:
     try:
         open_untyped: Any = safe_open
         with open_untyped(path, "numpy"):  # checks that the file is whole
-            data = np.memmap(path, np.uint8, "c")
+            data = mapped(path)
     except OSError as e:
         raise ModelError(f"cannot read {path}: {e.strerror or e}", _RESTORE) from None
     except (SafetensorError, ValueError) as e:

@@ -13,6 +13,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from gentool.checkpoints.maps import mapped
 from gentool.checkpoints.tf_table import (
     MOST,
     Broken,
@@ -71,7 +72,7 @@ class TensorBundle:
             for entry in self._entries.values()
         }
         self.files = [index, *sorted(self._paths.values())]
-        self._bytes = {shard: _map(path) for shard, path in self._paths.items()}
+        self._bytes = {shard: mapped(_file(path)) for shard, path in self._paths.items()}
         for key, entry in self._entries.items():
             if entry.offset + entry.size > self._bytes[entry.shard].size:
                 raise ModelError(
@@ -146,22 +147,16 @@ def _index(path: Path) -> Path:
     return path if path.name.endswith(".index") else path.with_name(f"{path.name}.index")
 
 
-def _size(path: Path) -> int:
-    size = path.stat().st_size
+def _file(path: Path) -> Path:
+    path.stat()
     if not path.is_file():  # a pipe would wait for ever
         raise ModelError(f"{path} is not a file", _RESTORE)
-    return size
-
-
-def _map(path: Path) -> np.ndarray:
-    if _size(path) == 0:
-        return np.empty(0, np.uint8)
-    return np.asarray(np.memmap(path, np.uint8, "c"))
+    return path
 
 
 def _parse(index: Path) -> tuple[int, dict[str, _Entry]]:
     """The number of shards, and an entry per key."""
-    if _size(index) > MOST:
+    if _file(index).stat().st_size > MOST:
         raise Broken(f"it has more than {MOST} bytes")
     values = dict(table(index.read_bytes()))
     shards = _shards(values.pop(b"", b""))

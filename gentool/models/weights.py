@@ -3,6 +3,7 @@ to be no weight, every shape checked before memory is taken."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from types import ModuleType
@@ -13,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from gentool.checkpoints import TensorSource
+from gentool.checkpoints.maps import forget
 from gentool.config import Arch
 from gentool.errors import ModelError
 from gentool.models.layers import Tensor
@@ -20,6 +22,8 @@ from gentool.models.names import Take, choose, own
 from gentool.models.transformer import Params
 
 FLOATS = {np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)}
+ALIGNED = 64  # bytes, which TensorFlow wants
+PIECE = 1 << 22  # elements cast at a time
 FIT = "the YAML's family and arch must fit the weights"
 
 
@@ -78,14 +82,60 @@ def _weight(source: TensorSource, take: Take, index: int, shape: tuple[int, ...]
 
 def read(source: TensorSource, weight: Weight) -> np.ndarray:
     """A weight's array, products [out, in]; a view of the file where it can be one."""
-    parts = [source.read(name) for name in weight.names]
-    parts = [part.T if weight.turned else part for part in parts]
+    parts = _parts(source, weight)
     return np.concatenate(parts) if parts[1:] else parts[0]
+
+
+def _parts(source: TensorSource, weight: Weight) -> list[np.ndarray]:
+    parts = map(source.read, weight.names)
+    return [part.T if weight.turned else part for part in parts]
 
 
 def load(source: TensorSource, plan: Mapping[str, Weight], n_layer: int, dtype: tf.DType) -> Params:
     """Weights stored in `dtype`, whatever the file's own type is."""
-    return nested({n: _tensor(read(source, weight), dtype) for n, weight in plan.items()}, n_layer)
+    numpy_dtype = np.dtype(dtype.as_numpy_dtype)
+    tensors = {}
+    for name, weight in plan.items():
+        array, *more = parts = _parts(source, weight)
+        if more or array.dtype != numpy_dtype or not _usable(array):
+            array = _joined(parts, weight.shape, numpy_dtype)
+        tensors[name] = _tensor(array)
+    return nested(tensors, n_layer)
+
+
+def _usable(array: np.ndarray) -> bool:
+    """Whether TensorFlow can compute on the array's own memory."""
+    flags = array.flags
+    return flags.c_contiguous and flags.writeable and array.ctypes.data % ALIGNED == 0
+
+
+def _joined(parts: list[np.ndarray], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Arrays one after another in one of another type. Its memory is numpy's, which asks for huge
+    pages: TensorFlow's own takes 8 microseconds for every 4 kB when it is first written."""
+    space = np.empty(math.prod(shape) * dtype.itemsize + ALIGNED, np.uint8)
+    start = -space.ctypes.data % ALIGNED
+    whole = space[start : start + len(space) - ALIGNED].view(dtype).reshape(shape)
+    row = 0
+    for part in parts:
+        step = max(1, PIECE // max(1, math.prod(part.shape[1:])))
+        for first in range(0, len(part), step):
+            piece = part[first : first + step]
+            if piece.dtype != dtype:
+                piece = tf.cast(tf.constant(piece), dtype).numpy()
+            whole[row : row + len(piece)] = piece
+            row += len(piece)
+        forget(part)
+    return whole
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """A tensor on the array's memory, which on a CPU may be a file's map; numpy has no bfloat16 of
+    its own to hand over."""
+    if array.size == 0 or tf.config.list_logical_devices("GPU"):
+        return tf.constant(array)
+    bits: Any = array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array
+    tensor = tf.experimental.dlpack.from_dlpack(bits.__dlpack__())
+    return tf.bitcast(tensor, tf.as_dtype(array.dtype))
 
 
 def nested(weights: Mapping[str, Tensor], n_layer: int) -> Params:
@@ -98,14 +148,3 @@ def nested(weights: Mapping[str, Tensor], n_layer: int) -> Params:
         else:
             params.top[name] = value
     return params
-
-
-def _tensor(array: np.ndarray, dtype: tf.DType) -> Tensor:
-    """A tensor in `dtype`. On a CPU it lies where the array does, which may be a file's map, if
-    type and place allow it: TensorFlow wants 64 bytes of alignment, and numpy no bfloat16."""
-    here = array.flags.c_contiguous and array.flags.writeable and array.ctypes.data % 64 == 0
-    if not here or array.size == 0 or tf.config.list_logical_devices("GPU"):
-        return tf.cast(tf.constant(array), dtype)
-    bits: Any = array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array
-    tensor = tf.experimental.dlpack.from_dlpack(bits.__dlpack__())
-    return tf.cast(tf.bitcast(tensor, tf.as_dtype(array.dtype)), dtype)

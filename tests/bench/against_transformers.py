@@ -30,8 +30,8 @@ DEFAULTS = (  # keys that a config.json can do without; removed where they say n
     *("hidden_act", "hidden_activation", "attention_bias", "mlp_bias", "layer_types"),
     *("use_sliding_window", "sliding_window", "max_window_layers", "rope_scaling"),
     *("query_pre_attn_scalar", "final_logit_softcapping", "attn_logit_softcapping"),
-    *("n_inner", "activation_function", "layer_norm_epsilon", "scale_attn_weights", "dtype"),
-    *("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "architectures"),
+    *("n_inner", "activation_function", "layer_norm_epsilon", "scale_attn_weights"),
+    *("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn"),
 )
 # settings that a model has at most one of: (families, keys of config.json)
 ODD: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
@@ -247,7 +247,7 @@ def make_one(folder: Path, seed: str) -> None:
             }
         )
         own["layer_types"] = None if "layer_types" in keys else written.get("layer_types")
-        same = [k for k in DEFAULTS if k in written and written[k] == own.get(k, written[k])]
+        same = [k for k in DEFAULTS if k in written and k in own and written[k] == own[k]]
         removed = [key for key in same if r.random() < 0.6]
         written = {key: value for key, value in written.items() if key not in removed}
     path.write_text(json.dumps(written, indent=1))
@@ -316,7 +316,10 @@ def add_ends(r: random.Random, folder: Path, said: list[int], config: dict[str, 
     """A tokenizer, and the ids that end a text in generation_config.json, or else config.json."""
     vocabulary = {f"w{i}": i for i in range(config["vocab_size"])}
     model = {"type": "BPE", "vocab": vocabulary, "merges": []}
-    tokenizer = {"version": "1.0", "added_tokens": [], "model": model}
+    steps = {part: {"type": "ByteLevel"} for part in ("pre_tokenizer", "decoder")}
+    for step in steps.values():
+        step |= {"add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    tokenizer = {"version": "1.0", "added_tokens": [], "model": model, **steps}
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     ends = r.choice([said[-1], [r.choice(said)], [r.choice(said), config["vocab_size"] - 1]])
     generation, own = folder / "generation_config.json", {"eos_token_id": ends}
