@@ -36,6 +36,11 @@ TOKENIZERS = {
     "vocab.txt": "wordpiece",
     "vocab.json": "huggingface",
 }
+# tokenizer_class -> the files that hold what its models were trained with; tokenizer.json does not
+ONLY = {
+    "CpmTokenizer": ("chinese_vocab.model", "spiece.model"),
+    "BertTokenizer": ("vocab.txt",),
+}
 BEGIN_WITH_BOS = ("llama", "gemma")  # whose SentencePiece files do not say so
 
 
@@ -87,7 +92,9 @@ def describe(folder: Path) -> dict[str, Any]:
     """The YAML keys that follow from the files in `folder`."""
     config = _json(folder / CONFIG)
     found = _hugging_face(folder, config) if "model_type" in config else _shapes(folder, config)
-    for name in TOKENIZERS:
+    said = _json(folder / "tokenizer_config.json")
+    kind = said.get("tokenizer_class") or config.get("tokenizer_class")
+    for name in ONLY.get(str(kind).removesuffix("Fast"), TOKENIZERS):
         if (folder / name).is_file():
             found["tokenizer"] = _tokenizer(folder, name, found["family"], config)
             break
@@ -98,7 +105,12 @@ def _tokenizer(folder: Path, name: str, family: str, config: Config) -> dict[str
     """The tokenizer in file `name`; the ids that end a text are those of generation_config.json,
     else of config.json, else the tokenizer's own."""
     found: dict[str, Any] = {"kind": TOKENIZERS[name], "model": name}
-    if found["kind"] == "sentencepiece" and family in BEGIN_WITH_BOS:
+    if found["kind"] == "sentencepiece" and family in # tokenizer_class -> the files that hold what its models were trained with; tokenizer.json does not
+ONLY = {
+    "CpmTokenizer": ("chinese_vocab.model", "spiece.model"),
+    "BertTokenizer": ("vocab.txt",),
+}
+BEGIN_WITH_BOS:
         found["add_bos"] = True
     if found["kind"] == "wordpiece" and "model_type" in config:
         lower = _json(folder / "tokenizer_config.json").get("do_lower_case", True)
@@ -107,8 +119,11 @@ def _tokenizer(folder: Path, name: str, family: str, config: Config) -> dict[str
         return found
     for source in (_json(folder / "generation_config.json"), config):
         end = source.get("eos_token_id")
-        if end is not None:
-            return found | {"end": end if isinstance(end, list) else [end]}
+        end = end if isinstance(end, list) else [end]
+        # GPT-2's 50256 stands in files of smaller vocabularies, because it is the default
+        known = [i for i in end if isinstance(i, int) and i < config.get("vocab_size", i + 1)]
+        if known:
+            return found | {"end": known}
     return found
 
 

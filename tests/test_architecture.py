@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "session": Room(
         "config errors device folder tokenizers checkpoints models decoding", "numpy tensorflow"
     ),
-    "cli": Room("errors config console convert device registry session training", "click"),
+    "cli": Room("errors config console convert device folder registry session training", "click"),
     "__init__": Room("config session", ""),
     "__main__": Room("cli", ""),
 }

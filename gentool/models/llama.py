@@ -88,6 +88,6 @@ DIALECTS = {
             "gate_up": take(*(f"{_LAYER}mlp.{part}_proj.weight" for part in ("gate", "up"))),
             "down": take(f"{_LAYER}mlp.down_proj.weight"),
         },
-        ignored=r"rotary_emb\.inv_freq$",
+        ignored=r"rotary_emb\.inv_freq$|^lm_head\.weight$",  # the latter stored though tied
     ),
 }
