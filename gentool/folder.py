@@ -105,12 +105,7 @@ def _tokenizer(folder: Path, name: str, family: str, config: Config) -> dict[str
     """The tokenizer in file `name`; the ids that end a text are those of generation_config.json,
     else of config.json, else the tokenizer's own."""
     found: dict[str, Any] = {"kind": TOKENIZERS[name], "model": name}
-    if found["kind"] == "sentencepiece" and family in # tokenizer_class -> the files that hold what its models were trained with; tokenizer.json does not
-ONLY = {
-    "CpmTokenizer": ("chinese_vocab.model", "spiece.model"),
-    "BertTokenizer": ("vocab.txt",),
-}
-BEGIN_WITH_BOS:
+    if found["kind"] == "sentencepiece" and family in BEGIN_WITH_BOS:
         found["add_bos"] = True
     if found["kind"] == "wordpiece" and "model_type" in config:
         lower = _json(folder / "tokenizer_config.json").get("do_lower_case", True)
