@@ -2,74 +2,158 @@
 README, greedy continuations exactly. Files are the originals' own, opened as a user would."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 import gentool
+from gentool import config, registry
+from gentool.session import Model
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SHARED = Path(__file__).parents[3] / "shared" / "golden"
 TOLERANCE = 1e-4  # the wrong gelu is 7e-4 away
+SHARES = {"fp16": 0.01, "bf16": 0.05}  # of the largest logit, that an error may come to
 
-FOLDERS = {
-    "hf_gpt2": "hf_gpt2",
-    "hf_gpt2 of the hub": "hf_gpt2/alt_openai_names",
-    "hf_llama": "hf_llama",
+
+class Row(NamedTuple):
+    """A checkpoint, where its expected values are, and what its folder does not say."""
+
+    checkpoint: str
+    golden: str
+    set: dict[str, object] = {}
+
+
+HEADS = {"arch.n_head": 4}
+HERE = {
+    "gpt2": Row("hf_gpt2", "hf_gpt2"),
+    "gpt2 of the hub": Row("hf_gpt2/alt_openai_names", "hf_gpt2"),
+    "llama": Row("hf_llama", "hf_llama"),
 }
-BIGGER = {
-    "cpm in hugging face form": ("cpm_megatron/a/hf", "cpm_megatron/a"),
-    "cpm, two ranks": ("cpm_megatron/a/ckpt", "cpm_megatron/a"),
-    "cpm, written before torch 1.6": ("cpm_megatron/a/ckpt_legacy_pickle", "cpm_megatron/a"),
-    "cpm in bert4keras": ("cpm_megatron/a/bert4keras_tf", "cpm_megatron/a"),
-    "cpm-lm-tf2": ("cpm_lm_tf2/a/saved_model", "cpm_lm_tf2/a"),
-    "gpt2-ml": ("gpt2_ml/a", "gpt2_ml/a"),
-    "gpt2-chinese": ("bert_gpt2_chinese/a", "bert_gpt2_chinese/a"),
-    "llama3": ("hf_llama3/a", "hf_llama3/a"),
-    "qwen2": ("hf_qwen2/a", "hf_qwen2/a"),
-    "qwen3": ("hf_qwen3/a", "hf_qwen3/a"),
-    "gemma": ("hf_gemma/a", "hf_gemma/a"),
-    "gemma2": ("hf_gemma2/a", "hf_gemma2/a"),
+THERE = {
+    "cpm in hugging face form": Row("cpm_megatron/a/hf", "cpm_megatron/a"),
+    "cpm, two ranks": Row("cpm_megatron/a/ckpt", "cpm_megatron/a", HEADS),
+    "cpm, before torch 1.6": Row("cpm_megatron/a/ckpt_legacy_pickle", "cpm_megatron/a", HEADS),
+    "cpm in bert4keras": Row("cpm_megatron/a/bert4keras_tf", "cpm_megatron/a"),
+    "cpm-lm-tf2": Row("cpm_lm_tf2/a/saved_model", "cpm_lm_tf2/a", HEADS),
+    "gpt2-ml": Row("gpt2_ml/a", "gpt2_ml/a"),
+    "gpt2-chinese": Row("bert_gpt2_chinese/a", "bert_gpt2_chinese/a"),
+    "llama3": Row("hf_llama3/a", "hf_llama3/a"),
+    "qwen2": Row("hf_qwen2/a", "hf_qwen2/a"),
+    "qwen3": Row("hf_qwen3/a", "hf_qwen3/a"),
+    "gemma": Row("hf_gemma/a", "hf_gemma/a"),
+    "gemma2": Row("hf_gemma2/a", "hf_gemma2/a"),
 }
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/golden")
 
 
-def check(folder: Path, golden: Path, xla: bool) -> None:
-    # neither a Megatron directory nor a SavedModel says how many heads there are
-    heads = {"arch.n_head": 4} if folder.name.startswith(("ckpt", "saved_model")) else {}
-    model = gentool.load(str(folder), precision="fp32", xla=xla, set=heads)
-    expected = np.load(golden / "golden.npz")
-    names = [name for name in expected if name.startswith("ids_")]
-    assert names
-    for name in names:
-        wanted = expected[name.replace("ids", "logits")]
-        found = model.logits(expected[name].tolist())
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE)
+@pytest.fixture(
+    params=[*HERE, *(pytest.param(name, marks=needs_shared) for name in THERE)], scope="module"
+)
+def row(request: pytest.FixtureRequest) -> Row:
+    """A row with its paths in full."""
+    there = request.param in THERE
+    found = (THERE if there else HERE)[request.param]
+    root = SHARED if there else GOLDEN
+    return Row(str(root / found.checkpoint), str(root / found.golden), found.set)
+
+
+@pytest.fixture(scope="module")
+def model(row: Row) -> Model:
+    return gentool.load(row.checkpoint, precision="fp32", set=row.set)
+
+
+def texts(row: Row) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Ids and the logits after each of them."""
+    expected = np.load(Path(row.golden) / "golden.npz")
     for name in expected:
-        number = name.removeprefix("greedy_")
-        if number.isdigit():
-            prompt = f"prompt_{number}" if f"prompt_{number}" in expected else f"greedy_{name}"
-            if prompt not in expected:
-                continue
-            start = expected[prompt].tolist()
-            rest = expected[name].tolist()[len(start) :]
-            sample = model.complete(start, temperature=0, max_tokens=len(rest), eos=None)[0]
-            assert list(sample.ids) == rest
+        if name.startswith("ids_"):
+            yield expected[name].tolist(), expected[name.replace("ids", "logits")]
 
 
-@pytest.mark.parametrize("xla", [True, False], ids=["xla", "no-xla"])
-@pytest.mark.parametrize("folder", FOLDERS.values(), ids=FOLDERS)
-def test_golden(folder: str, xla: bool) -> None:
-    check(GOLDEN / folder, GOLDEN / folder.split("/")[0], xla)
+def greedy(row: Row) -> Iterator[tuple[list[int], list[int], int | None]]:
+    """Prompts, their continuations, and the end token if one was searched for."""
+    expected = np.load(Path(row.golden) / "golden.npz")
+    for name in expected:
+        for start in ("prompt", "greedy_prompt"):
+            prompt = expected[name].tolist()
+            if name.startswith(f"{start}_"):
+                whole = expected[f"greedy_{name.rpartition('_')[2]}"].tolist()
+                assert whole[: len(prompt)] == prompt
+                yield prompt, whole[len(prompt) :], None
+        if name.startswith("sample_") and not name.endswith("length"):  # of top_p 1e-6
+            count, length = expected[f"{name}_number_length"]
+            prompt = expected[name][0][: -length - 1].tolist()
+            assert len(expected[name]) == count
+            yield from ((prompt, line[len(prompt) :].tolist(), None) for line in expected[name])
+    path = Path(row.golden) / "golden.json"
+    cases = json.loads(path.read_text("utf-8"))["cases"] if path.exists() else []
+    for case in cases:
+        if case["kind"] == "greedy" and not case.keys() & {
+            "repetition_penalty",
+            "no_repeat_ngram_size",
+        }:
+            prompt = case["prompt"]
+            yield prompt, case["output"][len(prompt) :], case.get("eos_token_id")
+        elif case["kind"] == "greedy_left_padded_batch":
+            for ids, mask, output in zip(
+                case["input_ids"], case["attention_mask"], case["output"], strict=True
+            ):
+                prompt = [i for i, real in zip(ids, mask, strict=True) if real]
+                yield prompt, output[len(ids) :], None
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/golden")
-@pytest.mark.parametrize(("folder", "golden"), BIGGER.values(), ids=BIGGER)
-def test_more_goldens(folder: str, golden: str) -> None:
-    check(SHARED / folder, SHARED / golden, xla=True)
+def test_logits(row: Row, model: Model) -> None:
+    for ids, wanted in texts(row):
+        np.testing.assert_allclose(model.logits(ids), wanted, rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/golden")
+def test_greedy_continuations(row: Row, model: Model) -> None:
+    cases = list(greedy(row))
+    assert cases
+    for prompt, rest, end in cases:
+        sample = model.complete(prompt, temperature=0, max_tokens=len(rest), eos=end)[0]
+        assert list(sample.ids) == rest
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_logits_without_xla(name: str) -> None:
+    row = HERE[name]
+    model = gentool.load(str(GOLDEN / row.checkpoint), precision="fp32", xla=False)
+    for ids, wanted in texts(Row("", str(GOLDEN / row.golden))):
+        np.testing.assert_allclose(model.logits(ids), wanted, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("precision", SHARES)
+def test_16_bits(row: Row, precision: str) -> None:
+    """The arg max is that of fp32 wherever fp32 is surer than twice the largest error."""
+    ids, wanted = max(texts(row), key=lambda text: len(text[0]))
+    model = gentool.load(row.checkpoint, precision=precision, set=row.set)
+    found = model.logits(ids)
+    error = np.abs(found - wanted).max()
+    assert error <= SHARES[precision] * np.abs(wanted).max()
+    second, first = np.sort(wanted, axis=-1)[:, -2:].T
+    sure = first - second > 2 * error
+    assert sure.any()
+    np.testing.assert_array_equal(found.argmax(-1)[sure], wanted.argmax(-1)[sure])
+
+
+def test_a_yaml_of_30_lines_is_the_same_model(row: Row, tmp_path: Path) -> None:
+    found = registry.describe("mine", row.checkpoint, row.set)
+    text = registry.text(found)
+    assert len(text.splitlines()) <= 30
+    (tmp_path / "mine.yaml").write_text(text, "utf-8")
+    again = config.load(str(tmp_path / "mine.yaml"))
+    assert again.model_copy(update={"folder": found.folder}) == found
+    ids, wanted = next(texts(row))
+    model = gentool.load(str(tmp_path / "mine.yaml"), precision="fp32", xla=False)
+    np.testing.assert_allclose(model.logits(ids), wanted, rtol=0, atol=TOLERANCE)
+
+
+@needs_shared
 @pytest.mark.parametrize("name", ["hf_llama3", "hf_qwen2", "hf_gemma"])
 def test_a_folder_brings_its_tokenizer_and_its_ends(name: str) -> None:
     golden = json.loads((SHARED / name / "a/golden.json").read_text("utf-8"))

@@ -32,6 +32,9 @@ def logits(arch, weights, ids):
         for head in range(h):
             group = head // (h // g)
             scores = q[:, head] @ k[:, group].T / np.sqrt(e)
+            if arch.log_n:  # more keys, sharper attention
+                seen = np.arange(1, t + 1)[:, None]
+                scores *= np.log(np.maximum(seen, 16)) / np.log(arch.log_n)
             scores[hidden] = -np.inf
             mass = np.exp(scores - scores.max(-1, keepdims=True))
             heads.append(mass / mass.sum(-1, keepdims=True) @ v[:, group])
