@@ -215,7 +215,7 @@ def _load(model: str, overrides: Mapping[str, object]) -> ModelConfig:
 
 def keys(path: Path) -> dict[str, Any]:
     """What a file that `locate` found says, as the keys of a model's YAML."""
-    return folder.describe(path.parent) if path.name in folder.SELF else read_yaml(path, _to(path))
+    return folder.describe(path.parent) if folder.is_such(path) else read_yaml(path, _to(path))
 
 
 def checked(path: Path, data: dict[str, Any], overrides: Mapping[str, object]) -> ModelConfig:
@@ -241,7 +241,7 @@ def checked(path: Path, data: dict[str, Any], overrides: Mapping[str, object]) -
 
 def _to(path: Path) -> type[GentoolError]:
     """Whose mistake it is if this file is wrong: that of a folder, or of a YAML's author."""
-    return ModelError if path.name in (FOLDER_FILE, *folder.SELF) else UsageError
+    return ModelError if path.name == FOLDER_FILE or folder.is_such(path) else UsageError
 
 
 def locate(model: str) -> Path:
@@ -252,9 +252,10 @@ def locate(model: str) -> Path:
     if model in names:
         return names[model]
     if path.is_dir():
-        for name in (FOLDER_FILE, *folder.SELF):
-            if (path / name).exists():
-                return path / name
+        if (path / FOLDER_FILE).exists():
+            return path / FOLDER_FILE
+        if found := folder.describes_itself(path):
+            return found
         raise ModelError(
             f"the folder {model} has no {', '.join((FOLDER_FILE, *folder.SELF))}",
             "give a folder with one of them, or write a YAML file and give that",

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from gentool.errors import ModelError, nearest
 
 CONFIG = "config.json"
-# a folder with one of these describes itself
-SELF = (CONFIG, "latest_checkpointed_iteration.txt", "variables")
+# a folder with one of these describes itself; the last is TensorFlow's
+SELF = (CONFIG, "latest_checkpointed_iteration.txt", "variables", "*.index")
 
 # the first of these that is there holds the weights
 WEIGHTS = (
@@ -34,6 +34,8 @@ TOKENIZERS = {
     "spiece.model": "cpm",  # what Hugging Face calls it
     "vocab.model": "cpm",  # PanGu-alpha's
     "vocab.txt": "wordpiece",
+    "clue-vocab.txt": "wordpiece",  # these two in the repository of GPT2_ML
+    "bert-base-chinese-vocab.txt": "wordpiece",
     "vocab.json": "huggingface",
 }
 # tokenizer_class -> the files that hold what its models were trained with; tokenizer.json does not
@@ -86,6 +88,16 @@ GELUS = {
 }
 
 Config = Mapping[str, Any]
+
+
+def describes_itself(folder: Path) -> Path | None:
+    """The file by which it does, if it does."""
+    return next((path for name in SELF for path in sorted(folder.glob(name))), None)
+
+
+def is_such(path: Path) -> bool:
+    """Whether a path is of a file that `describes_itself` finds."""
+    return any(path.match(name) for name in SELF)
 
 
 def describe(folder: Path) -> dict[str, Any]:

@@ -291,11 +291,15 @@ class Parts(NamedTuple):
 def parts(config: ModelConfig) -> Parts:
     """Opens a model's files, and checks that they are of one model."""
     tokenizer = tokenizers.load(config.tokenizer, config.folder) if config.tokenizer else None
-    if tokenizer and tokenizer.n_vocab > config.arch.n_vocab:
-        raise ModelError(
-            f"the tokenizer has {tokenizer.n_vocab} pieces, the model {config.arch.n_vocab}",
-            "they are not of one model: restore the folder from its source",
-        )
+    if config.tokenizer and tokenizer:
+        more = config.arch.n_vocab - tokenizer.n_vocab
+        # rows without a piece are usual, but GPT2_ML's two vocabularies are mistaken for each other
+        if more < 0 or (config.tokenizer.kind == "wordpiece" and more > 1000):
+            raise ModelError(
+                f"{config.folder / config.tokenizer.model} has {tokenizer.n_vocab} pieces,"
+                f" {config.name} has {config.arch.n_vocab}",
+                "they are not of one model: name its own with --set tokenizer.model=FILE",
+            )
     source = checkpoints.open_checkpoint(config.folder / config.checkpoint, config.format)
     device.setup()
     from gentool import models

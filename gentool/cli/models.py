@@ -85,7 +85,7 @@ def show(console: Console, flags: ModelFlags) -> None:
 
     path = config.locate(flags.model)
     console.detail(str(path))
-    if path.name in folder.SELF:
+    if folder.is_such(path):
         console.write(registry.text(config.load(flags.model)))
     else:
         config.read_yaml(path)
