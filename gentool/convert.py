@@ -6,6 +6,7 @@ The folder appears whole or not at all.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import math
 import os
@@ -24,6 +25,7 @@ from gentool.errors import ModelError, UsageError
 from gentool.session import Parts, parts
 
 WEIGHTS = "model.safetensors"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DTYPES = {
     "fp32": np.dtype(np.float32),
     "fp16": np.dtype(np.float16),
@@ -42,8 +44,11 @@ class Written(NamedTuple):
 def convert(model: ModelConfig, target: Path, precision: str) -> Iterator[Written]:
     """Writes a model into the folder `target`, which does not exist yet, its weights in a
     precision or, where that is auto, as they are."""
-    if target.is_symlink() or target.exists():
-        raise UsageError(f"{target} exists already", "name a folder that does not exist yet")
+    try:
+        str(target).encode()  # its name stands in its YAML
+    except UnicodeEncodeError:
+        raise UsageError(f"{target} is not UTF-8", "name another folder") from None
+    _check_new(target)
     opened = parts(model)
     with _appearing(target) as folder:
         yield from _write_weights(folder / WEIGHTS, opened, precision)
@@ -93,11 +98,17 @@ def _cast(array: np.ndarray, dtype: np.dtype, names: tuple[str, ...]) -> np.ndar
         return array
     with np.errstate(over="ignore"):
         cast = array.astype(dtype)
-    if not np.isfinite(cast).all() and np.isfinite(array).all():
+    if (np.isfinite(array) & ~np.isfinite(cast)).any():
         raise ModelError(
-            f"tensor {', '.join(names)} has numbers too large for {dtype}", "use bf16 or fp32"
+            f"tensor {', '.join(names)} has numbers too large for {dtype}",
+            "use bf16 or fp32" if dtype == np.float16 else "use fp32, or keep it as it is",
         )
     return cast
+
+
+def _check_new(target: Path) -> None:
+    if os.path.lexists(target):
+        raise UsageError(f"{target} exists already", "name a folder that does not exist yet")
 
 
 @contextlib.contextmanager
@@ -107,22 +118,28 @@ def _appearing(target: Path) -> Iterator[Path]:
     partial = target.parent / f".{target.name}.partial"
     try:
         partial.mkdir(exist_ok=True)
-        lock = os.open(partial, os.O_RDONLY)
+        lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as e:
-        raise UsageError(f"cannot make {target}: {e.strerror}", "name another folder") from None
+        hint = f"remove {partial}" if os.path.lexists(partial) else "name another folder"
+        raise UsageError(f"cannot make {target}: {e.strerror}", hint) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(lock), os.lstat(partial)):
+            raise BlockingIOError  # what was opened has become the target of another
     except OSError:
         os.close(lock)
         raise UsageError(f"{target} is being written already", "wait for it") from None
     try:
+        _check_new(target)
         for left in partial.iterdir():
             left.unlink()
         yield partial
+        _check_new(target)
         partial.rename(target)
     except OSError as e:
         name = e.filename or target
-        raise ModelError(f"cannot write {name}: {e.strerror}", "free some space") from None
+        hint = "free some space" if e.errno in FULL else "check the folder and its disk"
+        raise ModelError(f"cannot write {name}: {e.strerror}", hint) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         os.close(lock)

@@ -5,8 +5,10 @@ the files they name.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +20,8 @@ from gentool import checkpoints, config, tokenizers
 from gentool.config import ModelConfig, ModelFile
 from gentool.errors import GentoolError, ModelError, UsageError, nearest
 
-NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+LONGEST = 200  # characters of a name, which is that of a file
 
 Origin = Literal["packaged", "configs", "own"]
 State = Literal["ready", "no weights here", "wrong"]
@@ -65,12 +68,23 @@ def describe(name: str, place: str, overrides: Mapping[str, object]) -> ModelCon
     found = config.checked(path, data | {"name": name}, overrides)
     tokenizer = found.tokenizer
     if tokenizer:
-        model = str((found.folder / tokenizer.model).resolve())
+        model = _absolute(found.folder / tokenizer.model)
         tokenizer = tokenizer.model_copy(update={"model": model})
-    checkpoint = str((found.folder / found.checkpoint).resolve())
+    checkpoint = _absolute(found.folder / found.checkpoint)
     return found.model_copy(
         update={"checkpoint": checkpoint, "tokenizer": tokenizer, "folder": config.own()}
     )
+
+
+def _absolute(path: Path) -> str:
+    """A path under its own last name, which says the format: in Hugging Face's cache it is that of
+    a link to a file named by its sum."""
+    whole = path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
+    try:
+        str(whole).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{whole} is not UTF-8, as YAML is", "rename the folder") from None
+    return str(whole)
 
 
 def _completed(
@@ -78,46 +92,57 @@ def _completed(
 ) -> dict[str, Any]:
     """What a folder says of itself, with what configs/ says of this model beside it."""
     arch, known = data.get("arch") or {}, shipped["arch"]
-    pairs = {"family": (data.get("family"), shipped["family"])}
+    tokenizer = data.get("tokenizer") or {}
+    if not isinstance(arch, dict) or not isinstance(tokenizer, dict):
+        return data  # in which `config` names what is wrong
+    pairs = {"family": (data.get("family", shipped["family"]), shipped["family"])}
     pairs |= {f"arch.{key}": (arch[key], known[key]) for key in arch.keys() & known.keys()}
     for key, (here, there) in sorted(pairs.items()):
         if here != there:
             raise UsageError(
                 f"{place} is not {name}: its {key} is {here}, not {there}", "give another name"
             )
-    tokenizer = data.get("tokenizer")
-    if tokenizer and tokenizer["kind"] == shipped["tokenizer"]["kind"]:
+    if tokenizer.get("kind") == shipped["tokenizer"]["kind"]:
         tokenizer = shipped["tokenizer"] | tokenizer
-    return {**shipped, **data, "arch": known | arch, "tokenizer": tokenizer}
+    return {**shipped, **data, "arch": known | arch, "tokenizer": tokenizer or None}
 
 
 def add(described: ModelConfig) -> Path:
     """Writes the YAML of a model that `describe` gave into the user's folder."""
-    path = place_of(described.name)
+    path = new_place(described.name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
             file.write(text(described))
-    except FileExistsError:
-        raise UsageError(
-            f"there is a model {described.name} already, {path}",
-            f"remove it first: gentool models remove {described.name}",
-        ) from None
     except OSError as e:
-        path.unlink(missing_ok=True)
+        if not isinstance(e, FileExistsError):  # then it is another's
+            with contextlib.suppress(OSError):
+                path.unlink()
         raise GentoolError(f"cannot write {path}: {e.strerror}", "check the folder") from None
     return path
 
 
 def place_of(name: str) -> Path:
     """Where the YAML of the user's model `name` stands, be it there or not."""
-    if not NAME.fullmatch(name):
+    if not NAME.fullmatch(name) or len(name) > LONGEST:
         raise UsageError(
-            f"{name!r} is no name of a model", "letters, digits, . _ and -, a letter or digit first"
+            f"{name!r} is no name of a model",
+            f"letters, digits, . _ and -, a letter or digit first, at most {LONGEST}",
         )
     if name in config.packaged():
         raise UsageError(f"{name} is the model inside gentool", "give another name")
     return config.own() / f"{name}.yaml"
+
+
+def new_place(name: str) -> Path:
+    """The same of a name that the user has not given yet."""
+    path = place_of(name)
+    if os.path.lexists(path):
+        raise UsageError(
+            f"there is a model {name} already, {path}",
+            f"remove it first: gentool models remove {name}",
+        )
+    return path
 
 
 def remove(name: str) -> Path:
@@ -134,6 +159,13 @@ def remove(name: str) -> Path:
     return path
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `config` would read as a number, as the name 1e5."""
+
+
+_Dumper.yaml_implicit_resolvers = config._Loader.yaml_implicit_resolvers
+
+
 def text(model: ModelFile) -> str:
     """A model as the YAML file `config` reads, every number in it."""
     lines = []
@@ -144,13 +176,14 @@ def text(model: ModelFile) -> str:
             value = value.model_dump(exclude_none=True, exclude_unset=said_only)
             rotary = model.family not in config.LEARNED_POSITIONS
             unused = ("n_position",) if rotary else ()
-            value = {k: v for k, v in value.items() if v != [] and k not in unused}
+            value = {k: v for k, v in value.items() if (said_only or v != []) and k not in unused}
         if value not in (None, {}):
             # numbers stand on one line, as a person writes them; sums one a line
             flow = None if isinstance(value, dict) and key != "sha256" else False
             lines.append(
-                yaml.safe_dump(
+                yaml.dump(
                     {key: value},
+                    Dumper=_Dumper,
                     default_flow_style=flow,
                     allow_unicode=True,
                     sort_keys=False,

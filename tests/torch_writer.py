@@ -47,16 +47,25 @@ def pickled(value, storages):
 
 
 def zip_file(root, compression=zipfile.ZIP_STORED, folder="archive"):
+    out = BytesIO()
+    write_zip(out, root, compression, folder)
+    return out.getvalue()
+
+
+def write_zip(out, root, compression=zipfile.ZIP_STORED, folder="archive"):
+    """Into a path or a file; storages start at multiples of 64 bytes, as torch has them."""
     storages = []
     code = pickled(root, storages)
-    out = BytesIO()
     with zipfile.ZipFile(out, "w", compression) as file:
         file.writestr(f"{folder}/data.pkl", code)
         file.writestr(f"{folder}/byteorder", "little")
         for key, storage in enumerate(storages):
-            file.writestr(f"{folder}/data/{key}", storage.tobytes())
+            entry = zipfile.ZipInfo(f"{folder}/data/{key}")
+            entry.compress_type = compression
+            gap = -(file.fp.tell() + 30 + len(entry.filename) + 4) % 64
+            entry.extra = b"FB" + struct.pack("<H", gap) + b"Z" * gap
+            file.writestr(entry, np.ascontiguousarray(storage).reshape(-1).view(np.uint8).data)
         file.writestr(f"{folder}/version", "3\n")
-    return out.getvalue()
 
 
 def legacy_file(root):

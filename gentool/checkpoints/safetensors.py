@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -56,11 +57,17 @@ class SafetensorsFile:
         """A view of the file, private to this process."""
         if name not in self.shapes:
             raise ModelError(f"{self._path} has no tensor {name}", "is it of another model?")
-        return np.ndarray(self.shapes[name], self.dtypes[name], self._data.data, self._places[name])
+        shape, dtype = self.shapes[name], self.dtypes[name]
+        try:
+            return np.ndarray(shape, dtype, self._data.data, self._places[name])
+        except ValueError as e:  # an empty one of a size no memory has, or of too many dimensions
+            raise ModelError(f"{self._path}: tensor {name}: {e}", _RESTORE) from None
 
 
 def load(path: Path) -> SafetensorsFile:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for a writer
+            raise ModelError(f"{path} is not a file", "name a file of weights")
         open_untyped: Any = safe_open
         with open_untyped(path, "numpy"):  # checks that the file is whole
             data = mapped(path)

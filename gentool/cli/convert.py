@@ -45,7 +45,9 @@ def convert(console: Console, flags: Flags) -> None:
     with console.progress("MB") as show:
         for part in convert.convert(model, Path(flags.target), flags.precision or "auto"):
             left = (time.monotonic() - began) * (part.size / part.done - 1)
-            show(part.done // 10**6, part.size // 10**6, left, part.tensor)
+            size = -(-part.size // 10**6)
+            done = size if part.done == part.size else part.done // 10**6  # only once the last
+            show(done, size, left, part.tensor)
     console.write(f"{flags.target}\n")
 
 

@@ -101,7 +101,7 @@ def add(console: Console, flags: AddFlags) -> None:
     """
     from gentool import registry
 
-    registry.place_of(flags.name)  # a wrong name is found before any work
+    registry.new_place(flags.name)  # a wrong name is found before any work
     described = registry.describe(flags.name, flags.place, dict(flags.set))
 
     from gentool import session

@@ -12,11 +12,10 @@ import argparse
 import json
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
-from torch_writer import pickled
+from torch_writer import write_zip
 
 LAYERS, WIDTH, VOCABULARY, CONTEXT, RANKS = 32, 2560, 30000, 1024, 2
 SHOWN = ("VmHWM", "RssAnon", "RssFile")  # of /proc/self/status
@@ -74,14 +73,7 @@ def make(folder: Path) -> None:
         for name, shape in shapes().items():
             values = rng.standard_normal(shape, np.float32) * 0.02
             module[name] = (values + ("norm.weight" in name)).astype(np.float16)
-        storages: list[np.ndarray] = []
-        code = pickled({"module": module}, storages)
-        path = inner / f"mp_rank_{rank:02}_model_states.pt"
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
-            file.writestr("archive/data.pkl", code)
-            for key, storage in enumerate(storages):
-                file.writestr(f"archive/data/{key}", storage.data)
-            file.writestr("archive/version", "3\n")
+        write_zip(inner / f"mp_rank_{rank:02}_model_states.pt", {"module": module})
 
 
 def size(path: Path) -> int:
