@@ -14,9 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import yaml
-
-from gentool import checkpoints, config, tokenizers
+from gentool import checkpoints, config, schema, tokenizers
 from gentool.config import ModelConfig, ModelFile
 from gentool.errors import GentoolError, ModelError, UsageError, nearest
 
@@ -47,7 +45,7 @@ def _entry(name: str, path: Path) -> Entry:
     places: dict[Path, Origin] = {config.own(): "own", config.configs(): "configs"}
     origin = places.get(path.parent, "packaged")
     try:
-        file = config.parse(ModelFile, config.read_yaml(path), str(path))
+        file = schema.parse(ModelFile, schema.read_yaml(path), str(path))
         config.load(name)
     except ModelError:
         return Entry(name, path, origin, "no weights here", file)
@@ -64,7 +62,7 @@ def describe(name: str, place: str, overrides: Mapping[str, object]) -> ModelCon
     data = config.keys(path)
     shipped = config.configs() / f"{name}.yaml"
     if shipped.is_file():
-        data = _completed(data, config.read_yaml(shipped), place, name)
+        data = _completed(data, schema.read_yaml(shipped), place, name)
     found = config.checked(path, data | {"name": name}, overrides)
     tokenizer = found.tokenizer
     if tokenizer:
@@ -159,19 +157,12 @@ def remove(name: str) -> Path:
     return path
 
 
-class _Dumper(yaml.SafeDumper):
-    """Quotes what `config` would read as a number, as the name 1e5."""
-
-
-_Dumper.yaml_implicit_resolvers = config._Loader.yaml_implicit_resolvers
-
-
 def text(model: ModelFile) -> str:
     """A model as the YAML file `config` reads, every number in it."""
     lines = []
     for key in ModelFile.model_fields:
         value = getattr(model, key)
-        if isinstance(value, config.Strict):
+        if isinstance(value, schema.Strict):
             said_only = key != "arch"  # whose every number is written
             value = value.model_dump(exclude_none=True, exclude_unset=said_only)
             rotary = model.family not in config.LEARNED_POSITIONS
@@ -180,16 +171,7 @@ def text(model: ModelFile) -> str:
         if value not in (None, {}):
             # numbers stand on one line, as a person writes them; sums one a line
             flow = None if isinstance(value, dict) and key != "sha256" else False
-            lines.append(
-                yaml.dump(
-                    {key: value},
-                    Dumper=_Dumper,
-                    default_flow_style=flow,
-                    allow_unicode=True,
-                    sort_keys=False,
-                    width=100,
-                )
-            )
+            lines.append(schema.to_yaml({key: value}, flow))
     return "".join(lines)
 
 

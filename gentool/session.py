@@ -14,8 +14,9 @@ import numpy as np
 
 from gentool import checkpoints, device, folder, tokenizers
 from gentool.checkpoints import TensorSource
-from gentool.config import ModelConfig, Sampling, parse
+from gentool.config import ModelConfig, Sampling
 from gentool.errors import ModelError, UsageError
+from gentool.schema import parse
 from gentool.tokenizers import Tokenizer
 from gentool.tokenizers.stream import TextStream
 

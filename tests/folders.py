@@ -51,15 +51,16 @@ def described(folder: Path, arch: Arch) -> Path:
     return folder
 
 
-def random_gpt2(folder: Path, arch: Arch, dtype: np.dtype, **changed: float) -> Path:
-    """A folder of random weights; `changed` are tensors, `.` as `_`, whose first number is said."""
+def random_gpt2(folder: Path, arch: Arch, dtype: type, **changed: list[float]) -> Path:
+    """A folder of random weights; `changed` are the first numbers of tensors, `.` written as `_`."""
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.3, max(map(math.prod, shapes(arch).values()))).astype(dtype)
     found = {name: (np.dtype(dtype), shape) for name, shape in shapes(arch).items()}
 
     def read(name: str) -> np.ndarray:
         array = noise[: math.prod(found[name][1])].reshape(found[name][1]).copy()
-        array.flat[0] = changed.get(name.replace(".", "_"), array.flat[0])
+        first = changed.get(name.replace(".", "_"), [])
+        array.flat[: len(first)] = first
         return array
 
     described(folder, arch)

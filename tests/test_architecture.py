@@ -30,8 +30,10 @@ class Room(NamedTuple):
 # TensorFlow, number rooms no text, none but the cli knows click and none but the console rich.
 MAY_IMPORT = {
     "errors": Room("", ""),
-    "config": Room("errors folder", "pydantic yaml platformdirs"),
-    "folder": Room("errors checkpoints", ""),
+    "schema": Room("errors", "pydantic yaml"),
+    "config": Room("errors folder schema", "pydantic platformdirs"),
+    "folder": Room("errors checkpoints hugging_face", ""),
+    "hugging_face": Room("", ""),
     "device": Room("", "tensorflow"),
     "console": Room("errors", "rich"),
     "tokenizers": Room("config errors", "numpy platformdirs sentencepiece tokenizers jieba"),
@@ -39,17 +41,20 @@ MAY_IMPORT = {
     "models": Room("config errors checkpoints", "numpy tensorflow ml_dtypes"),
     "decoding": Room("config errors models", "numpy tensorflow"),
     "training": Room(
-        "config errors models registry",
+        "config errors models registry schema",
         "numpy tensorflow pydantic sentencepiece safetensors zstandard",
     ),
-    "registry": Room("config errors checkpoints tokenizers", "yaml"),
+    "registry": Room("config errors schema checkpoints tokenizers", ""),
     "convert": Room(
         "config errors registry session checkpoints tokenizers models", "numpy ml_dtypes"
     ),
     "session": Room(
-        "config errors device folder tokenizers checkpoints models decoding", "numpy tensorflow"
+        "config errors device folder schema tokenizers checkpoints models decoding",
+        "numpy tensorflow",
     ),
-    "cli": Room("errors config console convert device folder registry session training", "click"),
+    "cli": Room(
+        "errors config console convert device folder registry schema session training", "click"
+    ),
     "__init__": Room("config session", ""),
     "__main__": Room("cli", ""),
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gentool import config
+from gentool import config, schema
 from gentool.cli import options
 from gentool.config import Sampling, known, load
 from gentool.errors import Exit, GentoolError, ModelError, UsageError
@@ -194,7 +194,7 @@ def test_a_model_that_is_not_there(model: str, code: Exit, hint: str) -> None:
 @pytest.mark.parametrize("name", known())
 def test_every_model_with_a_name_has_a_good_file(name: str) -> None:
     path = known()[name]
-    assert config.parse(config.ModelFile, config.read_yaml(path), str(path)).name == name
+    assert schema.parse(config.ModelFile, schema.read_yaml(path), str(path)).name == name
 
 
 def test_a_name_is_found_among_the_users_own_but_hides_nothing_shipped(
@@ -226,8 +226,8 @@ def test_a_name_comes_before_a_folder_and_a_slash_means_the_folder(
 def test_configs_are_found_beside_the_package_and_inside_it(tmp_path: Path) -> None:
     package = tmp_path / "gentool"
     package.mkdir()
-    for name in ("__init__.py", "config.py", "errors.py", "folder.py"):
-        shutil.copy(Path(config.__file__).parent / name, package)
+    for name in "__init__ config errors folder hugging_face schema".split():
+        shutil.copy(Path(config.__file__).with_name(f"{name}.py"), package)
 
     def answer() -> str:
         code = "from gentool.config import configs; print(configs())"
@@ -252,8 +252,8 @@ def test_a_flag_takes_exactly_what_the_yaml_takes(name: str) -> None:
         except UsageError:
             by_flag = False
         try:
-            config.parse(
-                Sampling, {name: config._from_yaml(f".{text}" if "n" in text else text)}, ""
+            schema.parse(
+                Sampling, {name: schema.from_yaml(f".{text}" if "n" in text else text)}, ""
             )
         except UsageError:
             by_yaml = False

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from gentool.config import LEARNED_POSITIONS, ModelFile, configs, parse, read_yaml
+from gentool.config import LEARNED_POSITIONS, ModelFile, configs
 from gentool.models import load_family
+from gentool.schema import parse, read_yaml
 
 PATHS = sorted(configs().glob("*.yaml"))
 

@@ -81,14 +81,14 @@ def list(console: Console, flags: ListFlags) -> None:
 
 def show(console: Console, flags: ModelFlags) -> None:
     """Prints the YAML of a model: the file of a name, or what a folder says of itself."""
-    from gentool import config, folder, registry
+    from gentool import config, folder, registry, schema
 
     path = config.locate(flags.model)
     console.detail(str(path))
     if folder.is_such(path):
         console.write(registry.text(config.load(flags.model)))
     else:
-        config.read_yaml(path)
+        schema.read_yaml(path)
         console.write(path.read_text("utf-8"))
 
 

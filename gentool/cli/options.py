@@ -321,7 +321,8 @@ def _line(option: click.Option) -> str:
 
 def sampling(config: ModelConfig, flags: Any) -> Sampling:
     """The model's own law, with what the flags say instead."""
-    from gentool.config import Sampling, parse
+    from gentool.config import Sampling
+    from gentool.schema import parse
 
     said = {name: getattr(flags, name) for name in Sampling.model_fields}
     said = {name: value for name, value in said.items() if value not in (None, ())}

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gentool.config import Arch, Sampling, Strict, parse, read_yaml
+from gentool.config import Arch, Sampling
+from gentool.schema import Strict, parse, read_yaml
 
 Share = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]

@@ -10,11 +10,12 @@ import tensorflow as tf
 from oracle import numpy_llama
 from tiny import TINY, Arrays, make_engine
 
-from gentool.config import Arch, ModelFile, parse
+from gentool.config import Arch, ModelFile
 from gentool.decoding.engine import Engine
 from gentool.errors import UsageError
 from gentool.folder import describe
 from gentool.models import attention, gpt2, layers, weights
+from gentool.schema import parse
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "bert4keras_math" / "golden.npz")
 

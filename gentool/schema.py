@@ -1,0 +1,144 @@
+"""YAML files as frozen data of a closed set of keys. An unknown key, a wrong type or an impossible
+number is an error that names key and value.
+"""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from gentool.errors import GentoolError, UsageError, nearest
+
+# what the YAML library raises for files that are none: tags whose content does not fit included
+NOT_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+
+
+class Strict(BaseModel):
+    """Frozen data with a closed set of keys; a number is never read from a string."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's plain types, but 1e-5 is a number, and a key given twice and merge keys (which can
+    make a file of 300 bytes take minutes) are errors."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                problem = f"{key.value} is given twice" if key.value in seen else ""
+                problem = "the key << is not understood" if key.value == "<<" else problem
+                if problem:
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("+-0123456789")
+)
+
+
+def from_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `from_yaml` would read as a number, as the name 1e5."""
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def to_yaml(data: Mapping[str, Any], flow: bool | None) -> str:
+    """`data` as `from_yaml` reads it; `flow` None puts the innermost collections on one line."""
+    return yaml.dump(
+        dict(data),
+        Dumper=_Dumper,
+        default_flow_style=flow,
+        allow_unicode=True,
+        sort_keys=False,
+        width=100,
+    )
+
+
+def read_yaml(path: Path, error: type[GentoolError] = UsageError) -> dict[str, Any]:
+    """The mapping in a YAML file, read safely."""
+    try:
+        data = from_yaml(path.read_text("utf-8"))
+    except OSError as e:
+        raise error(
+            f"cannot read {path}: {e.strerror}", "check the path and its permissions"
+        ) from None
+    except UnicodeDecodeError as e:
+        raise error(f"{path} is not UTF-8 (byte {e.start})", "save the file as UTF-8") from None
+    except NOT_YAML as e:
+        mark = getattr(e, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        raise error(
+            f"{path}{where} is not YAML: {getattr(e, 'problem', e)}", "check indent and quotes"
+        ) from None
+    if not isinstance(data, dict):
+        raise error(
+            f"{path} holds {type(data).__name__}, not a mapping", "write `key: value` lines"
+        )
+    return data
+
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+def parse(
+    schema: type[Schema],
+    data: Mapping[str, Any],
+    source: str,
+    error: type[GentoolError] = UsageError,
+    overrides: Collection[str] = (),
+) -> Schema:
+    """`data` as a `schema`; the first thing wrong with it is an error naming key and value.
+    `overrides` are the dotted keys that came from --set and not from `source`."""
+    try:
+        return schema.model_validate(data)
+    except ValidationError as failure:
+        # a misspelt key is also a missing one: say that it is misspelt
+        first = min(failure.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    key = ".".join(str(part) for part in first["loc"])
+    for name in overrides:
+        if f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}."):
+            source, error = f"{source} with --set {name}", UsageError
+    reason = first["msg"].replace("Input should be", "it should be")
+    match first["type"]:
+        case "extra_forbidden":
+            known = _keys_at(schema, first["loc"][:-1])
+            hint = nearest(str(first["loc"][-1]), known, "known keys")
+            raise error(f"{source}: unknown key {key}", hint)
+        case "missing":
+            raise error(
+                f"{source}: {key} is missing", f"add {key}: …, or give it with --set {key}=…"
+            )
+        case "value_error":
+            what = ": ".join(filter(None, [source, key, str(first["ctx"]["error"])]))
+            raise error(what, "change one of them")
+        case "literal_error":
+            reason = nearest(str(first["input"]), re.findall("'(.+?)'", reason), key)
+    raise error(f"{source}: {key} is {_SHORT.repr(first['input'])}", reason)
+
+
+_SHORT = reprlib.Repr()  # a few bytes of YAML can hold a billion values
+_SHORT.maxstring = 80
+
+
+def _keys_at(schema: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """The keys allowed where `path` leads from `schema`."""
+    for part in path:
+        inner = schema.model_fields[str(part)].annotation
+        options = [inner, *getattr(inner, "__args__", ())]
+        schema = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+    return list(schema.model_fields)
