@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gentool.errors import ModelError, nearest
-from gentool.hugging_face import FAMILIES, Config, Unsupported
+from gentool.hugging_face import FAMILIES, LEFT_OUT, Config, Unsupported
 
 CONFIG = "config.json"
 # a folder with one of these describes itself; the last is TensorFlow's
@@ -184,7 +184,7 @@ def _hugging_face(folder: Path, config: Config) -> dict[str, Any]:
             nearest(str(kind), FAMILIES, "supported"),
         )
     try:
-        arch = FAMILIES[kind](config)
+        arch = FAMILIES[kind]({**LEFT_OUT.get(kind, {}), **config})
     except KeyError as missing:
         what = missing.args[0]
         raise ModelError(f"{path}: {what} is missing", "add it, or restore the file") from None

@@ -12,7 +12,31 @@ GELUS = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
     "gelu": "gelu_erf",
+    "gelu_python": "gelu_erf",
+}
+
+# what a config.json means that leaves these keys out, where it is not the same for all
+LEFT_OUT: Mapping[str, Mapping[str, Any]] = {
+    "qwen2": {"num_key_value_heads": 32, "max_window_layers": 28, "sliding_window": 4096},
+    "qwen3": {
+        "num_key_value_heads": 32,
+        "head_dim": 128,
+        "max_window_layers": 28,
+        "sliding_window": 4096,
+    },
+    "gemma": {"num_key_value_heads": 16, "head_dim": 256, "tie_word_embeddings": True},
+    "gemma2": {
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "tie_word_embeddings": True,
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+    },
 }
 
 Config = Mapping[str, Any]
@@ -26,6 +50,8 @@ def _gpt2(c: Config) -> dict[str, Any]:
     for key, value in {
         "scale_attn_weights": True,
         "scale_attn_by_inverse_layer_idx": False,
+        "tie_word_embeddings": True,
+        "add_cross_attention": False,
     }.items():
         if c.get(key, value) != value:
             raise Unsupported(f"{key} {c[key]}")
@@ -46,20 +72,34 @@ def _gpt2(c: Config) -> dict[str, Any]:
 
 
 def _llama(c: Config) -> dict[str, Any]:
-    """LLaMA, and all that keep to its names in config.json."""
-    for key in ("attention_bias", "mlp_bias"):
-        if c.get(key):
-            raise Unsupported(f"{key} {c[key]}")
-    found = _like_llama(c, "silu")
+    _refuse(c, "attention_bias", "mlp_bias")
+    _silu(c)
+    return _like_llama(c)
+
+
+def _qwen2(c: Config) -> dict[str, Any]:
+    _silu(c)
+    found = _like_llama(c)
     if not c.get("use_sliding_window"):
         return found
-    narrow = range(c["max_window_layers"], c["num_hidden_layers"])
-    return found | _windows(c, [i in narrow for i in range(c["num_hidden_layers"])])
+    every = range(c["num_hidden_layers"])
+    return found | _windows(c, [i >= c["max_window_layers"] for i in every])
+
+
+def _qwen3(c: Config) -> dict[str, Any]:
+    _refuse(c, "attention_bias")
+    return _qwen2(c)
 
 
 def _gemma(c: Config) -> dict[str, Any]:
-    # hidden_act says "gelu" in old files that were trained with the tanh form
-    return _like_llama({"tie_word_embeddings": True, **c}, c.get("hidden_activation") or "gelu")
+    _refuse(c, "attention_bias", "use_bidirectional_attention")
+    # hidden_act says "gelu" in Gemma's old files, which were trained with the tanh form
+    old = "gelu" if c["model_type"] == "gemma" else None
+    for key, also in (("hidden_activation", None), ("hidden_act", old)):
+        kind = c.get(key) or "gelu_pytorch_tanh"
+        if GELUS.get(kind) != "gelu_tanh" and kind != also:
+            raise Unsupported(f"{key} {kind}")
+    return _like_llama(c)
 
 
 def _gemma2(c: Config) -> dict[str, Any]:
@@ -67,9 +107,20 @@ def _gemma2(c: Config) -> dict[str, Any]:
     return _gemma(c) | {
         **_windows(c, every_other),
         "query_scale": float(c["query_pre_attn_scalar"]),
-        "score_cap": c.get("attn_logit_softcapping"),
-        "logit_cap": c.get("final_logit_softcapping"),
+        "score_cap": c["attn_logit_softcapping"],
+        "logit_cap": c["final_logit_softcapping"],
     }
+
+
+def _silu(c: Config) -> None:
+    if c.get("hidden_act", "silu") not in ("silu", "swish"):
+        raise Unsupported(f"hidden_act {c['hidden_act']}")
+
+
+def _refuse(c: Config, *keys: str) -> None:
+    for key in keys:
+        if c.get(key):
+            raise Unsupported(f"{key} {c[key]}")
 
 
 def _windows(c: Config, narrow: list[bool]) -> dict[str, Any]:
@@ -80,16 +131,15 @@ def _windows(c: Config, narrow: list[bool]) -> dict[str, Any]:
     return {"window": c["sliding_window"], "window_layers": layers}
 
 
-def _like_llama(c: Config, activation: str) -> dict[str, Any]:
-    if activation not in ("silu", "gelu", "gelu_pytorch_tanh"):
-        raise Unsupported(f"hidden_activation {activation}")
-    if activation == "silu" and c.get("hidden_act", "silu") != "silu":
-        raise Unsupported(f"hidden_act {c['hidden_act']}")
-    if c.get("partial_rotary_factor", 1.0) != 1.0:
-        raise Unsupported(f"partial_rotary_factor {c['partial_rotary_factor']}")
-    rope = c.get("rope_parameters") or c  # transformers 5, or 4
+def _like_llama(c: Config) -> dict[str, Any]:
+    """All that keep to LLaMA's names in config.json."""
+    rope = c.get("rope_scaling") or c.get("rope_parameters") or {}  # the latter of transformers 5
+    for source in (c, rope):
+        if source.get("partial_rotary_factor", 1.0) != 1.0:
+            raise Unsupported(f"partial_rotary_factor {source['partial_rotary_factor']}")
+    theta = rope.get("rope_theta") or c.get("rope_theta") or 10000.0
     context = c["max_position_embeddings"]
-    scaling = _rope_scaling(c.get("rope_parameters") or c.get("rope_scaling") or {}, context)
+    scaling = _rope_scaling(rope, context)
     if scaling and scaling["kind"] == "yarn":  # Qwen's files leave the context as it was before
         context = max(context, int(scaling["factor"] * scaling["original_n_ctx"]))
     heads = c["num_attention_heads"]
@@ -103,14 +153,14 @@ def _like_llama(c: Config, activation: str) -> dict[str, Any]:
         "n_vocab": c["vocab_size"],
         "n_ctx": context,
         "norm_eps": c.get("rms_norm_eps", 1e-6),
-        "rope_theta": float(rope.get("rope_theta", 10000.0)),
+        "rope_theta": float(theta),
         "rope_scaling": scaling,
         "tied_head": c.get("tie_word_embeddings", False),
     }
 
 
 def _rope_scaling(c: Config, context: int) -> dict[str, Any] | None:
-    kind = c.get("rope_type", c.get("type", "default"))
+    kind = c.get("type", c.get("rope_type", "default"))
     if kind == "default":
         return None
     if kind == "linear":
@@ -123,7 +173,7 @@ def _rope_scaling(c: Config, context: int) -> dict[str, Any] | None:
             "factor": float(c["factor"]),
             "low_frequency": float(c["low_freq_factor"]),
             "high_frequency": float(c["high_freq_factor"]),
-            "original_n_ctx": c["original_max_position_embeddings"],
+            "original_n_ctx": int(c["original_max_position_embeddings"]),
         }
     if kind == "yarn":
         return _yarn(c, context)
@@ -131,7 +181,7 @@ def _rope_scaling(c: Config, context: int) -> dict[str, Any] | None:
 
 
 def _yarn(c: Config, context: int) -> dict[str, Any]:
-    original = c.get("original_max_position_embeddings") or context
+    original = int(c.get("original_max_position_embeddings") or context)
     factor = float(c["factor"])
     scales = [c.get("mscale"), c.get("mscale_all_dim")]
     lengths = [0.1 * (scale or 1.0) * math.log(max(factor, 1.0)) + 1.0 for scale in scales]
@@ -150,8 +200,8 @@ def _yarn(c: Config, context: int) -> dict[str, Any]:
 FAMILIES: dict[str, Callable[[Config], dict[str, Any]]] = {
     "gpt2": _gpt2,
     "llama": _llama,
-    "qwen2": _llama,
-    "qwen3": _llama,
+    "qwen2": _qwen2,
+    "qwen3": _qwen3,
     "gemma": _gemma,
     "gemma2": _gemma2,
 }

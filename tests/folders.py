@@ -52,7 +52,7 @@ def described(folder: Path, arch: Arch) -> Path:
 
 
 def random_gpt2(folder: Path, arch: Arch, dtype: type, **changed: list[float]) -> Path:
-    """A folder of random weights; `changed` are the first numbers of tensors, `.` written as `_`."""
+    """A folder of random weights; `changed` are first numbers of tensors, `.` written as `_`."""
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.3, max(map(math.prod, shapes(arch).values()))).astype(dtype)
     found = {name: (np.dtype(dtype), shape) for name, shape in shapes(arch).items()}

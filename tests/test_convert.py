@@ -18,10 +18,11 @@ import pytest
 from folders import GOLDEN, arch, copied, random_gpt2, sharded
 
 import gentool
-from gentool import config, registry, schema
+from gentool import config, registry
 from gentool.convert import DTYPES, convert
 from gentool.errors import GentoolError, ModelError, UsageError
 from gentool.models import load_family
+from gentool.schema import read_yaml
 from gentool.session import parts
 
 HEADS = {"arch.n_head": 4}
@@ -102,7 +103,7 @@ def test_the_folder_is_the_same_model(name: str, tmp_path: Path, out: Path) -> N
     assert len((target / "gentool.yaml").read_text("utf-8").splitlines()) <= 30
     numbers = {key for key, value in after.arch.model_dump().items() if value not in (None, [])}
     rotary = after.family not in config.LEARNED_POSITIONS
-    written = schema.read_yaml(target / "gentool.yaml")
+    written = read_yaml(target / "gentool.yaml")
     assert written["arch"].keys() == numbers - ({"n_position"} if rotary else set())
     assert written["sha256"].keys() == names - {"gentool.yaml"}
     assert {state for _, state in registry.verify(after)} == {"as recorded"}
@@ -162,7 +163,7 @@ def test_all_files_of_a_tokenizer_come_along(
     target = made(source, out / "m", said=said)
     found = sorted(path.name for path in target.iterdir())
     assert found == sorted([*names, "gentool.yaml", "model.safetensors"])
-    sums = schema.read_yaml(target / "gentool.yaml")["sha256"]
+    sums = read_yaml(target / "gentool.yaml")["sha256"]
     assert sums.keys() == {*names, "model.safetensors"}
     old, new = config.load(str(source), said), config.load(str(target))
     assert new.tokenizer == old.tokenizer.model_copy(update={"model": keys["model"]})

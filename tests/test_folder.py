@@ -124,3 +124,83 @@ def test_weights_in_any_of_their_files(tmp_path: Path) -> None:
     for name in reversed(folder.WEIGHTS):
         (tmp_path / name).touch()
         assert folder.describe(tmp_path)["checkpoint"] == name
+
+
+LLAMA = {
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "vocab_size": 40,
+    "max_position_embeddings": 64,
+}
+
+
+def arch_of(path: Path, family: str, **keys: object) -> dict:
+    (path / "config.json").write_text(json.dumps(LLAMA | {"model_type": family} | keys))
+    (path / "model.safetensors").touch()
+    return folder.describe(path)["arch"]
+
+
+@pytest.mark.parametrize(
+    ("said", "theta"),
+    [
+        ({}, 1e4),
+        ({"rope_theta": 5e5}, 5e5),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, 5e5),
+        ({"rope_parameters": {"rope_type": "default"}, "rope_theta": 5e5}, 5e5),
+        ({"rope_scaling": None, "rope_theta": 5e5}, 5e5),
+    ],
+)
+def test_where_the_rotations_stand(tmp_path: Path, said: dict, theta: float) -> None:
+    assert arch_of(tmp_path, "llama", **said)["rope_theta"] == theta
+
+
+def test_of_two_names_of_a_scaling_the_older_counts(tmp_path: Path) -> None:
+    said = {"type": "linear", "rope_type": "default", "factor": 2.0}  # as transformers reads it
+    assert arch_of(tmp_path, "qwen2", rope_scaling=said)["rope_scaling"]["kind"] == "linear"
+
+
+def test_what_configurations_leave_out(tmp_path: Path) -> None:
+    """Defaults of transformers 4.57.1, which save_pretrained does not write in every version."""
+    gemma2 = arch_of(tmp_path, "gemma2")
+    assert (gemma2["score_cap"], gemma2["logit_cap"]) == (50.0, 30.0)
+    assert (gemma2["d_head"], gemma2["n_kv_head"], gemma2["window"]) == (256, 4, 4096)
+    assert gemma2["window_layers"] == [0] and gemma2["tied_head"]
+    assert arch_of(tmp_path, "gemma2", attn_logit_softcapping=None)["score_cap"] is None
+    assert arch_of(tmp_path, "qwen3", num_key_value_heads=2)["d_head"] == 128
+    assert not arch_of(tmp_path, "qwen3", num_key_value_heads=2)["tied_head"]
+    llama = arch_of(tmp_path, "llama", use_sliding_window=True, sliding_window=4)
+    assert "window" not in llama  # only Qwen heeds it
+    qwen2 = arch_of(
+        tmp_path, "qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=1
+    )
+    assert (qwen2["window"], qwen2["window_layers"]) == (4, [1])
+
+
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [
+        ("llama", {"attention_bias": True}),
+        ("llama", {"mlp_bias": True}),
+        ("llama", {"hidden_act": "gelu"}),
+        ("llama", {"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}),
+        ("llama", {"partial_rotary_factor": 0.5}),
+        ("llama", {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}),
+        ("qwen3", {"attention_bias": True}),
+        ("gemma", {"hidden_activation": "gelu"}),
+        ("gemma", {"hidden_act": "relu"}),
+        ("gemma2", {"hidden_activation": "silu"}),
+        ("gemma2", {"use_bidirectional_attention": True}),
+    ],
+)
+def test_what_is_not_computed_is_refused_by_name(tmp_path: Path, family: str, said: dict) -> None:
+    name = next(iter(said))
+    name = {"rope_scaling": "rope_type", "rope_parameters": "partial_rotary_factor"}.get(name, name)
+    with pytest.raises(ModelError, match=f"{name} .* is not supported"):
+        arch_of(tmp_path, family, **said)
+
+
+def test_a_head_of_gpt2_that_is_not_its_embedding_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="tie_word_embeddings False is not supported"):
+        folder.describe(hugging_face(tmp_path, tie_word_embeddings=False))

@@ -8,7 +8,6 @@ from gentool.config import Arch
 from gentool.models import gemma, llama
 from gentool.models.gemma import embed, norm, qkv, top_tensors
 from gentool.models.layers import Ops, Tensor, capped
-from gentool.models.names import Dialect, take
 
 __all__ = ["DIALECTS", "embed", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
 
@@ -32,17 +31,10 @@ def head(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
     return capped(gemma.head(ops, arch, top, x), arch.logit_cap)
 
 
-_THEIRS = llama.DIALECTS["hugging face"]
-_NORMS = {
-    "attention_out_norm": "post_attention_layernorm",
-    "mlp_norm": "pre_feedforward_layernorm",
-    "mlp_out_norm": "post_feedforward_layernorm",
-}
-
-DIALECTS = {
-    "hugging face": Dialect(
-        _THEIRS.top,
-        {**_THEIRS.layer, **{k: take(f"model.layers.{{i}}.{v}.weight") for k, v in _NORMS.items()}},
-        _THEIRS.ignored,
-    )
-}
+DIALECTS = llama.hugging_face(
+    {
+        "attention_out_norm": ("post_attention_layernorm.weight",),
+        "mlp_norm": ("pre_feedforward_layernorm.weight",),
+        "mlp_out_norm": ("post_feedforward_layernorm.weight",),
+    }
+)

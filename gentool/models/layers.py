@@ -69,7 +69,10 @@ def frequencies(arch: Arch) -> np.ndarray:
     scaling pairs of few turns over the original context turn `factor` times slower, those of many
     as they did, those between by a mixture (Llama 3's own code; Peng et al. 2023)."""
     half = arch.d_head // 2
-    plain: np.ndarray = arch.rope_theta ** (-np.arange(half) / half)
+    # rounded where everybody's float32 code rounds: an ulp is 1e-4 radians at position 1000
+    exponents = np.arange(0, arch.d_head, 2, dtype=np.float32) / np.float32(arch.d_head)
+    power = (arch.rope_theta ** exponents.astype(np.float64)).astype(np.float32)
+    plain: np.ndarray = np.float32(1) / power
     scaling = arch.rope_scaling
     if scaling is None:
         return plain.astype(np.float32)

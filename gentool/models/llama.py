@@ -4,6 +4,9 @@ key/value heads, no biases. The same file serves every model of that shape; numb
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import tensorflow as tf
 
 from gentool.config import Arch
@@ -71,23 +74,33 @@ def head(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
     return ops.linear(normed, top["embedding" if arch.tied_head else "head"])
 
 
-_LAYER = "model.layers.{i}."
+def hugging_face(also: Mapping[str, tuple[str, ...]] = MappingProxyType({})) -> dict[str, Dialect]:
+    """Hugging Face's names; a model saved without its head has them without prefix. `also` are
+    more weights of a layer, or others under our names. A stored head that is tied is the embedding
+    again, inv_freq a constant."""
+    parts = {
+        "attention_norm": ("input_layernorm.weight",),
+        "qkv": tuple(f"self_attn.{part}_proj.weight" for part in "qkv"),
+        "attention_out": ("self_attn.o_proj.weight",),
+        "mlp_norm": ("post_attention_layernorm.weight",),
+        "gate_up": tuple(f"mlp.{part}_proj.weight" for part in ("gate", "up")),
+        "down": ("mlp.down_proj.weight",),
+    }
+    return {
+        title: Dialect(
+            {
+                "embedding": take(f"{prefix}embed_tokens.weight"),
+                "final_norm": take(f"{prefix}norm.weight"),
+                "head": take("lm_head.weight"),
+            },
+            {
+                ours: take(*(f"{prefix}layers.{{i}}.{name}" for name in theirs))
+                for ours, theirs in {**parts, **also}.items()
+            },
+            ignored=r"rotary_emb\.inv_freq$|^lm_head\.weight$",
+        )
+        for title, prefix in (("hugging face", "model."), ("hugging face, no prefix", ""))
+    }
 
-DIALECTS = {
-    "hugging face": Dialect(
-        {
-            "embedding": take("model.embed_tokens.weight"),
-            "final_norm": take("model.norm.weight"),
-            "head": take("lm_head.weight"),
-        },
-        {
-            "attention_norm": take(f"{_LAYER}input_layernorm.weight"),
-            "qkv": take(*(f"{_LAYER}self_attn.{part}_proj.weight" for part in "qkv")),
-            "attention_out": take(f"{_LAYER}self_attn.o_proj.weight"),
-            "mlp_norm": take(f"{_LAYER}post_attention_layernorm.weight"),
-            "gate_up": take(*(f"{_LAYER}mlp.{part}_proj.weight" for part in ("gate", "up"))),
-            "down": take(f"{_LAYER}mlp.down_proj.weight"),
-        },
-        ignored=r"rotary_emb\.inv_freq$|^lm_head\.weight$",  # the latter stored though tied
-    ),
-}
+
+DIALECTS = hugging_face()

@@ -6,7 +6,6 @@ from gentool.config import Arch
 from gentool.models import llama
 from gentool.models.layers import Ops, Tensor
 from gentool.models.llama import embed, head, heads, merge, rotated, top_tensors
-from gentool.models.names import Dialect, take
 
 __all__ = ["DIALECTS", "embed", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
 
@@ -26,9 +25,4 @@ def qkv(
     return *rotated(ops, arch, q, k, positions), v
 
 
-_THEIRS = llama.DIALECTS["hugging face"]
-_BIAS = take(*(f"model.layers.{{i}}.self_attn.{part}_proj.bias" for part in "qkv"))
-
-DIALECTS = {
-    "hugging face": Dialect(_THEIRS.top, {**_THEIRS.layer, "qkv_bias": _BIAS}, _THEIRS.ignored)
-}
+DIALECTS = llama.hugging_face({"qkv_bias": tuple(f"self_attn.{part}_proj.bias" for part in "qkv")})

@@ -6,7 +6,6 @@ from gentool.config import Arch
 from gentool.models import llama
 from gentool.models.layers import Ops, Tensor
 from gentool.models.llama import embed, head, heads, merge, rotated, top_tensors
-from gentool.models.names import Dialect, take
 
 __all__ = ["DIALECTS", "embed", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
 
@@ -27,7 +26,4 @@ def qkv(
     return *rotated(ops, arch, q, k, positions), v
 
 
-_THEIRS = llama.DIALECTS["hugging face"]
-_NORMS = {f"{x}_norm": take(f"model.layers.{{i}}.self_attn.{x}_norm.weight") for x in "qk"}
-
-DIALECTS = {"hugging face": Dialect(_THEIRS.top, {**_THEIRS.layer, **_NORMS}, _THEIRS.ignored)}
+DIALECTS = llama.hugging_face({f"{x}_norm": (f"self_attn.{x}_norm.weight",) for x in "qk"})

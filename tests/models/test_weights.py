@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
-from tiny import TINY, Arrays, load
+import tensorflow as tf
+from tiny import TINY, Arrays, load, random_weights
 
 from gentool.errors import ModelError
+from gentool.models import llama, weights
 
 
 def test_a_missing_tensor_is_named(tiny_weights):
@@ -25,3 +27,47 @@ def test_a_wrong_shape_is_named_before_anything_is_read(tiny_weights):
     wrong = Unreadable(tiny_weights | {"final_norm": np.zeros(31)})
     with pytest.raises(ModelError, match=r"final_norm has shape \[31\], not \[32\]"):
         load(wrong, TINY)
+
+
+@pytest.mark.parametrize("prefix", ["model.", ""])
+@pytest.mark.parametrize("stored", [False, True], ids=["once", "twice"])
+def test_names_of_a_model_with_and_without_its_head(prefix, stored):
+    """A tied head may be stored again, a model saved without its head has no prefix."""
+    arch = TINY.model_copy(update={"tied_head": True})
+    dialect = llama.DIALECTS["hugging face" if prefix else "hugging face, no prefix"]
+    shapes = {prefix + "embed_tokens.weight": (96, 32), prefix + "norm.weight": (32,)}
+    assert all(take.names[0].startswith((prefix, "lm_head")) for take in dialect.top.values())
+    sizes = {"qkv": (32, 16, 16), "gate_up": (48, 48)}
+    for i in range(arch.n_layer):
+        for name, shape in llama.layer_tensors(arch, i).items():
+            names = dialect.layer[name].names
+            rows = sizes.get(name, shape[:1])
+            for theirs, out in zip(names, rows, strict=True):
+                shapes[theirs.format(i=i)] = (out, *shape[1:])
+    if stored:
+        shapes["lm_head.weight"] = (96, 32)
+    source = Arrays({name: np.ones(shape, np.float32) for name, shape in shapes.items()})
+    assert weights.plan(source, llama, arch).keys() >= {"embedding", "layers.1.qkv"}
+
+
+def test_the_arrays_of_a_source_are_used_where_they_lie():
+    space = np.zeros(96 * 32 * 4 + 64, np.uint8)
+    start = -space.ctypes.data % 64
+    array = space[start : start + 96 * 32 * 4].view(np.float32).reshape(96, 32)
+    arrays = random_weights(TINY, 0) | {"embedding": array}
+    params = load(Arrays(arrays), TINY)
+    array[5, 7] = 42.0
+    assert params.top["embedding"][5, 7].numpy() == 42.0
+    half = load(Arrays(arrays), TINY, "bfloat16")
+    array[5, 7] = 43.0
+    assert half.top["embedding"][5, 7].numpy() == 42.0
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_joined_and_turned_weights_are_the_arrays(dtype):
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(size=(3, 70_000)).astype(np.float32).T for _ in range(2)]
+    whole = weights._joined(parts, (140_000, 3), np.dtype(tf.as_dtype(dtype).as_numpy_dtype))
+    wanted = tf.cast(np.concatenate(parts), dtype).numpy()
+    np.testing.assert_array_equal(whole, wanted)
+    assert whole.ctypes.data % 64 == 0
