@@ -25,6 +25,7 @@ Show = Callable[[int, int, float, str], None]
 
 STDOUT = "standard output"
 LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
+FIRST_LINE_SECONDS = 2.0  # what takes less needs none
 
 _OBEYED = [*range(0x20), *range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F]
 _OBEYED += [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]  # bidi embeddings, overrides, isolates
@@ -178,12 +179,12 @@ class Console:
             yield self._lines(unit)
 
     def _lines(self, unit: str) -> Show:
-        last = -LINE_SECONDS
+        next_line, shown = time.monotonic() + FIRST_LINE_SECONDS, False
 
         def show(done: int, steps: int, left: float, text: str) -> None:
-            nonlocal last
-            if time.monotonic() - last >= LINE_SECONDS or done == steps:
-                last = time.monotonic()
+            nonlocal next_line, shown
+            if time.monotonic() >= next_line or (shown and done == steps):
+                next_line, shown = time.monotonic() + LINE_SECONDS, True
                 self.note(f"{unit} {done} of {steps}, {text}, {clock(left)} left")
 
         return show

@@ -137,6 +137,8 @@ def test_clock() -> None:
 
 
 STEPS = """
+from gentool import console as module
+module.FIRST_LINE_SECONDS = 0
 with console.progress() as show:
     for step in range(1, 4):
         show(step, 3, 90, f"loss [bold]{step}")
@@ -157,6 +159,11 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere() -> None:
     assert out == "done\n"
     assert "━" in shown and "3/3" in shown and "loss [bold]3" in shown and "note 2" in shown
     assert python(f"console.quiet = True\n{STEPS}") == ("done\n", "")
+
+
+def test_what_is_done_at_once_needs_no_progress() -> None:
+    quick = STEPS.replace("module.FIRST_LINE_SECONDS = 0", "")
+    assert python(quick) == ("done\n", "note 1\nnote 2\nnote 3\n")
 
 
 def test_dumb_terminals_get_lines() -> None:

@@ -41,6 +41,7 @@ WORDS = st.one_of(
         st.characters(exclude_categories=["Cs"], exclude_characters="\x85\u2028\u2029"), min_size=1
     ),
 )
+FILES = WORDS.filter(lambda name: name != "<<")  # a key the reader refuses, quoted or not
 SCALINGS = st.builds(
     RopeScaling,
     kind=st.sampled_from(["linear", "llama3", "yarn"]),
@@ -84,7 +85,7 @@ def models(draw: st.DrawFn) -> ModelFile:
         tokenizer=draw(st.none() | TOKENIZERS),
         precision=draw(st.sampled_from(["auto", "fp16"])),
         sampling=draw(LAWS),
-        sha256=draw(st.dictionaries(WORDS, st.just("0" * 63 + "1"), max_size=3)),
+        sha256=draw(st.dictionaries(FILES, st.just("0" * 63 + "1"), max_size=3)),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import subprocess
 import sys
 import termios
@@ -11,6 +12,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+from pytest import CaptureFixture
+
+from gentool import cli
 
 COMMAND = [sys.executable, "-m", "gentool"]
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("GENTOOL_", "TF_", "NO_COLOR"))}
@@ -34,6 +39,19 @@ def gentool(
         [*COMMAND, *arguments], input=stdin, env=CLEAN | (env or {}), cwd=cwd, capture_output=True
     )
     return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def within(capfd: CaptureFixture[str], *arguments: str) -> Done:
+    """The same in this process, which has TensorFlow already."""
+    argv, sys.argv = sys.argv, ["gentool", *arguments]
+    handler = signal.getsignal(signal.SIGTERM)
+    capfd.readouterr()
+    try:
+        code = cli.main()
+    finally:
+        sys.argv = argv
+        signal.signal(signal.SIGTERM, handler)
+    return Done(code, *capfd.readouterr())
 
 
 @contextmanager

@@ -70,6 +70,7 @@ def folder_with(tmp_path: Path, **changes: object) -> Path:
         "model_type": "qwen2",
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
+        "num_key_value_heads": 2,
         "hidden_size": 32,
         "intermediate_size": 48,
         "vocab_size": 96,
