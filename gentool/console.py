@@ -179,10 +179,11 @@ class Console:
             yield self._lines(unit)
 
     def _lines(self, unit: str) -> Show:
-        next_line, shown = time.monotonic() + FIRST_LINE_SECONDS, False
+        next_line, shown = 0.0, False
 
         def show(done: int, steps: int, left: float, text: str) -> None:
             nonlocal next_line, shown
+            next_line = next_line or time.monotonic() + FIRST_LINE_SECONDS
             if time.monotonic() >= next_line or (shown and done == steps):
                 next_line, shown = time.monotonic() + LINE_SECONDS, True
                 self.note(f"{unit} {done} of {steps}, {text}, {clock(left)} left")
