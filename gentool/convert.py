@@ -63,6 +63,7 @@ def convert(model: ModelConfig, target: Path, precision: str) -> Iterator[Writte
             "checkpoint": WEIGHTS,
             "format": None,
             "tokenizer": tokenizer,
+            "precision": model.precision if precision == "auto" else "auto",
             "folder": folder,
         }
         written = registry.with_sums(model.model_copy(update=keys))

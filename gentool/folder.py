@@ -14,16 +14,9 @@ from gentool.errors import ModelError, nearest
 from gentool.hugging_face import FAMILIES, LEFT_OUT, Config, Unsupported
 
 CONFIG = "config.json"
+MOST = 1 << 24  # bytes of a configuration that is read
 # a folder with one of these describes itself; the last is TensorFlow's
 SELF = (CONFIG, "latest_checkpointed_iteration.txt", "variables", "*.index")
-
-# the first of these that is there holds the weights
-WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 
 # the first of these that is there is the tokenizer
 TOKENIZERS = {
@@ -129,6 +122,8 @@ def _json(path: Path) -> Config:
     if not path.is_file():
         return {}
     try:
+        if path.stat().st_size > MOST:
+            raise ValueError(f"{path.stat().st_size} bytes are too many")
         config = json.loads(path.read_text("utf-8"))
     except OSError as e:
         raise ModelError(f"cannot read {path}: {e.strerror}", "restore the file") from None
@@ -176,6 +171,8 @@ def _shapes(folder: Path, config: Config) -> dict[str, Any]:
 
 
 def _hugging_face(folder: Path, config: Config) -> dict[str, Any]:
+    from gentool.checkpoints import WHOLE
+
     path = folder / CONFIG
     kind = config["model_type"]
     if kind not in FAMILIES:
@@ -193,7 +190,7 @@ def _hugging_face(folder: Path, config: Config) -> dict[str, Any]:
         raise ModelError(problem, "restore the file from its source") from None
     except Unsupported as what:
         raise ModelError(f"{path}: {what} is not supported", "use another checkpoint") from None
-    weights = [name for name in WEIGHTS if (folder / name).is_file()]
+    weights = [name for name in WHOLE if (folder / name).is_file()]
     if not weights:
-        raise ModelError(f"{folder} has no weights", f"it needs one of {', '.join(WEIGHTS)}")
+        raise ModelError(f"{folder} has no weights", f"it needs one of {', '.join(WHOLE)}")
     return {"family": kind, "checkpoint": weights[0], "arch": arch}

@@ -19,6 +19,9 @@ from gentool.errors import GentoolError, UsageError, nearest
 NOT_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
+MOST = 1 << 24  # bytes of a file that is read
+
+
 class Strict(BaseModel):
     """Frozen data with a closed set of keys; a number is never read from a string."""
 
@@ -53,8 +56,13 @@ def from_yaml(text: str) -> Any:
 class _Dumper(yaml.SafeDumper):
     """Quotes what `from_yaml` would read as a number, as the name 1e5."""
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        odd = any(c in data for c in "\x85\u2028\u2029")  # read as newlines unless escaped
+        return self.represent_scalar("tag:yaml.org,2002:str", data, '"' if odd else None)
+
 
 _Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def to_yaml(data: Mapping[str, Any], flow: bool | None) -> str:
@@ -72,6 +80,9 @@ def to_yaml(data: Mapping[str, Any], flow: bool | None) -> str:
 def read_yaml(path: Path, error: type[GentoolError] = UsageError) -> dict[str, Any]:
     """The mapping in a YAML file, read safely."""
     try:
+        size = path.stat().st_size if path.is_file() else 0
+        if size > MOST or not (path.is_file() or not path.exists()):
+            raise error(f"{path} is no YAML file ({size} bytes)", "name a model's own")
         data = from_yaml(path.read_text("utf-8"))
     except OSError as e:
         raise error(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gentool import config, folder
+from gentool import checkpoints, config, folder
 from gentool.errors import ModelError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -121,7 +121,7 @@ def test_weights_in_any_of_their_files(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="has no weights"):
         folder.describe(tmp_path)
-    for name in reversed(folder.WEIGHTS):
+    for name in reversed(checkpoints.WHOLE):
         (tmp_path / name).touch()
         assert folder.describe(tmp_path)["checkpoint"] == name
 

@@ -4,6 +4,7 @@ gets is decided by its files, or by `format:` in the model's YAML.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +33,14 @@ FILES = {
     ".pth": "torch",
 }
 
+# the first of these that is in a folder is its checkpoint
+WHOLE = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
 
 class TensorSource(Protocol):
     """Named tensors, and the files they are in; shapes and types are known before any memory is
@@ -51,6 +60,8 @@ class TensorSource(Protocol):
 
 def open_checkpoint(path: Path, format: str | None = None) -> TensorSource:
     """The tensors of a weights file, or of a folder that is one checkpoint."""
+    if os.path.isdir(path):  # which is no error where a name is too long
+        path = next((path / name for name in WHOLE if (path / name).is_file()), path)
     format = format or recognized(path)
     if format not in READERS:
         hint = nearest(format, READERS, "formats") if format else f"known: {', '.join(FILES)}"

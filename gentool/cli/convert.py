@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,14 +42,16 @@ def convert(console: Console, flags: Flags) -> None:
 
     from gentool import convert
 
-    began = time.monotonic()
+    began, first = 0.0, 0
     with console.progress("MB") as show:
         for part in convert.convert(model, Path(flags.target), flags.precision or "auto"):
-            left = (time.monotonic() - began) * (part.size / part.done - 1)
+            began, first = began or time.monotonic(), first or part.done  # files are open now
+            took, done = time.monotonic() - began, max(1, part.done - first)
+            left = took / done * (part.size - part.done)
             size = -(-part.size // 10**6)
             done = size if part.done == part.size else part.done // 10**6  # only once the last
             show(done, size, left, part.tensor)
-    console.write(f"{flags.target}\n")
+    console.write(os.path.join(flags.target, "") + "\n")  # a folder, whatever names there are
 
 
 command = options.Command(

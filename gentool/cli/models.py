@@ -35,6 +35,7 @@ class ListFlags:
 @dataclass(frozen=True)
 class ModelFlags:
     model: str
+    set: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ def show(console: Console, flags: ModelFlags) -> None:
 
     path = config.locate(flags.model)
     console.detail(str(path))
-    if folder.is_such(path):
-        console.write(registry.text(config.load(flags.model)))
+    if flags.set or folder.is_such(path):
+        console.write(registry.text(config.load(flags.model, dict(flags.set))))
     else:
         schema.read_yaml(path)
         console.write(path.read_text("utf-8"))
@@ -123,7 +124,7 @@ def verify(console: Console, flags: ModelFlags) -> None:
     """Reads all files of a model and prints for each whether it is as it was recorded."""
     from gentool import config, registry
 
-    model = config.load(flags.model)
+    model = config.load(flags.model, dict(flags.set))
     if not model.sha256:
         raise GentoolError(
             f"{model.name} has no recorded sums", "gentool models add and convert record them"
@@ -138,6 +139,7 @@ def verify(console: Console, flags: ModelFlags) -> None:
 
 
 GENERAL = {"General": options.GENERAL}
+SETTING = {"Model": [options.SET]}
 NAME = click.Argument(["name"], metavar="NAME")
 MODEL = click.Argument(["model"], metavar="MODEL")
 PLACE = click.Argument(["place"], metavar="PATH")
@@ -146,17 +148,19 @@ JSON = options.switch("--json", "print one object a model")
 list_command = options.Command(
     list, ListFlags, "gentool models list --json", [], {"Output": [JSON], **GENERAL}
 )
-show_command = options.Command(show, ModelFlags, "gentool models show cpm-lm", [MODEL], GENERAL)
+show_command = options.Command(
+    show, ModelFlags, "gentool models show cpm-lm", [MODEL], {**SETTING, **GENERAL}
+)
 add_command = options.Command(
     add,
     AddFlags,
     "gentool models add cpm-lm CPM/\ngentool models add mine FOLDER --set arch.n_head=12",
     [NAME, PLACE],
-    {"Model": [options.SET], **GENERAL},
+    {**SETTING, **GENERAL},
 )
 remove_command = options.Command(remove, NameFlags, "gentool models remove cpm-lm", [NAME], GENERAL)
 verify_command = options.Command(
-    verify, ModelFlags, "gentool models verify cpm-lm", [MODEL], GENERAL
+    verify, ModelFlags, "gentool models verify cpm-lm", [MODEL], {**SETTING, **GENERAL}
 )
 
 command = options.Group(

@@ -65,7 +65,7 @@ def test_a_folder_appears_and_is_printed(run: Run, tmp_path: Path) -> None:
     assert config.load("./my gpt2").name == "my gpt2"
     told(run("convert", GPT2, "my gpt2"), 2, "my gpt2 exists already", "does not exist yet")
     half = run("convert", "my gpt2", "half", "--precision", "fp16", "-q")
-    assert half == (0, "half\n", "")
+    assert half == (0, "half/\n", "")
     assert run("models", "verify", "half").code == 0
     sizes = [Path(name, "model.safetensors").stat().st_size for name in ("half", "my gpt2")]
     assert 1.7 < sizes[1] / sizes[0] < 2
@@ -106,7 +106,7 @@ def test_signals_leave_nothing_and_a_kill_one_hidden_folder(run: Run, tmp_path: 
             assert process.stdout.read() + process.stderr.read() == b""
     assert os.listdir(tmp_path / "out") == [".m-9.partial"]
     small = random_gpt2(tmp_path / "small", arch(), "float32")
-    assert run("convert", str(small), str(target), "-q") == (0, f"{target}\n", "")
+    assert run("convert", str(small), str(target), "-q") == (0, f"{target}/\n", "")
     assert os.listdir(tmp_path / "out") == ["m-9"]
     assert {state for _, state in registry.verify(config.load(str(target)))} == {"as recorded"}
 
@@ -118,5 +118,5 @@ def test_a_terminal_sees_a_bar_that_goes_away(tmp_path: Path) -> None:
     with started(*run, stdout=subprocess.PIPE, stderr=screen.slave) as process:
         seen = screen.read()
         assert process.wait(60) == 0
-        assert process.stdout.read() == f"{tmp_path / 'a'}\n".encode()
+        assert process.stdout.read() == f"{tmp_path / 'a'}/\n".encode()
     assert "error" not in seen and "\x1b[2K" in seen
