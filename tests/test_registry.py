@@ -36,10 +36,8 @@ def add(name: str, place: Path | str, **said: object) -> Path:
 
 WORDS = st.one_of(
     st.sampled_from(["1e5", "-2E+7", "1.", "null", "~", "a: b", "#x", "'", '"', "- x", "\n", "<<"]),
-    # PyYAML itself reads the excluded ends of lines as \n
-    st.text(
-        st.characters(exclude_categories=["Cs"]), min_size=1
-    ),
+    # also what PyYAML takes for the end of a line
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
 )
 FILES = WORDS.filter(lambda name: name != "<<")  # a key the reader refuses, quoted or not
 SCALINGS = st.builds(
