@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from hypothesis import settings
 from gentool import device
 
 device.setup()
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a job in the background, for all below
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("gentool", deadline=None)  # a busy machine is not a failure
 settings.load_profile("gentool")
 
