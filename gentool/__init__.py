@@ -29,7 +29,7 @@ def load(
 
 def __getattr__(name: str) -> Any:
     if name == "Sample":
-        from gentool.session import Sample
+        from gentool.request import Sample
 
         return Sample
     raise AttributeError(f"module 'gentool' has no attribute {name!r}")

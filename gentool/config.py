@@ -131,12 +131,20 @@ class TokenizerConfig(Strict):
 
 
 class Sampling(Strict):
-    """The law samples are drawn by and where they end. Temperature 0 is greedy; top_k 0 and top_p 1
-    keep every token."""
+    """The law samples are drawn by and where they end. Temperature 0 is greedy; the defaults of
+    the other filters keep every token as it is."""
 
     temperature: Annotated[float, Field(ge=0)] = 1.0
     top_k: Annotated[int, Field(ge=0)] = 0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    typical_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    repetition_penalty: PositiveFloat = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    no_repeat_ngram_size: Annotated[int, Field(ge=0)] = 0
+    logit_bias: dict[Annotated[int, Field(ge=0)], float] = {}  # by token id
+    ban: list[Words] = []  # texts that never appear
     max_tokens: Positive = 64
     min_tokens: Annotated[int, Field(ge=0)] = 0
     stop: list[Words] = []

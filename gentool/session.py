@@ -2,80 +2,32 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from gentool import checkpoints, device, folder, tokenizers
+from gentool import checkpoints, device, folder, scores, tokenizers
 from gentool.checkpoints import TensorSource
 from gentool.config import ModelConfig, Sampling
 from gentool.errors import ModelError, UsageError
+from gentool.request import BeamSearch, Chunk, Draw, Ends, Request, Sample, Search
 from gentool.schema import parse
+from gentool.scores import Choice, Normalize, Score
 from gentool.tokenizers import Tokenizer
-from gentool.tokenizers.stream import TextStream
+from gentool.tokenizers.pieces import Pieces, pieces
 
 if TYPE_CHECKING:  # TensorFlow comes in when a model is opened
     from gentool.decoding.engine import Engine
     from gentool.models.weights import Weight
 
-Finish = Literal["eos", "stop", "length"]
-Ends = int | Sequence[int] | None | Literal["default"]
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 SMALL = 1 << 28  # bytes of fp32 weights that are as fast as 16 bits
-GROUP_ROWS = 64  # rows decoded together when there are many prompts
-MOST_ROWS = 512  # of one prompt decoded together
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One continuation; without a tokenizer its text is empty. `ids` are all tokens drawn, an end
-    token and those of a stop string included; `logprob` is their summed natural log-probability
-    under the model itself, before any filter; `score` is what samples are ordered by, here the
-    same."""
-
-    text: str
-    ids: tuple[int, ...]
-    logprob: float
-    score: float
-    finish: Finish
-
-
-@dataclass(frozen=True)
-class Request:
-    """Prompts and how to continue each: `n` samples by the law `sampling`, their random numbers
-    keyed by seed (below 2^64) and the `rows` of the prompts (below 2^32). `eos` is the model's own
-    end, none, or ids."""
-
-    prompts: tuple[str | tuple[int, ...], ...]
-    rows: tuple[int, ...]
-    n: int
-    sampling: Sampling
-    seed: int
-    eos: Ends = "default"
-    batch_invariant: bool = False
-
-    def __post_init__(self) -> None:
-        limits = {"n": (self.n, 1, 2**32), "seed": (self.seed, 0, 2**64)}
-        limits |= {f"row {row}": (row, 0, 2**32) for row in self.rows}
-        for name, (value, low, high) in limits.items():
-            if not low <= value < high:
-                raise UsageError(f"{name} is {value}", f"it can be {low} to {high - 1}")
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Text that sample `sample` of prompt `prompt` has grown by; `done` comes with its last."""
-
-    prompt: int
-    sample: int
-    text: str
-    done: Sample | None = None
+DRAW = Draw()
 
 
 class Model:
@@ -128,6 +80,14 @@ class Model:
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
+        min_p: float | None = None,
+        typical_p: float | None = None,
+        repetition_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        frequency_penalty: float | None = None,
+        no_repeat_ngram_size: int | None = None,
+        logit_bias: Mapping[int, float] | None = None,
+        ban: str | Sequence[str] | None = None,
         max_tokens: int | None = None,
         min_tokens: int | None = None,
         stop: str | Sequence[str] | None = None,
@@ -136,30 +96,113 @@ class Model:
         row: int = 0,
         eos: Ends = "default",
         batch_invariant: bool = False,
+        search: Search = DRAW,
+        logprobs: int | None = None,
+        regex: str | None = None,
+        json_schema: str | None = None,
     ) -> list[Sample]:
         """`n` continuations of a prompt (text or ids), in order of sample index. What is None is
         as the model's YAML says, else as `Sampling` does; without a seed one is drawn."""
-        given = {
+        law = {
             "temperature": temperature,
             "top_k": top_k,
             "top_p": top_p,
+            "min_p": min_p,
+            "typical_p": typical_p,
+            "repetition_penalty": repetition_penalty,
+            "presence_penalty": presence_penalty,
+            "frequency_penalty": frequency_penalty,
+            "no_repeat_ngram_size": no_repeat_ngram_size,
+            "logit_bias": logit_bias and dict(logit_bias),
+            "ban": _texts(ban),
             "max_tokens": max_tokens,
             "min_tokens": min_tokens,
-            "stop": [stop] if isinstance(stop, str) else stop and list(stop),
+            "stop": _texts(stop),
             "include_stop": include_stop,
         }
-        changed = {key: value for key, value in given.items() if value is not None}
         request = Request(
             prompts=(prompt if isinstance(prompt, str) else tuple(map(int, prompt)),),
             rows=(row,),
             n=n,
-            sampling=parse(Sampling, self.config.sampling.model_dump() | changed, "complete"),
+            sampling=self._sampling(law),
             seed=secrets.randbits(32) if seed is None else seed,
             eos=eos,
             batch_invariant=batch_invariant,
+            search=search,
+            logprobs=logprobs,
+            regex=regex,
+            json_schema=json_schema,
         )
         done = {chunk.sample: chunk.done for chunk in self.stream(request) if chunk.done}
-        return [done[index] for index in range(n)]
+        return [done[index] for index in sorted(done)]
+
+    def beam(
+        self,
+        prompt: str | Sequence[int],
+        beams: int = 3,
+        n_best: int = 3,
+        *,
+        max_tokens: int | None = None,
+        min_tokens: int | None = None,
+        length_penalty: float = 1.0,
+        early_stopping: bool | Literal["never"] = False,
+        groups: int = 1,
+        diversity_penalty: float = 0.0,
+        rule: Literal["hf", "bert4keras"] = "hf",
+        min_ends: int = 1,
+        repetition_penalty: float | None = None,
+        no_repeat_ngram_size: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        eos: Ends = "default",
+    ) -> list[Sample]:
+        """The `n_best` best continuations that a beam search finds, best first; fewer if there are
+        no more. The rule bert4keras gives one."""
+        return self.complete(
+            prompt,
+            n_best if rule == "hf" else 1,
+            max_tokens=max_tokens,
+            min_tokens=min_tokens,
+            repetition_penalty=repetition_penalty,
+            no_repeat_ngram_size=no_repeat_ngram_size,
+            stop=stop,
+            eos=eos,
+            search=BeamSearch(
+                beams, length_penalty, early_stopping, groups, diversity_penalty, rule, min_ends
+            ),
+        )
+
+    def _sampling(self, law: Mapping[str, object]) -> Sampling:
+        """The model's own law with what is not None in `law`."""
+        said = {key: value for key, value in law.items() if value is not None}
+        return parse(Sampling, self.config.sampling.model_dump() | said, "complete")
+
+    def score(self, text: str | Sequence[int], stride: int | None = None) -> Score:
+        """Log-probabilities of a text (or ids). One longer than the context is read in windows as
+        long as that, each `stride` after the one before; half the context where it is None."""
+        ids = self._ids(text, "the text")
+        return scores.score(self._engine, self._tokenizer, text, ids, stride)
+
+    def choose(
+        self,
+        prompt: str | Sequence[int],
+        choices: Sequence[str | Sequence[int]],
+        end: bool = False,
+        *,
+        stop: str | Sequence[str] | None = None,
+        normalize: Normalize = "none",
+        batch_invariant: bool = False,
+    ) -> list[Choice]:
+        """The choices (texts or ids), the most probable continuation of the prompt first. With
+        `end` each is followed by one of the model's end tokens, or by the first token of one of the
+        `stop` texts; where these are None they are the YAML's."""
+        ids, stops = self._ids(prompt), self.config.sampling.stop if stop is None else stop
+        for choice in choices:
+            self._ids(choice, f"the choice '{choice}'")
+        texts, new = scores.continuations(self._tokenizer, prompt, ids, choices)
+        for text, added in zip(texts, new, strict=True):
+            self._check([*ids, *added], 0, f"the prompt with the choice '{text}'")
+        ends = scores.ends(self._tokenizer, ids, self._ends("default"), stops) if end else None
+        return scores.choose(self._engine, ids, texts, new, ends, normalize, batch_invariant)
 
     def stream(self, request: Request) -> Iterator[Chunk]:
         """All samples of a request, chunk by chunk as they grow. Samples of one prompt and of
@@ -168,84 +211,32 @@ class Model:
         for row, ids in zip(request.rows, prompts, strict=True):
             self._check(ids, 1, f"the prompt of row {row}" if len(prompts) > 1 else "the prompt")
         ends = self._ends(request.eos)
-        size = max(1, GROUP_ROWS // request.n)
-        for first in range(0, len(prompts), size):
-            group = range(first, min(first + size, len(prompts)))
-            for sample in range(0, request.n, MOST_ROWS):
-                samples = range(sample, min(sample + MOST_ROWS, request.n))
-                yield from self._decode(request, prompts, group, samples, ends)
+        self._check_ids(request.sampling.logit_bias)
+        from gentool import generate
 
-    def _decode(
-        self,
-        request: Request,
-        prompts: list[list[int]],
-        group: range,
-        samples: range,
-        ends: frozenset[int],
-    ) -> Iterator[Chunk]:
-        """The given samples of a group of prompts, together."""
-        from gentool.decoding.loop import Limits, Row, decode
-        from gentool.decoding.sampling import Law
-
-        s, context = request.sampling, self.config.arch.n_ctx
-        rows = [
-            Row(index, request.rows[prompt], sample)
-            for index, prompt in enumerate(group)
-            for sample in samples
-        ]
-        most = tuple(min(s.max_tokens, context - len(prompts[prompt])) for prompt in group)
-        texts = [
-            TextStream(
-                self._tokenizer, prompts[group[r.prompt]], s.stop, s.include_stop, s.min_tokens
-            )
-            for r in rows
-        ]
-        ids: list[list[int]] = [[] for _ in rows]
-        sums = [0.0] * len(rows)
-        computed = [self._engine.prefill(prompts[prompt]) for prompt in group]
-        stopped: set[int] = set()
-        steps = decode(
-            self._engine,
-            [prefix for prefix, _ in computed],
-            np.concatenate([logits for _, logits in computed]),
-            rows,
-            Law(s.temperature, s.top_k, s.top_p),
-            Limits(s.min_tokens, most, min(s.max_tokens, context), ends),
-            request.seed,
-            stopped,
-            request.batch_invariant,
+        job = generate.Job(
+            self._engine, self._tokenizer, lambda: self._pieces, request, prompts, ends
         )
-        for token in itertools.chain.from_iterable(steps):
-            index, row, stream = token.row, rows[token.row], texts[token.row]
-            ids[index].append(token.id)
-            sums[index] += token.log_probability
-            text = "" if token.ended else stream.push(token.id)
-            length = len(ids[index]) == most[row.prompt]
-            done = None
-            if stream.stopped or token.ended or length:
-                text += stream.finish()
-                finish: Finish = "eos" if token.ended else "length"
-                if stream.stopped:
-                    finish = "stop"
-                    stopped.add(index)
-                done = Sample(stream.text, tuple(ids[index]), sums[index], sums[index], finish)
-            if text or done:
-                yield Chunk(group[row.prompt], row.sample, text, done)
+        yield from generate.chunks(job)
 
-    def _ids(self, prompt: str | Sequence[int]) -> list[int]:
+    @functools.cached_property
+    def _pieces(self) -> Pieces:
+        return pieces(self.tokenizer, self.config.arch.n_vocab)
+
+    def _ids(self, prompt: str | Sequence[int], what: str = "the prompt") -> list[int]:
         """The ids of a prompt, each in the vocabulary."""
         if isinstance(prompt, str):
             try:
                 prompt.encode()
             except UnicodeEncodeError as e:
                 raise UsageError(
-                    f"the prompt is not text (character {e.start})", "decode it as UTF-8"
+                    f"{what} is not text (character {e.start})", "decode it as UTF-8"
                 ) from None
         if not len(prompt):
-            raise UsageError("the prompt is empty", "give at least one character to continue")
+            raise UsageError(f"{what} is empty", "give at least one character")
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         if not ids:
-            raise UsageError("the prompt holds no token", "give other text to continue")
+            raise UsageError(f"{what} holds no token", "give other text")
         self._check_ids(ids)
         return ids
 
@@ -278,6 +269,12 @@ class Model:
             ids = [int(eos)] if isinstance(eos, int | np.integer) else [int(i) for i in eos]
         self._check_ids(ids)
         return frozenset(ids)
+
+
+def _texts(said: str | Sequence[str] | None) -> list[str] | None:
+    if said is None:
+        return None
+    return [said] if isinstance(said, str) else list(said)
 
 
 class Parts(NamedTuple):

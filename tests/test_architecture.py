@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "tokenizers": Room("config errors", "numpy platformdirs sentencepiece tokenizers jieba"),
     "checkpoints": Room("errors", "numpy safetensors ml_dtypes"),
     "models": Room("config errors checkpoints", "numpy tensorflow ml_dtypes"),
-    "decoding": Room("config errors models", "numpy tensorflow"),
+    "decoding": Room("config errors models", "numpy tensorflow llguidance"),
     "training": Room(
         "config errors models registry schema",
         "numpy tensorflow pydantic sentencepiece safetensors zstandard",
@@ -48,14 +48,20 @@ MAY_IMPORT = {
     "convert": Room(
         "config errors registry session checkpoints tokenizers models", "numpy ml_dtypes"
     ),
+    "request": Room("config errors", ""),
+    "generate": Room("config decoding request scores tokenizers", "numpy"),
+    "scores": Room("errors tokenizers decoding", ""),
     "session": Room(
-        "config errors device folder schema tokenizers checkpoints models decoding",
+        "config errors device folder generate request schema scores tokenizers"
+        " checkpoints models decoding",
         "numpy tensorflow",
     ),
     "cli": Room(
-        "errors config console convert device folder registry schema session training", "click"
+        "errors config console convert decoding device folder registry request schema scores session"
+        " training",
+        "click",
     ),
-    "__init__": Room("config session", ""),
+    "__init__": Room("config request session", ""),
     "__main__": Room("cli", ""),
 }
 
@@ -69,6 +75,7 @@ NOT_AT_IMPORT = {
     "console": "tensorflow numpy pydantic click rich",
     "tokenizers": "tensorflow click rich",
     "checkpoints": "tensorflow pydantic click rich",
+    "scores": "tensorflow click rich",
     "session": "tensorflow click rich",
     "cli": "tensorflow numpy pydantic yaml platformdirs sentencepiece rich",
     "__init__": "tensorflow numpy pydantic yaml click rich",
@@ -76,7 +83,7 @@ NOT_AT_IMPORT = {
 
 # Tables of modules -> the names each module must have.
 CONTRACTS = {
-    "family": (FAMILIES, "top_tensors layer_tensors DIALECTS embed qkv merge head"),
+    "family": (FAMILIES, "top_tensors layer_tensors DIALECTS embed qkv merge final head"),
     "format": (READERS, "load"),
     "tokenizer": (KINDS, "load"),
 }

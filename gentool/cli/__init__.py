@@ -18,6 +18,8 @@ from gentool.errors import Exit, GentoolError, UsageError, nearest
 
 COMMANDS = {
     "complete": ("gentool.cli.complete:command", "continue a prompt"),
+    "score": ("gentool.cli.score:command", "log-probability and perplexity of a text"),
+    "choose": ("gentool.cli.choose:command", "probability of each given continuation"),
     "models": ("gentool.cli.models:command", "list, show, add, remove or verify models"),
     "convert": ("gentool.cli.convert:command", "write a model as a folder that opens at once"),
     "train": ("gentool.cli.train:command", "train a model from nothing"),
@@ -31,8 +33,8 @@ gentool complete --help
 
 EPILOG = """\
 Every option can be set in the environment, --top-k as GENTOOL_TOP_K.
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 model missing or corrupt, 130 interrupted,
-141 broken pipe, 143 terminated.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 model missing or corrupt, 4 some lines
+failed, 130 interrupted, 141 broken pipe, 143 terminated.
 """
 
 

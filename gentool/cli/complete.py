@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
 
 from gentool.cli import options
+from gentool.cli.prompts import Prompt, escaped, read_prompts
 from gentool.console import Console
 from gentool.errors import UsageError
 
 if TYPE_CHECKING:
-    from gentool.session import Chunk, Sample
+    from gentool.request import Chunk, Sample
 
 EXAMPLES = r"""
 gentool complete "今天天气不错"
@@ -46,7 +46,29 @@ class Flags:
     temperature: float | None
     top_k: int | None
     top_p: float | None
+    min_p: float | None
+    typical_p: float | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    no_repeat_ngram_size: int | None
+    logit_bias: tuple[tuple[int, float], ...]
+    ban: tuple[str, ...]
     seed: int | None
+    stratified: bool | None
+    lookup: int | None
+    beams: int | None
+    n_best: int | None
+    beam_rule: str | None
+    length_penalty: float | None
+    early_stopping: str | None
+    beam_groups: int | None
+    diversity_penalty: float | None
+    penalty_alpha: float | None
+    alternatives: int | None
+    choice: tuple[str, ...]
+    regex: str | None
+    json_schema: str | None
     max_tokens: int | None
     min_tokens: int | None
     stop: tuple[str, ...]
@@ -54,13 +76,9 @@ class Flags:
     echo: bool | None
     stream: bool | None
     json: bool | None
+    logprobs: int | None
     null: bool | None
     output: str | None
-
-
-class Prompt(NamedTuple):
-    row: int
-    text: str
 
 
 def complete(console: Console, flags: Flags) -> None:
@@ -70,14 +88,25 @@ def complete(console: Console, flags: Flags) -> None:
     and backslash escaped as \\n and \\\\. --json gives prompt, row, model, seed, precision and
     samples, each with text, ids, logprob and finish (eos, stop or length).
 
-    Temperature, top-k and top-p work in this order, as in Hugging Face's library; top-p keeps the
-    token that crosses P.
+    Filters work in Hugging Face's order: repetition, presence and frequency penalties, n-grams,
+    bias, temperature, top-k, top-p, min-p, typical. Top-k keeps ties, top-p the token that crosses
+    P. Repetition and n-grams look at prompt and output, presence and frequency at the output.
+
+    --alternatives prints the probability of each before its text; --json gives a beam's score.
     """
     from gentool import config
+    from gentool.decoding import constraints
 
     prompts = read_prompts(flags)
     chosen = config.load(flags.model or options.DEFAULT_MODEL, dict(flags.set))
     sampling = options.sampling(chosen, flags)
+    search = options.search(flags)
+    if flags.logprobs is not None and not flags.json:
+        raise UsageError(f"--logprobs is {flags.logprobs}, without --json", "add --json")
+    if flags.regex is not None:  # what is wrong with these is found at once
+        constraints.regex(flags.regex)
+    if flags.json_schema is not None:
+        constraints.json_schema(flags.json_schema)
     seed = secrets.randbits(32) if flags.seed is None else flags.seed
     if flags.output not in (None, "-"):
         console.redirect(flags.output)
@@ -85,25 +114,30 @@ def complete(console: Console, flags: Flags) -> None:
         console.overwrite()
         return
 
+    from gentool import request as ask
     from gentool import session
 
     model = session.open_model(chosen, flags.precision, flags.xla is not False)
     console.overwrite()
     console.detail(f"{model.describe()}, seed {seed}")
-    request = session.Request(
+    request = ask.Request(
         prompts=tuple(prompt.text for prompt in prompts),
         rows=tuple(prompt.row for prompt in prompts),
-        n=flags.n or 1,
+        n=flags.alternatives or flags.n_best or flags.n or 1,
         sampling=sampling,
         seed=seed,
         batch_invariant=bool(flags.batch_invariant),
+        search=search,
+        logprobs=0 if flags.alternatives and flags.logprobs is None else flags.logprobs,
+        regex=flags.regex,
+        json_schema=flags.json_schema,
     )
     meter = Meter()
     chunks = meter.watch(model.stream(request))
     if flags.json:
         keys = {"model": chosen.name, "seed": seed, "precision": model.precision}
         texts = objects(chunks, prompts, request.n, keys)
-    elif request.n == 1 and not flags.lines:
+    elif request.n == 1 and not flags.lines and not flags.alternatives:
         texts = alone(chunks, prompts[0].text if flags.echo else "", "\0" if flags.null else "\n")
         if not (console.on_terminal if flags.stream is None else flags.stream):
             texts = iter(["".join(texts)])
@@ -112,68 +146,6 @@ def complete(console: Console, flags: Flags) -> None:
     for text in texts:
         console.write(text)
     console.detail(str(meter))
-
-
-def read_prompts(flags: Flags) -> list[Prompt]:
-    """The prompts and their rows. Standard input is read only for `-`, or when nothing else is
-    given and it is no terminal, so a pipe nobody writes to cannot hold up the others."""
-    name, text = _source(flags)
-    if not flags.lines:
-        prompts = [Prompt(flags.row or 0, text)]
-    else:
-        lines = text.removesuffix("\n").split("\n") if text else []
-        prompts = [Prompt(row, line.removesuffix("\r")) for row, line in enumerate(lines)]
-        if flags.row is not None:
-            if flags.row >= len(prompts):
-                raise UsageError(
-                    f"--row is {flags.row}, {name} has {len(prompts)} lines", "rows count from 0"
-                )
-            prompts = [prompts[flags.row]]
-    for row, line in prompts:
-        if not line:
-            where = f"line {row + 1} of {name}" if flags.lines else "the prompt"
-            raise UsageError(f"{where} is empty", "give at least one character to continue")
-    return prompts
-
-
-def _source(flags: Flags) -> tuple[str, str]:
-    """Where the prompt comes from, in words, and its text."""
-    if flags.prompt is not None and flags.file is not None:
-        raise UsageError(
-            f"both a prompt ('{flags.prompt}') and a file ({flags.file}) are given", "drop one"
-        )
-    if flags.prompt not in (None, "-"):
-        try:
-            flags.prompt.encode()
-        except UnicodeEncodeError as e:
-            raise UsageError(
-                f"the prompt is not text (character {e.start})", "give it in the locale's encoding"
-            ) from None
-        return "the prompt", flags.prompt
-    file = None if flags.file == "-" else flags.file
-    asked = "-" in (flags.prompt, flags.file)
-    if file is None and not (sys.stdin and (asked or not sys.stdin.isatty())):
-        raise UsageError(
-            "no prompt",
-            'give one, as in gentool complete "今天天气不错", or -f FILE, or - for stdin',
-        )
-    name = "standard input" if file is None else file
-    try:
-        data = sys.stdin.buffer.read() if file is None else Path(file).read_bytes()
-    except OSError as e:
-        raise UsageError(
-            f"cannot read {name}: {e.strerror}", "check the path and its permissions"
-        ) from None
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as e:
-        raise UsageError(
-            f"{name} is not UTF-8: byte 0x{data[e.start]:02x} at offset {e.start}",
-            "convert it, for example with iconv -f GB18030 -t UTF-8",
-        ) from None
-    if flags.lines:
-        return name, text
-    return name, text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
 
 def alone(chunks: Iterable[Chunk], echo: str, end: str) -> Iterator[str]:
@@ -191,6 +163,8 @@ def listed(
     for prompt, samples in in_order(chunks, prompts, n):
         for sample in samples:
             text = prompt.text + sample.text if echo else sample.text
+            if sample.steps:  # of alternatives
+                yield f"{math.exp(sample.steps[0].chosen.logprob):.4f}\t"
             yield f"{text}\0" if null else escaped(text) + "\n"
 
 
@@ -199,17 +173,27 @@ def objects(
 ) -> Iterator[str]:
     """One JSON object a prompt."""
     for prompt, samples in in_order(chunks, prompts, n):
-        found = [
-            {"text": s.text, "ids": s.ids, "logprob": s.logprob, "finish": s.finish}
-            for s in samples
-        ]
+        found = [keys_of(sample) for sample in samples]
         record = {"prompt": prompt.text, "row": prompt.row, **keys, "samples": found}
         yield json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def escaped(text: str) -> str:
-    r"""`text` on one line: \n for a newline, \\ for a backslash."""
-    return text.replace("\\", "\\\\").replace("\n", "\\n")
+def keys_of(sample: Sample) -> dict[str, object]:
+    """A sample as JSON has it: its score where that is another number, its steps if there are."""
+    found: dict[str, object] = {
+        "text": sample.text,
+        "ids": sample.ids,
+        "logprob": sample.logprob,
+        "finish": sample.finish,
+    }
+    if sample.score != sample.logprob:
+        found["score"] = sample.score
+    if sample.steps:
+        found["steps"] = [
+            vars(step.chosen) | {"top": [vars(likely) for likely in step.likeliest]}
+            for step in sample.steps
+        ]
+    return found
 
 
 def in_order(
@@ -225,6 +209,9 @@ def in_order(
             samples = done.pop(first)
             yield prompts[first], [samples[index] for index in range(n)]
             first += 1
+    for index, samples in sorted(done.items()):
+        if samples:  # fewer than were asked for, because there are no more
+            yield prompts[index], [samples[sample] for sample in sorted(samples)]
 
 
 class Meter:
@@ -255,6 +242,7 @@ command = options.Command(
         "Prompt": options.PROMPT,
         "Model": options.MODEL,
         "Sampling": options.SAMPLING,
+        "Search": options.SEARCH,
         "Length": options.LENGTH,
         "Output": options.OUTPUT,
         "General": options.GENERAL,

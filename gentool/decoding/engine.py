@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -58,21 +58,36 @@ class Tail:
     blocks: list[_Block]
     place: np.ndarray  # [N, 2] block of each row, and its row in there
 
+    def rewind(self, lengths: np.ndarray) -> None:
+        """Forgets what rows have beyond `lengths` [N] tokens after their prefixes."""
+        self.length = np.minimum(self.length, lengths).astype(np.int32)
+        start = np.array([prefix.length for prefix in self.prefixes])[self.owner]
+        self.seen &= self.position < (start + self.length)[:, None]
+        self.used = int(np.flatnonzero(self.seen.any(axis=0)).max(initial=-1)) + 1
+
 
 class Engine:
-    """Weights and the two compiled functions over them: a layer, and a step through all layers."""
+    """Weights and the functions over them: a compiled layer, and steps through all layers, to the
+    logits or to the hidden states before them."""
 
     def __init__(self, family: ModuleType, arch: Arch, params: Params, xla: bool) -> None:
         self.family, self.arch, self.params, self.xla = family, arch, params, xla
         self.layer = tf.function(self._layer, jit_compile=xla, autograph=False)
         self.step = tf.function(self._step, autograph=False)
+        self.hidden_step = tf.function(self._hidden_step, autograph=False)
+        self.head = tf.function(self._head, autograph=False)
         self._steps: dict[tuple[object, ...], Callable[..., Tensor]] = {}  # by shapes
 
     def prefill(
-        self, ids: Sequence[int], prefix: Prefix | None = None, every: bool = False
+        self,
+        ids: Sequence[int],
+        prefix: Prefix | None = None,
+        every: bool = False,
+        hidden: bool = False,
     ) -> tuple[Prefix, np.ndarray]:
         """Computes ids [T] after `prefix`; gives the longer prefix and float32 logits [1, V] after
-        the last id, or [T, V] after each of them when `every`."""
+        the last id, or [T, V] after each of them when `every`; the `hidden` states [1 or T, D] that
+        those come from instead, if asked for."""
         start, count = prefix.length if prefix else 0, len(ids)
         t = buckets.tokens(count)
         p = buckets.tokens(start + t)
@@ -84,9 +99,10 @@ class Engine:
         positions = start + np.arange(t, dtype=np.int32)[None]
         seen = np.arange(p) <= positions[..., None]  # [1, T, P]
         wanted = np.arange(t) if every else np.array([count - 1])
-        logits = self._run(padded, positions, start, seen, np.arange(p)[None], cells, None, wanted)
+        held = np.arange(p)[None]
+        out = self._run(padded, positions, start, seen, held, cells, None, wanted, hidden)
         frozen = tuple((tf.identity(k), tf.identity(v)) for k, v in cells)
-        return Prefix(frozen, start + count), logits[0, : count if every else 1]
+        return Prefix(frozen, start + count), out[0, : count if every else 1]
 
     def extend(
         self,
@@ -97,13 +113,14 @@ class Engine:
         tokens: np.ndarray,
         room: int = 0,
         batch_invariant: bool = False,
+        hidden: bool = False,
     ) -> tuple[Tail, np.ndarray]:
         """Row i continues row parents[i] of `tail`, or, where there is no tail yet, prefix
         owner[i] of `prefixes` (a tail remembers its own), by tokens[i]: tokens [N, T] to the new
-        tail and float32 logits [N, T, V]. `tail` is consumed: its cells are updated in place. A
-        first call names the `room`, the tokens a row may come to. Under `batch_invariant` rows
-        are computed in blocks of one fixed shape with one prefix, so that a row's bits do not
-        depend on its neighbours."""
+        tail and float32 logits [N, T, V], or the `hidden` states [N, T, D] that those come from.
+        `tail` is consumed: its cells are updated in place. A first call names the `room`, the
+        tokens a row may come to. Under `batch_invariant` rows are computed in blocks of one fixed
+        shape with one prefix, so that a row's bits do not depend on its neighbours."""
         owner = np.asarray(owner)
         n, t = tokens.shape
         if tail is None:
@@ -119,7 +136,8 @@ class Engine:
         fresh = (slots >= tail.used) & (slots - tail.used <= steps[:, None])  # [T, M]
         start = np.array([p.length for p in tail.prefixes])[owner] + tail.length  # [N]
         tail.position[:, tail.used : tail.used + t] = start[:, None] + steps
-        logits = np.empty((n, t, self.arch.n_vocab), np.float32)
+        width = self.arch.d_model if hidden else self.arch.n_vocab
+        found = np.empty((n, t, width), np.float32)
         for index, block in enumerate(tail.blocks):
             mine = np.flatnonzero(tail.place[:, 0] == index)
             at = tail.place[mine, 1]
@@ -132,12 +150,16 @@ class Engine:
             seen = np.repeat(fresh[None], size, axis=0)  # [B*R, T, M]
             seen[at] |= tail.seen[mine, None]
             shared = (block.prefix, block.exists)
-            out = self._run(ids, positions, tail.used, seen, held, block.cells, shared, steps)
-            logits[mine] = out[at]
+            inputs = (ids, positions, tail.used, seen, held, block.cells, shared, steps, hidden)
+            found[mine] = self._run(*inputs)[at]
         tail.seen[:, tail.used : tail.used + t] = True
         tail.length += t
         tail.used += t
-        return tail, logits
+        return tail, found
+
+    def logits(self, hidden: np.ndarray) -> np.ndarray:
+        """float32 logits [N, V] of hidden states [N, D]."""
+        return self.head(tf.constant(hidden)).numpy()
 
     def _rearrange(
         self, tail: Tail, owner: np.ndarray, parents: np.ndarray, t: int, batch_invariant: bool
@@ -203,18 +225,28 @@ class Engine:
         cells: Cells,
         shared: tuple[Cells, Tensor] | None,
         wanted: np.ndarray,
+        hidden: bool,
     ) -> np.ndarray:
         """One step with everything that varies passed as an array, so that nothing is retraced. The
         function of these shapes is looked up here: tf.function's own way takes milliseconds."""
         prefix, exists = shared or (None, None)
         arrays = [tf.constant(a, tf.int32) for a in (ids, positions, slot, wanted, held)]
         inputs = (*arrays, tf.constant(seen), cells, prefix, exists)
-        shapes = (seen.shape, len(wanted), None if exists is None else exists.shape)
+        shapes = (seen.shape, len(wanted), None if exists is None else exists.shape, hidden)
         if shapes not in self._steps:
-            self._steps[shapes] = self.step.get_concrete_function(*inputs)
+            step = self.hidden_step if hidden else self.step
+            self._steps[shapes] = step.get_concrete_function(*inputs)
         return self._steps[shapes](*inputs).numpy()
 
-    def _step(
+    def _step(self, *inputs: Any) -> Tensor:
+        """As `_hidden_step`, to float32 logits [N, W, V]."""
+        return self._head(self._hidden_step(*inputs))
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        top = self.params.top
+        return tf.cast(self.family.head(layers.plain, self.arch, top, hidden), tf.float32)
+
+    def _hidden_step(
         self,
         ids: Tensor,
         positions: Tensor,
@@ -226,7 +258,7 @@ class Engine:
         prefix: Cells | None,
         exists: Tensor | None,
     ) -> Tensor:
-        """ids, positions [N, T] to float32 logits [N, W, V] at the `wanted` [W] of the T."""
+        """ids, positions [N, T] to hidden states [N, W, D] at the `wanted` [W] of the T."""
 
         def block(index: int, weights: dict[str, Tensor], x: Tensor) -> Tensor:
             shared = None if prefix is None else (*prefix[index], exists)
@@ -238,7 +270,7 @@ class Engine:
 
         x = forward(self.family, self.arch, self.params, ids, positions, COMPUTE, block)
         x = tf.gather(x, wanted, axis=1)  # [N, W, D]
-        return tf.cast(self.family.head(layers.plain, self.arch, self.params.top, x), tf.float32)
+        return self.family.final(layers.plain, self.arch, self.params.top, x)
 
     def _layer(
         self,

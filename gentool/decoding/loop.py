@@ -1,27 +1,53 @@
-"""The one decode loop: rows that share prefixes, one token a row a step, until each row has ended.
-It knows ids and end tokens; text, and so stop strings, belong to the caller.
+"""The one decode loop: rows that share prefixes, drawn token by token until each row has ended. It
+knows ids and end tokens; text, and so stop strings, belong to the caller.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from gentool.decoding.buckets import rows as row_bucket
 from gentool.decoding.engine import Engine, Prefix
-from gentool.decoding.philox import uniform
-from gentool.decoding.sampling import Law, log_probabilities, pick
+from gentool.decoding.filters import Law, adjusted
+from gentool.decoding.lookup import draft
+from gentool.decoding.sampling import Points, likeliest, normalized, pick
 from gentool.errors import GentoolError
+
+if TYPE_CHECKING:
+    from gentool.decoding.constraints import Constraint
+
+
+class Prompt(NamedTuple):
+    """A prompt that was computed: its ids, its cells, and the logits [V] after it."""
+
+    ids: np.ndarray
+    prefix: Prefix
+    logits: np.ndarray
 
 
 class Row(NamedTuple):
-    """One sample: its prompt (by index), and the keys of its random numbers."""
+    """One sample: its prompt (by index), the keys of its random numbers, and the token it must
+    begin with, if any."""
 
     prompt: int
     row: int
     sample: int
+    first: int | None = None
+
+
+class How(NamedTuple):
+    """How rows are drawn: the law; `strata` samples a prompt, or 0 for independent ones; `told`
+    likeliest tokens of each step; `lookup` tokens drafted from the text so far."""
+
+    law: Law
+    seed: int
+    batch_invariant: bool = False
+    strata: int = 0
+    told: int = 0
+    lookup: int = 0
 
 
 class Limits(NamedTuple):
@@ -41,62 +67,125 @@ class Token(NamedTuple):
     id: int
     log_probability: float
     ended: bool  # by an end token
+    whole: bool = False  # the text is, and nothing can be added to it
+    told: tuple[tuple[int, float], ...] = ()  # likeliest ids and their log-probabilities
 
 
 def decode(
     engine: Engine,
-    prefixes: Sequence[Prefix],
-    logits: np.ndarray,
+    prompts: Sequence[Prompt],
     rows: Sequence[Row],
-    law: Law,
+    how: How,
     limits: Limits,
-    seed: int,
     stopped: set[int],
-    batch_invariant: bool = False,
+    constraint: Constraint | None = None,
 ) -> Iterator[list[Token]]:
-    """Yields one step's tokens of all live rows at a time. `logits` [B, V] are those after each
-    prompt. Between two steps the caller adds to `stopped` the rows it has seen enough of."""
+    """Yields the next tokens of all rows that have one. Between two of them the caller adds to
+    `stopped` the rows it has seen enough of. A draft is verified by what is drawn: the text is the
+    same with and without."""
+    outputs: list[list[int]] = [[] for _ in rows]
+    keys = np.array([(row.row, row.sample) for row in rows]).T
+    points = Points(how.seed, keys[0], keys[1], how.strata)
+
+    def over(token: Token) -> bool:
+        full = len(outputs[token.row]) >= limits.most[rows[token.row].prompt]
+        return token.ended or token.whole or full or token.row in stopped
+
     live = list(range(len(rows)))
     tail, tail_rows = None, live
-    current = logits[[rows[i].prompt for i in live]]  # [N, V]
-    forbidden = sorted(limits.end)
-    for step in range(max(limits.most)):
-        if not np.isfinite(current.max(axis=-1)).all():
-            raise GentoolError(
-                "the model's logits are not numbers",
-                "its weights may be broken, or too large for this precision: try fp32",
-            )
-        allowed = current
-        if step < limits.least:
-            allowed = current.copy()
-            allowed[:, forbidden] = -np.inf
-        keys = np.array([(rows[i].row, rows[i].sample) for i in live])
-        ids = pick(allowed, law, uniform(seed, keys[:, 0], keys[:, 1], np.array(step)))
-        tokens = [
-            Token(row, int(id), float(p), id in limits.end)
-            for row, id, p in zip(live, ids, log_probabilities(current, ids), strict=True)
-        ]
-        yield tokens
-        live = [
-            t.row
-            for t in tokens
-            if not t.ended and t.row not in stopped and step + 1 < limits.most[rows[t.row].prompt]
-        ]
+    drafts: list[list[int]] = [[] for _ in rows]
+    logits = np.stack([prompts[row.prompt].logits for row in rows])[:, None]  # [N, T, V]
+    while True:
+        at = {row: place for place, row in enumerate(tail_rows)}
+        going, ended = live, set[int]()
+        for t in range(logits.shape[1]):
+            current = logits[[at[row] for row in going], t]
+            tokens = _drawn(current, going, prompts, rows, outputs, how, limits, points, constraint)
+            yield tokens
+            ended |= {token.row for token in tokens if over(token)}
+            going = [
+                token.row
+                for token in tokens
+                if token.row not in ended and drafts[token.row][t : t + 1] == [token.id]
+            ]
+            if not going:
+                break
+        live = [row for row in live if row not in ended]
         if not live:
             return
-        last = {t.row: t.id for t in tokens}
+        if tail is not None and how.lookup:
+            tail.rewind(np.array([len(outputs[row]) - 1 for row in tail_rows]))
+        drafts = [[] for _ in rows]
+        if how.lookup:
+            for row in live:
+                text = [*prompts[rows[row].prompt].ids.tolist(), *outputs[row]]
+                drafts[row] = draft(text, how.lookup)
+        steps = 1 + (how.lookup if any(drafts) else 0)
         few = row_bucket(len(live)) * 4 <= row_bucket(len(tail_rows))
         kept = live if few else tail_rows  # the dead then cost more than a new shape
-        at = {row: place for place, row in enumerate(tail_rows)}
-        tail, out = engine.extend(
-            prefixes,
+        new, alive = np.zeros((len(kept), steps), int), set(live)
+        for place, row in enumerate(kept):
+            if row in alive:
+                said = [outputs[row][-1], *drafts[row]]
+                new[place, : len(said)] = said
+        tail, logits = engine.extend(
+            [prompt.prefix for prompt in prompts],
             tail,
-            [rows[i].prompt for i in kept],
-            [at[i] for i in kept],
-            np.array([[last.get(i, 0)] for i in kept]),
-            room=limits.room,
-            batch_invariant=batch_invariant,
+            [rows[row].prompt for row in kept],
+            [at[row] for row in kept],
+            new,
+            room=limits.room + how.lookup,
+            batch_invariant=how.batch_invariant,
         )
         tail_rows = kept
-        at = {row: place for place, row in enumerate(kept)}
-        current = out[[at[i] for i in live], 0]
+
+
+def _drawn(
+    current: np.ndarray,
+    going: list[int],
+    prompts: Sequence[Prompt],
+    rows: Sequence[Row],
+    outputs: list[list[int]],
+    how: How,
+    limits: Limits,
+    points: Points,
+    constraint: Constraint | None,
+) -> list[Token]:
+    """One token for each of the rows `going`, whose logits are `current` [n, V]."""
+    if not np.isfinite(current.max(axis=-1)).all():
+        raise GentoolError(
+            "the model's logits are not numbers",
+            "its weights may be broken, or too large for this precision: try fp32",
+        )
+    texts = [prompts[rows[row].prompt].ids for row in going]
+    allowed = adjusted(current, how.law, texts, [outputs[row] for row in going])
+    short = [
+        place
+        for place, row in enumerate(going)
+        # a text that is whole has to end, however short it is
+        if len(outputs[row]) < limits.least and not (constraint and constraint.ended(row))
+    ]
+    masks = [constraint.allowed(row) if constraint else None for row in going]
+    if short or any(mask is not None for mask in masks):
+        allowed = allowed.copy() if allowed is current else allowed
+        allowed[np.ix_(short, sorted(limits.end))] = -np.inf
+        for place, mask in enumerate(masks):
+            if mask is not None:
+                allowed[place, ~mask] = -np.inf
+    which, steps = np.array(going), np.array([len(outputs[row]) for row in going])
+    drawn = pick(allowed, how.law, points.at(which, steps))
+    points.spread(which, drawn.low, drawn.high)
+    exact = normalized(current)
+    tokens = []
+    for place, row in enumerate(going):
+        id, first = int(drawn.ids[place]), rows[row].first
+        id = first if first is not None and not outputs[row] else id
+        outputs[row].append(id)
+        whole = False
+        if constraint:
+            constraint.accept(row, id)
+            whole = not limits.end and constraint.ended(row)
+        best = likeliest(exact[place], how.told) if how.told else ()
+        told = tuple((int(i), float(exact[place, i])) for i in best)
+        tokens.append(Token(row, id, float(exact[place, id]), id in limits.end, whole, told))
+    return tokens

@@ -1,5 +1,5 @@
-"""Logits to token ids: pure filters in Hugging Face's order (temperature, top-k, top-p), then the
-inversion of the cumulative distribution. All in float64 on the host; ids are 0-based.
+"""Filtered logits to token ids: the inversion of the cumulative distribution, summed in float64 on
+the host, at points that are a function of their keys; ids are 0-based.
 """
 
 from __future__ import annotations
@@ -8,55 +8,20 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gentool.decoding.filters import Law, weights
+from gentool.decoding.philox import uniform
 
-class Law(NamedTuple):
-    """What a sample is drawn by. temperature 0 is greedy; top_k 0 and top_p 1 filter nothing."""
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-
-
-def weights(logits: np.ndarray, law: Law) -> np.ndarray:
-    """Unnormalised probabilities of logits [..., V] under a law of positive temperature, float64
-    [..., V], 0 where a filter removed the token."""
-    scaled = logits.astype(np.float64)
-    scaled -= scaled.max(axis=-1, keepdims=True)
-    with np.errstate(over="ignore"):  # to -inf, which is right
-        scaled /= law.temperature
-    if 0 < law.top_k < scaled.shape[-1]:
-        scaled = top_k(scaled, law.top_k)
-    w = np.exp(scaled)
-    return top_p(w, law.top_p) if law.top_p < 1 else w
+LAST = 1 - 2.0**-53  # the largest number below 1
+BITS = 40.0  # that a code point is good for: it is one float64 of 53
+SHIFT = (2**32 - 1, 2**32 - 1)  # sample and step of the number that shifts the strata of a prompt
 
 
-def top_k(logits: np.ndarray, k: int) -> np.ndarray:
-    """Logits [..., V] with all below the k-th largest at -inf; ties of the k-th are kept."""
-    kth = np.partition(logits, -k, axis=-1)[..., -k, None]
-    return np.where(logits < kth, -np.inf, logits)
+class Draws(NamedTuple):
+    """What rows drew: ids [N], and where each lies in its distribution, `low` to `high` [N]."""
 
-
-def top_p(w: np.ndarray, p: float) -> np.ndarray:
-    """Weights [..., V] with those outside the smallest set of mass >= p at 0: the token that
-    crosses p is kept, of equal ones the lowest ids (Holtzman et al. 2020)."""
-    kept = np.zeros_like(w)
-    for index in np.ndindex(w.shape[:-1]):
-        ids = _nucleus(w[index], p * w[index].sum())
-        kept[index][ids] = w[index][ids]
-    return kept
-
-
-def _nucleus(w: np.ndarray, mass: float) -> np.ndarray:
-    """Ids of the fewest largest weights [V] that reach `mass`; sorts only as many as it must."""
-    head = 64
-    while True:
-        least = np.partition(w, -head)[-head] if head < len(w) else 0.0
-        ids = np.flatnonzero(w >= least)
-        ids = ids[np.argsort(-w[ids], kind="stable")]
-        reached = np.cumsum(w[ids])
-        if reached[-1] >= mass or head >= len(w):
-            return ids[: np.searchsorted(reached, mass) + 1]
-        head *= 8
+    ids: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
 
 
 def cumulative(logits: np.ndarray, law: Law) -> np.ndarray:
@@ -69,16 +34,62 @@ def draw(cumulated: np.ndarray, u: float) -> int:
     return int(np.searchsorted(cumulated, u * cumulated[-1], side="right"))
 
 
-def pick(logits: np.ndarray, law: Law, u: np.ndarray) -> np.ndarray:
-    """One id for each row of logits [N, V], by the random numbers u [N]."""
+def pick(logits: np.ndarray, law: Law, u: np.ndarray) -> Draws:
+    """One id for each row of logits [N, V], by the numbers u [N] in [0, 1)."""
     if law.temperature == 0:
-        return logits.argmax(axis=-1)  # the lowest id of the largest
-    rows = zip(cumulative(logits, law), u, strict=True)
-    return np.array([draw(cumulated, x) for cumulated, x in rows])
+        ids = logits.argmax(axis=-1)  # the lowest id of the largest
+        return Draws(ids, np.zeros(len(ids)), np.ones(len(ids)))
+    drawn = []
+    for row, point in zip(logits, u, strict=True):
+        mass = cumulative(row, law)
+        id = draw(mass, point)
+        low = mass[id - 1] if id else 0.0
+        drawn.append((id, low / mass[-1], mass[id] / mass[-1]))
+    ids, low, high = np.array(drawn).T
+    return Draws(ids.astype(int), low, high)
+
+
+class Points:
+    """The numbers that samples are drawn by: u(seed, row, sample, step). Stratified over n samples,
+    a prompt's sample i has one code point (i + s) / n instead, which each draw spreads over the
+    whole again; after BITS bits it is used up, and u goes on (arithmetic sampling, Vilnis et al.
+    2023)."""
+
+    def __init__(self, seed: int, rows: np.ndarray, samples: np.ndarray, strata: int = 0) -> None:
+        self._seed, self._rows, self._samples = seed, rows, samples  # [N] each
+        self._code = np.zeros(len(rows))
+        self._left = np.zeros(len(rows))  # bits
+        if strata:
+            shift = uniform(seed, rows, np.array(SHIFT[0]), np.array(SHIFT[1]))
+            self._code = np.minimum((samples + shift) / strata, LAST)
+            self._left[:] = BITS
+
+    def at(self, which: np.ndarray, step: np.ndarray) -> np.ndarray:
+        """The numbers [n] of rows `which` [n] for their steps [n]."""
+        fresh = uniform(self._seed, self._rows[which], self._samples[which], step)
+        return np.where(self._left[which] > 0, self._code[which], fresh)
+
+    def spread(self, which: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+        """Tells that rows `which` have drawn within low to high."""
+        code = (self._code[which] - low) / (high - low)
+        self._code[which] = np.clip(code, 0.0, LAST)
+        self._left[which] += np.log2(high - low)
 
 
 def log_probabilities(logits: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """The model's own log p(id) [N], before any filter, of logits [N, V]; natural, float64."""
+    return normalized(logits)[np.arange(len(ids)), ids]
+
+
+def normalized(logits: np.ndarray) -> np.ndarray:
+    """log p [..., V] of logits [..., V]; natural, float64."""
     exact = logits.astype(np.float64)
     exact -= exact.max(axis=-1, keepdims=True)
-    return exact[np.arange(len(ids)), ids] - np.log(np.exp(exact).sum(axis=-1))
+    return exact - np.log(np.exp(exact).sum(axis=-1, keepdims=True))
+
+
+def likeliest(row: np.ndarray, count: int) -> np.ndarray:
+    """Ids of the largest numbers [V], best first, of equal ones the lowest first."""
+    few = np.argpartition(-row, count - 1)[:count] if count < len(row) else np.arange(len(row))
+    few = np.flatnonzero(row >= row[few].min())
+    return few[np.argsort(-row[few], kind="stable")][:count]

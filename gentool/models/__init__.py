@@ -1,6 +1,6 @@
 """Model families. A family is a module with two tables of shapes (`top_tensors`, `layer_tensors`),
-one of names in checkpoints (`DIALECTS`) and four pure functions (`embed`, `qkv`, `merge`, `head`);
-it knows no cache, no text, no loop.
+one of names in checkpoints (`DIALECTS`) and five pure functions (`embed`, `qkv`, `merge`, `final`,
+`head`); it knows no cache, no text, no loop.
 
 Shape letters, used in every comment: N rows, T tokens in a call, P prefix bucket, M tail bucket,
 B prefixes, L layers, D width, H query heads, G key/value heads, E head size, V vocabulary.

@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from gentool.config import Arch
 from gentool.models.layers import Ops, Tensor
-from gentool.models.llama import DIALECTS, heads, layer_tensors, rotated, top_tensors
+from gentool.models.llama import DIALECTS, head, heads, layer_tensors, rotated, top_tensors
 
-__all__ = ["DIALECTS", "embed", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
+__all__ = ["DIALECTS", "embed", "final", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
 
 
 def embed(arch: Arch, top: dict[str, Tensor], ids: Tensor, positions: Tensor) -> Tensor:
@@ -37,7 +37,6 @@ def merge(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, context: Tensor
     return x + ops.linear(ops.geglu(hidden), w["down"])
 
 
-def head(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
-    """x [..., D] to logits [..., V] in x's type; the caller casts them to float32."""
-    normed = norm(ops, arch, x, top["final_norm"])
-    return ops.linear(normed, top["embedding" if arch.tied_head else "head"])
+def final(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
+    """The stream x [..., D] after the last layer to the hidden states that `head` takes."""
+    return norm(ops, arch, x, top["final_norm"])

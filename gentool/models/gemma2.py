@@ -5,11 +5,11 @@ logits and its windows on some layers are numbers in Arch.
 from __future__ import annotations
 
 from gentool.config import Arch
-from gentool.models import gemma, llama
-from gentool.models.gemma import embed, norm, qkv, top_tensors
+from gentool.models import llama
+from gentool.models.gemma import embed, final, norm, qkv, top_tensors
 from gentool.models.layers import Ops, Tensor, capped
 
-__all__ = ["DIALECTS", "embed", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
+__all__ = ["DIALECTS", "embed", "final", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
 
 
 def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:
@@ -28,7 +28,7 @@ def merge(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, context: Tensor
 
 def head(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
     """x [..., D] to float32 logits [..., V]."""
-    return capped(gemma.head(ops, arch, top, x), arch.logit_cap)
+    return capped(llama.head(ops, arch, top, x), arch.logit_cap)
 
 
 DIALECTS = llama.hugging_face(

@@ -76,10 +76,14 @@ def merge(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, context: Tensor
     return x + ops.linear(hidden, w["down"], w["down_bias"])
 
 
+def final(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
+    """The stream x [..., D] after the last layer to the hidden states that `head` takes."""
+    return ops.layer_norm(x, top["final_norm"], top["final_norm_bias"], arch.norm_eps)
+
+
 def head(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
     """x [..., D] to logits [..., V] in x's type; the caller casts them to float32."""
-    normed = ops.layer_norm(x, top["final_norm"], top["final_norm_bias"], arch.norm_eps)
-    return ops.linear(normed, top["embedding"])
+    return ops.linear(x, top["embedding"])
 
 
 def _hugging_face(prefix: str) -> Dialect:

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from gentool.config import Arch
 from gentool.models import gpt2, layers
-from gentool.models.gpt2 import keras_layer
+from gentool.models.gpt2 import head, keras_layer
 from gentool.models.layers import Ops, Tensor
 from gentool.models.names import Dialect, take
+
+__all__ = ["DIALECTS", "embed", "final", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
 
 
 def top_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
@@ -50,9 +52,9 @@ def merge(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, context: Tensor
     return ops.layer_norm(x, w["output_norm"], w["output_norm_bias"], arch.norm_eps)
 
 
-def head(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
-    """x [..., D] to logits [..., V] in x's type; the last layer's norm is the final one."""
-    return ops.linear(x, top["embedding"])
+def final(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
+    """The stream x [..., D] after the last layer, whose own norm is the final one."""
+    return x
 
 
 DIALECTS = {

@@ -68,10 +68,14 @@ def merge(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, context: Tensor
     return x + ops.linear(ops.swiglu(hidden), w["down"])  # [N, T, D]
 
 
+def final(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
+    """The stream x [..., D] after the last layer to the hidden states that `head` takes."""
+    return ops.rms_norm(x, top["final_norm"], arch.norm_eps)
+
+
 def head(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
     """x [..., D] to logits [..., V] in x's type; the caller casts them to float32."""
-    normed = ops.rms_norm(x, top["final_norm"], arch.norm_eps)
-    return ops.linear(normed, top["embedding" if arch.tied_head else "head"])
+    return ops.linear(x, top["embedding" if arch.tied_head else "head"])
 
 
 def hugging_face(also: Mapping[str, tuple[str, ...]] = MappingProxyType({})) -> dict[str, Dialect]:

@@ -8,11 +8,11 @@ import tensorflow as tf
 
 from gentool.config import Arch
 from gentool.models import gpt2
-from gentool.models.gpt2 import embed
+from gentool.models.gpt2 import embed, head
 from gentool.models.layers import Ops, Tensor
 from gentool.models.names import Dialect, take, turned
 
-__all__ = ["DIALECTS", "embed", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
+__all__ = ["DIALECTS", "embed", "final", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
 
 
 def top_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
@@ -68,9 +68,9 @@ def stream(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor) -> Tensor:
     return ops.layer_norm(x, w["stream_norm"], w["stream_norm_bias"], arch.norm_eps)
 
 
-def head(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
-    """x [..., D] to logits [..., V] in x's type; the caller casts them to float32."""
-    return ops.linear(x, top["embedding"])
+def final(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
+    """The stream x [..., D] after the last layer, as it is."""
+    return x
 
 
 _THEIRS = gpt2.DIALECTS["CPM-LM-TF2"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from gentool.config import Arch
 from gentool.models import llama
 from gentool.models.layers import Ops, Tensor
-from gentool.models.llama import embed, head, heads, merge, rotated, top_tensors
+from gentool.models.llama import embed, final, head, heads, merge, rotated, top_tensors
 
-__all__ = ["DIALECTS", "embed", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
+__all__ = ["DIALECTS", "embed", "final", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
 
 
 def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:

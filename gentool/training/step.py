@@ -108,7 +108,8 @@ def token_losses(family: ModuleType, arch: Arch, weights: dict[str, Tensor], ids
         return family.merge(fused, arch, w, x, _attend(arch, q, k, v))
 
     x = forward(family, arch, params, ids[:, :-1], positions, COMPUTE, block)
-    logits = family.head(fused, arch, params.top, tf.reshape(x, [-1, arch.d_model]))
+    x = family.final(fused, arch, params.top, tf.reshape(x, [-1, arch.d_model]))
+    logits = family.head(fused, arch, params.top, x)
     return tf.reshape(_cross_entropy(logits, tf.reshape(ids[:, 1:], [-1])), [n, t])
 
 

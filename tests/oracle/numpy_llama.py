@@ -19,6 +19,12 @@ def rotate(x, theta):
 
 def logits(arch, weights, ids):
     """Logits [T, V] of ids [T] for weights by name."""
+    head = weights["embedding" if arch.tied_head else "head"]
+    return hidden_states(arch, weights, ids) @ np.asarray(head, np.float64).T
+
+
+def hidden_states(arch, weights, ids):
+    """What the head is multiplied with, [T, D]: the last layer's output after the final norm."""
     w = {name: np.asarray(value, np.float64) for name, value in weights.items()}
     h, g, e, t = arch.n_head, arch.n_kv_head, arch.d_head, len(ids)
     x = w["embedding"][ids]  # [T, D]
@@ -41,4 +47,4 @@ def logits(arch, weights, ids):
         x = x + np.concatenate(heads, axis=-1) @ w[p + "attention_out"].T
         gate, up = np.split(rms(x, w[p + "mlp_norm"], arch.norm_eps) @ w[p + "gate_up"].T, 2, -1)
         x = x + (gate / (1 + np.exp(-gate)) * up) @ w[p + "down"].T
-    return rms(x, w["final_norm"], arch.norm_eps) @ w["embedding" if arch.tied_head else "head"].T
+    return rms(x, w["final_norm"], arch.norm_eps)

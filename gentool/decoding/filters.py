@@ -1,0 +1,175 @@
+"""Logits to logits: what a law does to them before a token is drawn, pure, one filter a function.
+In order: `adjusted` looks at the row's own text (repetition, presence and frequency penalties,
+n-gram bans) and adds the bias; `weights` knows only the row (temperature, top-k, top-p, min-p,
+typical). All in float64 on the host, each row by itself; ids are 0-based.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+Ids = Sequence[int] | np.ndarray  # arrays are quicker: nothing is converted
+
+FEW = 512  # so many are sorted rather than split
+
+
+class Law(NamedTuple):
+    """What a sample is drawn by; the defaults do nothing. temperature 0 is greedy."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    no_repeat_ngram_size: int = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()  # id, what is added: finite, or -inf
+
+
+def adjusted(
+    logits: np.ndarray, law: Law, prompts: Sequence[Ids], outputs: Sequence[Ids]
+) -> np.ndarray:
+    """Logits [N, V] of rows whose text so far is prompt + output, float64 [N, V], -inf where a
+    token is banned; the very `logits` if the law asks for nothing here. A row that would lose all
+    keeps its most probable token."""
+    counted = law.presence_penalty != 0 or law.frequency_penalty != 0
+    told = law.repetition_penalty != 1 or law.no_repeat_ngram_size > 0
+    if not (counted or told or law.logit_bias):
+        return logits
+    out = np.array(logits, np.float64, order="C")
+    for row, prompt, output in zip(out, prompts, outputs, strict=True):
+        text = _joined(prompt, output) if told else None
+        if text is not None and law.repetition_penalty != 1:
+            _penalise_repetition(row, text, law.repetition_penalty)
+        if counted:
+            ids, counts = np.unique(np.asarray(output, np.intp), return_counts=True)
+            row[ids] -= law.presence_penalty + law.frequency_penalty * counts
+        if text is not None and law.no_repeat_ngram_size > 0:
+            row[_repeating(text, law.no_repeat_ngram_size)] = -np.inf
+    for id, bias in law.logit_bias:
+        out[:, id] += bias
+    empty = np.flatnonzero(np.isneginf(out.max(axis=-1)))
+    best = logits[empty].argmax(axis=-1)
+    out[empty, best] = logits[empty, best]
+    return out
+
+
+def _joined(prompt: Ids, output: Ids) -> np.ndarray:
+    return np.concatenate([np.asarray(prompt, np.intp), np.asarray(output, np.intp)])
+
+
+def _penalise_repetition(row: np.ndarray, text: np.ndarray, penalty: float) -> None:
+    """Divides the positive and multiplies the negative logits [V] of all ids of a text in place,
+    each once however often it occurs (Keskar et al. 2019)."""
+    found = row[text]
+    row[text] = np.where(found < 0, found * penalty, found / penalty)
+
+
+def _repeating(text: np.ndarray, n: int) -> np.ndarray:
+    """The ids that would end an n-gram that the text [T] has already."""
+    if len(text) < n:
+        return text[:0]
+    grams = np.lib.stride_tricks.sliding_window_view(text, n)  # [T - n + 1, n]
+    again = (grams[:, :-1] == text[len(text) - n + 1 :]).all(axis=-1)
+    return grams[again, -1]
+
+
+def weights(logits: np.ndarray, law: Law) -> np.ndarray:
+    """Unnormalised probabilities of logits [..., V] under a law of positive temperature, float64
+    [..., V], 0 where a filter removed the token; the largest of a row is 1."""
+    rows = logits.reshape(-1, logits.shape[-1])
+    out = np.empty(rows.shape)
+    for row, given in zip(out, rows, strict=True):  # one by one: a row stays in the cache
+        row[:] = given
+        _weigh(row, law)
+    return out.reshape(logits.shape)
+
+
+def _weigh(row: np.ndarray, law: Law) -> None:
+    """Logits [V] to weights [V], in place."""
+    best = row.max()
+    if best == -np.inf:  # nothing is left
+        row[0] = best = 0.0
+    row -= best
+    with np.errstate(over="ignore"):  # to -inf, which is right
+        row /= law.temperature
+    if 0 < law.top_k < len(row):
+        kept = top_k(row, law.top_k)
+        few = _narrowed(np.exp(row[kept]), law)
+        row[:] = 0
+        row[kept] = few
+    else:
+        row[:] = _narrowed(np.exp(row, out=row), law)
+
+
+def _narrowed(w: np.ndarray, law: Law) -> np.ndarray:
+    if law.top_p < 1:
+        w = top_p(w, law.top_p)
+    if law.min_p > 0:
+        w = min_p(w, law.min_p)
+    return typical_p(w, law.typical_p) if law.typical_p < 1 else w
+
+
+def top_k(logits: np.ndarray, k: int) -> np.ndarray:
+    """Ids, ascending, of the k largest logits [V] and of all that equal the k-th."""
+    kth = _leading(logits, np.ones(len(logits)), k)[-1]
+    return np.flatnonzero(logits >= logits[kth])
+
+
+def top_p(w: np.ndarray, p: float) -> np.ndarray:
+    """Weights [V] with those outside the smallest set of mass >= p at 0: the token that crosses p
+    is kept, of equal ones the lowest ids (Holtzman et al. 2020)."""
+    kept = _leading(w, w, p * w.sum())
+    out = np.zeros_like(w)
+    out[kept] = w[kept]
+    return out
+
+
+def min_p(w: np.ndarray, p: float) -> np.ndarray:
+    """Weights [V] with those below p times the largest at 0 (Nguyen et al. 2024)."""
+    return np.where(w < p * w.max(), 0.0, w)
+
+
+def typical_p(w: np.ndarray, p: float) -> np.ndarray:
+    """Weights [V] with all at 0 but those whose information is nearest to the entropy, up to mass
+    p: what crosses p is kept, and all as near as that (Meister et al. 2022)."""
+    left = np.flatnonzero(w)
+    q = w[left] / w.sum()
+    information = -np.log(q)
+    entropy = (q * information).sum()
+    nearness = -np.abs(information - entropy)
+    kept = left[nearness >= nearness[_leading(nearness, q, p)[-1]]]
+    out = np.zeros_like(w)
+    out[kept] = w[kept]
+    return out
+
+
+def _leading(rank: np.ndarray, w: np.ndarray, mass: float) -> np.ndarray:
+    """The fewest ids of highest rank [V] whose weights [V] reach `mass`; the last is the one that
+    crosses it, and of equal ranks the lower id goes first. A quickselect: the ids above a pivot
+    are either enough, and it goes on among them, or are taken whole, and it goes on below."""
+    taken: list[np.ndarray] = []
+    ids, one_in = np.arange(len(rank)), 32  # it is mostly decided among the first few
+    while len(ids) > FEW:
+        sample = np.sort(rank[:: len(rank) // 128])
+        high = rank >= sample[-(len(sample) // one_in)]
+        if high.all():
+            high = rank > sample[0]
+            if not high.any():
+                break  # all are equal
+        above = np.flatnonzero(high)
+        reached = w[above].sum()
+        if reached < mass:
+            mass -= reached
+            taken.append(ids[above])
+            above = np.flatnonzero(~high)
+        ids, rank, w = ids[above], rank[above], w[above]
+        one_in = 2
+    order = np.argsort(-rank, kind="stable")
+    last = np.searchsorted(np.cumsum(w[order]), mass)
+    return np.concatenate([*taken, ids[order[: last + 1]]])

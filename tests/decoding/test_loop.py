@@ -1,0 +1,221 @@
+"""The one loop, over random models: rows drafted, stratified, penalised, forced or restricted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import numpy_llama
+from tiny import TINY, make_engine, random_weights
+
+from gentool.decoding.filters import Law, adjusted
+from gentool.decoding.lookup import draft
+from gentool.decoding.loop import How, Limits, Prompt, Row, decode
+from gentool.decoding.philox import uniform
+from gentool.decoding.sampling import LAST, Points, likeliest, normalized, pick
+
+LAW = Law()
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A model that repeats itself, so that drafts come true now and then."""
+    return make_engine(TINY, random_weights(TINY, 3))
+
+
+def run(engine, prompts, rows, law=LAW, most=12, **how):
+    """The ids, log-probabilities and told tokens of each row."""
+    computed = []
+    for ids in prompts:
+        prefix, logits = engine.prefill(ids)
+        computed.append(Prompt(np.array(ids), prefix, logits[0]))
+    end = how.pop("end", frozenset())
+    least = how.pop("least", 0)
+    limits = Limits(least, (most,) * len(prompts), most, end)
+    constraint = how.pop("constraint", None)
+    given = How(law, how.pop("seed", 1), **how)
+    found = [[] for _ in rows]
+    for tokens in decode(engine, computed, rows, given, limits, set(), constraint):
+        for token in tokens:
+            found[token.row].append(token)
+    return found
+
+
+def ids(found):
+    return [[token.id for token in row] for row in found]
+
+
+def rows_of(prompts, samples):
+    return [Row(p, p, s) for p in range(prompts) for s in range(samples)]
+
+
+PROMPTS = [[5, 9, 5, 9, 5, 9, 5], list(range(20)), [7]]
+
+
+@pytest.mark.parametrize("law", [Law(0.0), Law(0.6, top_k=2), Law(1.0, 0, 0.9)], ids=str)
+@pytest.mark.parametrize("lookup", [1, 3, 8])
+def test_drafts_change_no_text(small, law, lookup):
+    plain = run(small, PROMPTS, rows_of(3, 2), law, most=24)
+    drafted = run(small, PROMPTS, rows_of(3, 2), law, most=24, lookup=lookup)
+    assert ids(plain) == ids(drafted)
+    for a, b in zip(sum(plain, []), sum(drafted, []), strict=True):
+        assert a.log_probability == pytest.approx(b.log_probability, abs=1e-4)
+
+
+def test_drafts_save_steps(small, monkeypatch):
+    """Where a text repeats itself, fewer steps are computed than tokens drawn."""
+    calls = []
+    extend = small.extend
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        return extend(*args, **kwargs)
+
+    monkeypatch.setattr(small, "extend", counted)
+    bias = tuple((token, 100.0) for token in (5,))  # a model that says one thing
+    found = run(small, [[5, 5, 5]], [Row(0, 0, 0)], Law(0.0, logit_bias=bias), most=33, lookup=7)
+    assert ids(found) == [[5] * 33]
+    assert len(calls) == 4  # one token, then eight a step
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "wanted"),
+    [
+        ([1, 2, 3, 4, 1, 2, 3], 2, [4, 1]),
+        ([1, 2, 9, 2, 3, 1, 2], 1, [9]),  # two tokens were last together before 9
+        ([5, 5], 3, [5, 5, 5]),
+        ([1, 2, 1, 2, 1], 4, [2, 1, 2, 1]),
+        ([1, 2, 3], 4, []),
+        ([], 4, []),
+    ],
+)
+def test_what_is_drafted(text, count, wanted):
+    assert draft(text, count) == wanted
+
+
+@given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 6))
+def test_a_draft_is_what_stood_behind_the_last_tokens(text, count):
+    found = draft(text, count)
+    assert len(found) in (0, count)
+    if found:
+        whole = [*text, *found]
+        at = [i for i in range(1, len(text)) if text[i - 1] == text[-1]]
+        assert any(whole[i : i + count] == found for i in at)
+    else:
+        assert text[-1:] == [] or text[-1] not in text[:-1]
+
+
+@pytest.mark.parametrize(
+    "law", [Law(0.0, repetition_penalty=1.7), Law(0.0, no_repeat_ngram_size=2)]
+)
+def test_greedy_under_filters_equals_a_run_without_a_cache(law):
+    weights = random_weights(TINY, 5)
+    engine = make_engine(TINY, weights)
+    text, prompt = [3, 4, 3, 4], [3, 4, 3, 4]
+    for _ in range(10):
+        logits = numpy_llama.logits(TINY, weights, text)[-1:]
+        text.append(int(adjusted(logits, law, [prompt], [text[4:]]).argmax()))
+    assert ids(run(engine, [prompt], [Row(0, 0, 0)], law, most=10)) == [text[4:]]
+
+
+def test_told_tokens_are_the_likeliest(small):
+    (row,) = run(small, [PROMPTS[0]], [Row(0, 0, 0)], most=5, told=4)
+    text = list(PROMPTS[0])
+    for token in row:
+        own = normalized(small.prefill(text)[1])[0]
+        wanted = sorted(range(TINY.n_vocab), key=lambda i: (-own[i], i))[:4]
+        assert [i for i, _ in token.told] == wanted
+        np.testing.assert_allclose([p for _, p in token.told], own[wanted], atol=1e-4)
+        assert token.log_probability == pytest.approx(own[token.id], abs=1e-4)
+        text.append(token.id)
+
+
+def test_rows_begin_with_what_they_must(small):
+    rows = [Row(0, 0, i, first=first) for i, first in enumerate((80, 3, 41))]
+    found = run(small, [PROMPTS[1]], rows, Law(0.0), most=6)
+    for row, one in zip(rows, ids(found), strict=True):
+        alone = run(small, [[*PROMPTS[1], row.first]], [Row(0, 0, 0)], Law(0.0), most=5)
+        assert one == [row.first, *ids(alone)[0]]
+
+
+class Even:
+    """Only even ids may follow; a text ends when it has three."""
+
+    def __init__(self, rows):
+        self.texts = [[] for _ in range(rows)]
+
+    def allowed(self, row):
+        return np.arange(TINY.n_vocab) % 2 == 0
+
+    def accept(self, row, token):
+        self.texts[row].append(token)
+
+    def ended(self, row):
+        return len(self.texts[row]) == 3
+
+
+@pytest.mark.parametrize("lookup", [0, 4])
+def test_restricted_rows(small, lookup):
+    rows = rows_of(2, 3)
+    found = run(small, PROMPTS[:2], rows, constraint=Even(len(rows)), lookup=lookup)
+    assert all(len(row) == 3 and all(i % 2 == 0 for i in row) for row in ids(found))
+    assert all(row[-1].whole for row in found)
+
+
+def test_ends_are_forbidden_until_they_are_due(small):
+    end = frozenset(range(0, 90))
+    found = run(small, PROMPTS, rows_of(3, 4), end=end, least=5)
+    assert all(5 <= len(row) <= 12 and row[-1].ended for row in found if len(row) < 12)
+    assert all(token.id >= 90 for row in found for token in row[:5])
+
+
+# stratified draws
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(1, 50), min_size=2, max_size=8), st.integers(1, 40), st.integers(0, 99))
+def test_strata_draw_each_token_as_often_as_it_is_due(counts, n, seed):
+    """Of n stratified first tokens each comes p n times, rounded up or down."""
+    p = np.array(counts) / sum(counts)
+    points = Points(seed, np.zeros(n, int), np.arange(n), n)
+    u = points.at(np.arange(n), np.zeros(n, int))
+    drawn = pick(np.repeat(np.log(p)[None], n, axis=0), Law(), u)
+    times = np.bincount(drawn.ids, minlength=len(p))
+    assert np.all(np.abs(times - n * p) < 1 + 1e-9)
+    points.spread(np.arange(n), drawn.low, drawn.high)
+    again = points.at(np.arange(n), np.ones(n, int))
+    assert np.all((again >= 0) & (again <= LAST))
+
+
+def test_code_points_are_spread_over_the_whole_again_and_run_out():
+    n = 1000
+    points = Points(7, np.zeros(n, int), np.arange(n), n)
+    logits = np.repeat(np.log([[0.5, 0.3, 0.2]]), n, axis=0)
+    which = np.arange(n)
+    texts = []
+    for step in range(40):
+        drawn = pick(logits, Law(), points.at(which, np.full(n, step)))
+        points.spread(which, drawn.low, drawn.high)
+        texts.append(drawn.ids)
+        times = np.bincount(drawn.ids, minlength=3) / n
+        if step < 5:  # while the strata part the samples: 1000 of them have ten bits
+            assert np.abs(times - [0.5, 0.3, 0.2]).max() < 0.01
+    pairs = np.bincount(texts[0] * 3 + texts[1], minlength=9) / n
+    np.testing.assert_allclose(pairs, np.outer([0.5, 0.3, 0.2], [0.5, 0.3, 0.2]).ravel(), atol=2e-3)
+    fresh = uniform(7, np.zeros(n, int), which, np.full(n, 60))
+    np.testing.assert_array_equal(points.at(which, np.full(n, 60)), fresh)
+
+
+def test_the_shift_of_the_strata_depends_on_the_row_and_the_seed():
+    def first(seed, row):
+        return Points(seed, np.array([row]), np.array([0]), 10).at(np.array([0]), np.array([0]))[0]
+
+    assert len({first(seed, row) for seed in (1, 2) for row in (0, 1)}) == 4
+    assert all(0 <= first(seed, 0) < 0.1 for seed in range(20))
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=20), st.integers(1, 25))
+def test_likeliest_is_a_stable_sort(values, count):
+    row = np.array(values, float)
+    assert likeliest(row, count).tolist() == np.argsort(-row, kind="stable")[:count].tolist()
