@@ -57,8 +57,8 @@ MAY_IMPORT = {
         "numpy tensorflow",
     ),
     "cli": Room(
-        "errors config console convert decoding device folder registry request schema scores session"
-        " training",
+        "errors config console convert decoding device folder registry request schema scores"
+        " session training",
         "click",
     ),
     "__init__": Room("config request session", ""),

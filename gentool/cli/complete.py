@@ -95,7 +95,6 @@ def complete(console: Console, flags: Flags) -> None:
     --alternatives prints the probability of each before its text; --json gives a beam's score.
     """
     from gentool import config
-    from gentool.decoding import constraints
 
     prompts = read_prompts(flags)
     chosen = config.load(flags.model or options.DEFAULT_MODEL, dict(flags.set))
@@ -103,10 +102,7 @@ def complete(console: Console, flags: Flags) -> None:
     search = options.search(flags)
     if flags.logprobs is not None and not flags.json:
         raise UsageError(f"--logprobs is {flags.logprobs}, without --json", "add --json")
-    if flags.regex is not None:  # what is wrong with these is found at once
-        constraints.regex(flags.regex)
-    if flags.json_schema is not None:
-        constraints.json_schema(flags.json_schema)
+    check_grammars(flags)
     seed = secrets.randbits(32) if flags.seed is None else flags.seed
     if flags.output not in (None, "-"):
         console.redirect(flags.output)
@@ -146,6 +142,18 @@ def complete(console: Console, flags: Flags) -> None:
     for text in texts:
         console.write(text)
     console.detail(str(meter))
+
+
+def check_grammars(flags: Flags) -> None:
+    """What is wrong with a grammar is found before a model is opened."""
+    if flags.regex is None and flags.json_schema is None:
+        return
+    from gentool.decoding import constraints
+
+    if flags.regex is not None:
+        constraints.regex(flags.regex)
+    if flags.json_schema is not None:
+        constraints.json_schema(flags.json_schema)
 
 
 def alone(chunks: Iterable[Chunk], echo: str, end: str) -> Iterator[str]:
