@@ -140,7 +140,7 @@ class Model:
         self,
         prompt: str | Sequence[int],
         beams: int = 3,
-        n_best: int = 3,
+        n_best: int | None = None,
         *,
         max_tokens: int | None = None,
         min_tokens: int | None = None,
@@ -154,18 +154,21 @@ class Model:
         no_repeat_ngram_size: int | None = None,
         stop: str | Sequence[str] | None = None,
         eos: Ends = "default",
+        logprobs: int | None = None,
     ) -> list[Sample]:
-        """The `n_best` best continuations that a beam search finds, best first; fewer if there are
-        no more. The rule bert4keras gives one."""
+        """The `n_best` best continuations that a beam search finds, best first, 3 where it is None;
+        fewer if there are no more. The rule bert4keras gives one."""
+        wanted = min(3, beams) if n_best is None else n_best
         return self.complete(
             prompt,
-            n_best if rule == "hf" else 1,
+            wanted if rule == "hf" else 1,
             max_tokens=max_tokens,
             min_tokens=min_tokens,
             repetition_penalty=repetition_penalty,
             no_repeat_ngram_size=no_repeat_ngram_size,
             stop=stop,
             eos=eos,
+            logprobs=logprobs,
             search=BeamSearch(
                 beams, length_penalty, early_stopping, groups, diversity_penalty, rule, min_ends
             ),

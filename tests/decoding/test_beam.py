@@ -15,7 +15,8 @@ from oracle import numpy_llama
 from tiny import TINY, make_engine, random_weights
 
 import gentool
-from gentool.decoding.beam import Beams, log_softmax, search, steps
+from gentool.decoding.beam import Beams, search, steps
+from gentool.decoding.sampling import normalized
 from gentool.errors import GentoolError, UsageError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -169,7 +170,7 @@ def small(n_vocab):
 def exact(n_vocab, ids):
     """log p of the next token [V], by the reference."""
     arch, arrays, _ = small(n_vocab)
-    return log_softmax(numpy_llama.logits(arch, arrays, list(ids))[-1:])[0]
+    return normalized(numpy_llama.logits(arch, arrays, list(ids))[-1:])[0]
 
 
 def texts(n_vocab, prompt, length, end, least):
@@ -247,7 +248,7 @@ def test_n_best_are_sorted_and_score_what_the_model_says(task, penalty, early):
     assert [one.score for one in every] == sorted((one.score for one in every), reverse=True)
     for one in every:
         _, logits = engine.prefill([*prompt, *one.ids[:-1]], every=True)
-        wanted = log_softmax(logits[len(prompt) - 1 :])[np.arange(len(one.ids)), one.ids]
+        wanted = normalized(logits[len(prompt) - 1 :])[np.arange(len(one.ids)), one.ids]
         np.testing.assert_allclose(one.logprobs, wanted, rtol=0, atol=TOLERANCE)
         assert one.score == pytest.approx(sum(wanted) / len(one.ids) ** penalty, abs=1e-3)
         assert one.ended or len(one.ids) == 8

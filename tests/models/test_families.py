@@ -74,8 +74,8 @@ def texts(row: Row) -> Iterator[tuple[list[int], np.ndarray]]:
             yield expected[name].tolist(), expected[name.replace("ids", "logits")]
 
 
-def greedy(row: Row) -> Iterator[tuple[list[int], list[int], int | None]]:
-    """Prompts, their continuations, and the end token if one was searched for."""
+def greedy(row: Row) -> Iterator[tuple[list[int], list[int], dict[str, object]]]:
+    """Prompts, their continuations, and what else was asked: an end token, penalties."""
     expected = np.load(Path(row.golden) / "golden.npz")
     for name in expected:
         for start in ("prompt", "greedy_prompt"):
@@ -83,27 +83,26 @@ def greedy(row: Row) -> Iterator[tuple[list[int], list[int], int | None]]:
             if name.startswith(f"{start}_"):
                 whole = expected[f"greedy_{name.rpartition('_')[2]}"].tolist()
                 assert whole[: len(prompt)] == prompt
-                yield prompt, whole[len(prompt) :], None
+                yield prompt, whole[len(prompt) :], {}
         if name.startswith("sample_") and not name.endswith("length"):  # of top_p 1e-6
             count, length = expected[f"{name}_number_length"]
             prompt = expected[name][0][: -length - 1].tolist()
             assert len(expected[name]) == count
-            yield from ((prompt, line[len(prompt) :].tolist(), None) for line in expected[name])
+            yield from ((prompt, line[len(prompt) :].tolist(), {}) for line in expected[name])
     path = Path(row.golden) / "golden.json"
     cases = json.loads(path.read_text("utf-8"))["cases"] if path.exists() else []
     for case in cases:
-        if case["kind"] == "greedy" and not case.keys() & {
-            "repetition_penalty",
-            "no_repeat_ngram_size",
-        }:
-            prompt = case["prompt"]
-            yield prompt, case["output"][len(prompt) :], case.get("eos_token_id")
+        if case["kind"] == "greedy":
+            prompt, keys = case["prompt"], ("repetition_penalty", "no_repeat_ngram_size")
+            asked = {key: case[key] for key in keys if key in case}
+            asked |= {"eos": case.get("eos_token_id")}
+            yield prompt, case["output"][len(prompt) :], asked
         elif case["kind"] == "greedy_left_padded_batch":
             for ids, mask, output in zip(
                 case["input_ids"], case["attention_mask"], case["output"], strict=True
             ):
                 prompt = [i for i, real in zip(ids, mask, strict=True) if real]
-                yield prompt, output[len(ids) :], None
+                yield prompt, output[len(ids) :], {}
 
 
 def test_logits(row: Row, model: Model) -> None:
@@ -114,9 +113,9 @@ def test_logits(row: Row, model: Model) -> None:
 def test_greedy_continuations(row: Row, model: Model) -> None:
     cases = list(greedy(row))
     assert cases
-    for prompt, rest, end in cases:
-        sample = model.complete(prompt, temperature=0, max_tokens=len(rest), eos=end)[0]
-        assert list(sample.ids) == rest
+    for prompt, rest, asked in cases:
+        how = {"temperature": 0, "max_tokens": len(rest), "eos": None} | asked
+        assert list(model.complete(prompt, **how)[0].ids) == rest
 
 
 @pytest.mark.parametrize("name", HERE)
