@@ -21,7 +21,7 @@ demo: $(INSTALLED)  ## installs gentool into .venv and continues 今天天气不
 	@$(BIN)/gentool complete "今天天气不错"
 
 test: $(INSTALLED)  ## runs the tests that take seconds
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(INSTALLED)  ## runs the tests that take minutes
 	@$(BIN)/python -m pytest -m slow --timeout 1800 || test $$? -eq 5 # 5: there are none yet

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gentool import config, schema
-from gentool.cli import options
+from gentool.cli import tables
 from gentool.config import Sampling, known, load
 from gentool.errors import Exit, GentoolError, ModelError, UsageError
 
@@ -244,7 +244,7 @@ def test_configs_are_found_beside_the_package_and_inside_it(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["temperature", "top_k", "top_p", "max_tokens", "min_tokens"])
 def test_a_flag_takes_exactly_what_the_yaml_takes(name: str) -> None:
-    flags = {option.name: option for option in (*options.SAMPLING, *options.LENGTH)}
+    flags = {option.name: option for option in (*tables.SAMPLING, *tables.LENGTH)}
     for text in ("-1", "0", "1e-9", "1", "1.5", "2", "64", "nan", "inf", "x"):
         by_flag = by_yaml = True
         try:

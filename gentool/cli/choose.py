@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gentool.cli import options
+from gentool.cli import options, tables
 from gentool.cli.prompts import escaped, read, whole
 from gentool.console import Console
 from gentool.errors import UsageError
@@ -40,9 +40,9 @@ PROMPT = [
 ]
 
 CHOICES = [
-    options._repeated("--choice", "TEXT", "a continuation", options.Value(continuation)),
+    options.repeated("--choice", "TEXT", "a continuation", options.Value(continuation)),
     options.switch("--end", "a choice is followed by an end token, or by what begins a --stop"),
-    options._repeated(
+    options.repeated(
         "--stop",
         "TEXT",
         r"with --end: what may end a choice; \n \t \r \\ \uXXXX work",
@@ -98,7 +98,7 @@ def choose(console: Console, flags: Flags) -> None:
     prompt = whole(read(flags.prompt, flags.file, to="choose"))
     if not flags.choice:
         raise UsageError("no choice", "give some, as in --choice 不错 --choice 很好")
-    chosen = config.load(flags.model or options.DEFAULT_MODEL, dict(flags.set))
+    chosen = config.load(flags.model or tables.DEFAULT_MODEL, dict(flags.set))
     if flags.output not in (None, "-"):
         console.redirect(flags.output)
 
@@ -148,8 +148,8 @@ command = options.Command(
     groups={
         "Prompt": PROMPT,
         "Choices": CHOICES,
-        "Model": options.MODEL,
+        "Model": tables.MODEL,
         "Output": OUTPUT,
-        "General": options.GENERAL,
+        "General": tables.GENERAL,
     },
 )

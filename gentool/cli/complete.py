@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gentool.cli import options
+from gentool.cli import options, tables
 from gentool.cli.prompts import Prompt, escaped, read_prompts
 from gentool.console import Console
 from gentool.errors import UsageError
@@ -97,9 +97,9 @@ def complete(console: Console, flags: Flags) -> None:
     from gentool import config
 
     prompts = read_prompts(flags)
-    chosen = config.load(flags.model or options.DEFAULT_MODEL, dict(flags.set))
-    sampling = options.sampling(chosen, flags)
-    search = options.search(flags)
+    chosen = config.load(flags.model or tables.DEFAULT_MODEL, dict(flags.set))
+    sampling = tables.sampling(chosen, flags)
+    search = tables.search(flags)
     if flags.logprobs is not None and not flags.json:
         raise UsageError(f"--logprobs is {flags.logprobs}, without --json", "add --json")
     check_grammars(flags)
@@ -247,12 +247,12 @@ command = options.Command(
     EXAMPLES,
     arguments=[click.Argument(["prompt"], required=False, metavar="[PROMPT|-]")],
     groups={
-        "Prompt": options.PROMPT,
-        "Model": options.MODEL,
-        "Sampling": options.SAMPLING,
-        "Search": options.SEARCH,
-        "Length": options.LENGTH,
-        "Output": options.OUTPUT,
-        "General": options.GENERAL,
+        "Prompt": tables.PROMPT,
+        "Model": tables.MODEL,
+        "Sampling": tables.SAMPLING,
+        "Search": tables.SEARCH,
+        "Length": tables.LENGTH,
+        "Output": tables.OUTPUT,
+        "General": tables.GENERAL,
     },
 )

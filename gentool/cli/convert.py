@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from gentool.cli import options
+from gentool.cli import options, tables
 from gentool.console import Console
 
 EXAMPLES = """
@@ -62,5 +62,5 @@ command = options.Command(
         click.Argument(["source"], metavar="SRC"),
         click.Argument(["target"], metavar="DST"),
     ],
-    groups={"Model": [options.SET, options.STORED], "General": options.GENERAL},
+    groups={"Model": [tables.SET, tables.STORED], "General": tables.GENERAL},
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import click
 
-from gentool.cli import options
+from gentool.cli import options, tables
 from gentool.console import Console
 from gentool.errors import GentoolError, ModelError
 
@@ -138,8 +138,8 @@ def verify(console: Console, flags: ModelFlags) -> None:
         raise ModelError(wrong[0], "restore it from its source, or remove and add the model again")
 
 
-GENERAL = {"General": options.GENERAL}
-SETTING = {"Model": [options.SET]}
+GENERAL = {"General": tables.GENERAL}
+SETTING = {"Model": [tables.SET]}
 NAME = click.Argument(["name"], metavar="NAME")
 MODEL = click.Argument(["model"], metavar="MODEL")
 PLACE = click.Argument(["place"], metavar="PATH")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from gentool.cli import options
+from gentool.cli import options, tables
 from gentool.cli.prompts import RowsError, Source, escaped, lines, read, whole
 from gentool.console import Console
 from gentool.errors import GentoolError, UsageError
@@ -38,7 +38,7 @@ SCORE = [
         "N",
         "tokens from window to window, where a text is longer than the context",
         "half the context",
-        options.COUNT,
+        tables.COUNT,
     ),
 ]
 
@@ -99,7 +99,7 @@ def score(console: Console, flags: Flags) -> None:
         raise UsageError("--tokens with --lines is a table a line", "add --json")
     source = read(flags.text, flags.file, "text", "score")
     rows = list(rows_of(source, flags))
-    chosen = config.load(flags.model or options.DEFAULT_MODEL, dict(flags.set))
+    chosen = config.load(flags.model or tables.DEFAULT_MODEL, dict(flags.set))
 
     from gentool import scores
 
@@ -258,9 +258,9 @@ command = options.Command(
     arguments=[click.Argument(["text"], required=False, metavar="[TEXT|-]")],
     groups={
         "Text": TEXT,
-        "Model": options.MODEL,
+        "Model": tables.MODEL,
         "Score": SCORE,
         "Output": OUTPUT,
-        "General": options.GENERAL,
+        "General": tables.GENERAL,
     },
 )

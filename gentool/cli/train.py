@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from gentool.cli import options
+from gentool.cli import options, tables
 from gentool.console import Console
 from gentool.errors import UsageError
 
@@ -70,7 +70,7 @@ TRAINING = [
         "--data", "DIR", "the corpus: a folder of .txt or .txt.zst files", required=True
     ),
     options.option("--out", "RUN", "the folder of the run, made if need be", required=True),
-    options.option("--hours", "H", "end the run after H hours of learning", "", options.POSITIVE),
+    options.option("--hours", "H", "end the run after H hours of learning", "", tables.POSITIVE),
 ]
 
 command = options.Command(
@@ -78,5 +78,5 @@ command = options.Command(
     Flags,
     EXAMPLES,
     arguments=[click.Argument(["recipe"], metavar="RECIPE.yaml")],
-    groups={"Training": TRAINING, "General": options.GENERAL},
+    groups={"Training": TRAINING, "General": tables.GENERAL},
 )
