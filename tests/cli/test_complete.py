@@ -25,11 +25,12 @@ from gentool.cli.complete import (
     listed,
     read_prompts,
 )
-from gentool.cli.options import sampling, unescaped
+from gentool.cli.options import unescaped
+from gentool.cli.tables import sampling
 from gentool.config import load
 from gentool.console import Console
 from gentool.errors import UsageError
-from gentool.session import Chunk, Sample
+from gentool.request import Chunk, Sample
 
 WEATHER = "今天天气不错"
 NOTHING = Flags(**{name: None for name in Flags.__dataclass_fields__} | {"set": (), "stop": ()})
