@@ -219,3 +219,36 @@ def test_the_shift_of_the_strata_depends_on_the_row_and_the_seed():
 def test_likeliest_is_a_stable_sort(values, count):
     row = np.array(values, float)
     assert likeliest(row, count).tolist() == np.argsort(-row, kind="stable")[:count].tolist()
+
+
+# batches of prompts
+
+
+@settings(max_examples=12)
+@given(
+    prompts=st.lists(
+        st.lists(st.integers(0, TINY.n_vocab - 1), min_size=1, max_size=60), min_size=1, max_size=5
+    ),
+    order=st.randoms(use_true_random=False),
+    samples=st.integers(1, 3),
+)
+def test_a_prompt_gives_what_it_gives_alone(small, prompts, order, samples):
+    """Whatever stands beside it, however many, in any order: bit for bit under the flag, and up
+    to rounding without it."""
+    law = Law(0.8, top_p=0.9)
+    rows = rows_of(len(prompts), samples)
+    order.shuffle(rows)
+    for invariant in (True, False):
+        together = run(small, prompts, rows, law, most=5, batch_invariant=invariant)
+        for row, found in zip(rows, together, strict=True):
+            here = [Row(0, row.row, row.sample)]
+            (alone,) = run(small, [prompts[row.prompt]], here, law, most=5, batch_invariant=True)
+            pairs = list(zip(found, alone, strict=True))
+            if invariant:
+                assert [(a.id, a.log_probability) for a, _ in pairs] == [
+                    (b.id, b.log_probability) for _, b in pairs
+                ]
+            for a, b in pairs:
+                if a.id != b.id:  # a draw at the very boundary of two tokens
+                    break
+                assert a.log_probability == pytest.approx(b.log_probability, abs=1e-4)
