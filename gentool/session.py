@@ -1,4 +1,4 @@
-"""The only code that knows every room: opens a model, and turns requests of text into samples."""
+"""The only code that knows every room: opens a model, and is its Python interface."""
 
 from __future__ import annotations
 

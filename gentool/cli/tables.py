@@ -144,10 +144,16 @@ def search(flags: Any) -> Search:
         name: getattr(flags, name) for name in ("beams", "penalty_alpha", "alternatives", "choice")
     }
     asked = [name for name, value in ways.items() if value not in (None, ())]
-    asked += ["stratified"] if flags.stratified else []
-    if len(asked) > 1:
-        first, second = (f"--{name.replace('_', '-')}" for name in asked[:2])
+    both = [*asked, "stratified"] if flags.stratified else asked
+    if len(both) > 1:
+        first, second = (f"--{name.replace('_', '-')}" for name in both[:2])
         raise UsageError(f"{first} and {second} are two ways to search", "drop one")
+    if asked and flags.lookup:
+        raise UsageError(f"--lookup is {flags.lookup}, which is for samples", "drop it")
+    for name in ("regex", "json_schema", "ban"):
+        if flags.choice and getattr(flags, name):
+            spelt = name.replace("_", "-")
+            raise UsageError(f"--choice and --{spelt} restrict the same text", "drop one")
     own = ("n_best", "beam_rule", "length_penalty", "early_stopping", "beam_groups")
     for name in (*own, "diversity_penalty"):
         if getattr(flags, name) is not None and not flags.beams:

@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from gentool.decoding.engine import Engine, Prefix
-from gentool.decoding.sampling import normalized
-from gentool.errors import GentoolError, UsageError
+from gentool.decoding.sampling import normalized, numbers
+from gentool.errors import UsageError
 
 Ends = frozenset[int]  # end tokens
 Stops = Callable[[tuple[int, ...]], bool]  # whether new tokens hold a text that ends them
@@ -159,12 +159,7 @@ def _advance(
     used = [(i, k) for i, one in enumerate(searches) if one.open for k in range(len(one.live))]
     width = len(logits) // len(searches)
     logits = logits[[i * width + k for i, k in used]]  # [U, V]
-    if not np.isfinite(logits.max(axis=-1)).all():
-        raise GentoolError(
-            "the model's logits are not numbers",
-            "its weights may be broken, or too large for this precision: try fp32",
-        )
-    own = normalized(logits)
+    own = normalized(numbers(logits))
     prompts = [i // beams.groups for i, _ in used]
     scores = _scores(own, beams, end, adjust, prompts, [searches[i].live[k].ids for i, k in used])
     step, at, after = STEPS[beams.rule], 0, []

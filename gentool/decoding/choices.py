@@ -10,8 +10,7 @@ import numpy as np
 
 from gentool.decoding.engine import Engine, Prefix
 from gentool.decoding.sampling import draw as invert
-from gentool.decoding.sampling import normalized
-from gentool.decoding.scoring import numbers
+from gentool.decoding.sampling import normalized, numbers
 
 
 def masses(

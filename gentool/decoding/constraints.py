@@ -122,19 +122,17 @@ class Constraint:
         mask[self._vocabulary.ends] = False
         return not mask.any()
 
-    def follow(self, parents: Sequence[int]) -> None:
-        """From here on row i continues what was row parents[i]."""
-        self._states = [self._states[i] for i in parents]
-        self._contexts = [self._contexts[i] for i in parents]
-        self._texts = [self._texts[i] for i in parents]
-
     def _of(self, row: int) -> zip[tuple[Restriction, Any]]:
         return zip(self._restrictions, self._states[row], strict=True)
 
     def _mask(self, row: int) -> np.ndarray | None:
-        masks = [r.allowed(s, self._contexts[row]) for r, s in self._of(row)]
-        some = [mask for mask in masks if mask is not None]
-        return reduce(np.logical_and, some) if some else None
+        return _both(r.allowed(s, self._contexts[row]) for r, s in self._of(row))
+
+
+def _both(masks: Iterable[np.ndarray | None]) -> np.ndarray | None:
+    """The tokens that all allow; None is everything."""
+    some = [mask for mask in masks if mask is not None]
+    return reduce(np.logical_and, some) if some else None
 
 
 def masks(
@@ -153,9 +151,8 @@ def masks(
 
     def allowed(ids: tuple[int, ...]) -> np.ndarray | None:
         context = vocabulary.context([*prompt, *ids])
-        found = [r.allowed(s, context) for r, s in zip(restrictions, states(ids), strict=True)]
-        some = [mask for mask in found if mask is not None]
-        return reduce(np.logical_and, some) if some else None
+        pairs = zip(restrictions, states(ids), strict=True)
+        return _both(r.allowed(state, context) for r, state in pairs)
 
     return allowed
 

@@ -13,8 +13,7 @@ import numpy as np
 from gentool.decoding.beam import Adjust
 from gentool.decoding.engine import Engine
 from gentool.decoding.loop import Token
-from gentool.decoding.sampling import likeliest, normalized
-from gentool.decoding.scoring import numbers
+from gentool.decoding.sampling import likeliest, normalized, numbers
 
 
 class Contrast(NamedTuple):

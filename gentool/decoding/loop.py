@@ -13,8 +13,7 @@ from gentool.decoding.buckets import rows as row_bucket
 from gentool.decoding.engine import Engine, Prefix
 from gentool.decoding.filters import Law, adjusted
 from gentool.decoding.lookup import draft
-from gentool.decoding.sampling import Points, likeliest, normalized, pick
-from gentool.errors import GentoolError
+from gentool.decoding.sampling import Points, likeliest, normalized, numbers, pick
 
 if TYPE_CHECKING:
     from gentool.decoding.constraints import Constraint
@@ -152,13 +151,8 @@ def _drawn(
     constraint: Constraint | None,
 ) -> list[Token]:
     """One token for each of the rows `going`, whose logits are `current` [n, V]."""
-    if not np.isfinite(current.max(axis=-1)).all():
-        raise GentoolError(
-            "the model's logits are not numbers",
-            "its weights may be broken, or too large for this precision: try fp32",
-        )
     texts = [prompts[rows[row].prompt].ids for row in going]
-    allowed = adjusted(current, how.law, texts, [outputs[row] for row in going])
+    allowed = adjusted(numbers(current), how.law, texts, [outputs[row] for row in going])
     short = [
         place
         for place, row in enumerate(going)

@@ -10,6 +10,7 @@ import numpy as np
 
 from gentool.decoding.filters import Law, weights
 from gentool.decoding.philox import uniform
+from gentool.errors import GentoolError
 
 LAST = 1 - 2.0**-53  # the largest number below 1
 BITS = 40.0  # that a code point is good for: it is one float64 of 53
@@ -74,6 +75,16 @@ class Points:
         code = (self._code[which] - low) / (high - low)
         self._code[which] = np.clip(code, 0.0, LAST)
         self._left[which] += np.log2(high - low)
+
+
+def numbers(logits: np.ndarray) -> np.ndarray:
+    """The logits [..., V], each row of which has a finite maximum."""
+    if not np.isfinite(logits.max(axis=-1)).all():
+        raise GentoolError(
+            "the model's logits are not numbers",
+            "its weights may be broken, or too large for this precision: try fp32",
+        )
+    return logits
 
 
 def log_probabilities(logits: np.ndarray, ids: np.ndarray) -> np.ndarray:

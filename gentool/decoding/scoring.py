@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from gentool.decoding.engine import Engine
-from gentool.decoding.sampling import log_probabilities
-from gentool.errors import GentoolError
+from gentool.decoding.sampling import log_probabilities, numbers
 
 LOGITS = 1 << 24  # of a call: 64 MB
 ROWS = 64  # whose log-probabilities are taken together
@@ -50,13 +49,3 @@ def _log_probabilities(logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
     """As the function of that name, on a few rows of logits [T, V] at a time."""
     parts = [slice(at, at + ROWS) for at in range(0, len(ids), ROWS)]
     return np.concatenate([log_probabilities(logits[p], np.array(ids[p])) for p in parts])
-
-
-def numbers(logits: np.ndarray) -> np.ndarray:
-    """The logits [..., V], each row of which has a finite maximum."""
-    if not np.isfinite(logits.max(axis=-1)).all():
-        raise GentoolError(
-            "the model's logits are not numbers",
-            "its weights may be broken, or too large for this precision: try fp32",
-        )
-    return logits
