@@ -13,15 +13,18 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from gentool.errors import GentoolError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console as Rich
+    from rich.table import Table
 
 Color = Literal["auto", "always", "never"]
 Show = Callable[[int, int, float, str], None]
+
+BAR = 24  # characters
 
 STDOUT = "standard output"
 LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
@@ -42,6 +45,15 @@ def colored(choice: Color, terminal: bool) -> bool:
     if choice != "auto":
         return choice == "always"
     return terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+class Board(NamedTuple):
+    """A table to look at: cells, with a bar at the end of each row, and a line below."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    bars: tuple[float, ...]  # 0 to 1
+    footer: str
 
 
 class Console:
@@ -69,11 +81,13 @@ class Console:
             raise UsageError(f"cannot write {path}: {e.strerror}", "give another --output") from e
         self._out_name = path
 
-    def overwrite(self) -> None:
-        """Empties the file of `redirect`: from here on there is a result."""
+    def overwrite(self, keep: int = 0) -> None:
+        """Empties the file of `redirect` but for its first bytes: from here on there is a
+        result."""
         if self._out and self._out_name != STDOUT:
             with contextlib.suppress(OSError):  # a device or a pipe
-                self._out.truncate(0)
+                self._out.truncate(keep)
+                self._out.seek(keep)
 
     @property
     def on_terminal(self) -> bool:
@@ -131,6 +145,37 @@ class Console:
         if self.verbose:
             self._say(text)
 
+    def board(self, board: Board) -> None:
+        """A table for whoever watches; silent under -q."""
+        if not self.quiet:
+            shown = io.StringIO()
+            self._rich(shown).print(_table(board, sys.stderr.isatty()))
+            self._tell(shown.getvalue())
+            self._say(board.footer)
+
+    @contextlib.contextmanager
+    def live(self) -> Iterator[Callable[[Board], None]]:
+        """Gives a function that shows a board in the place of the one before; on a terminal only,
+        where nothing of it stays."""
+        rich = self._rich()
+        if self.quiet or not sys.stderr.isatty() or rich.is_dumb_terminal:
+            yield lambda board: None
+            return
+        from rich.console import Group
+        from rich.live import Live
+        from rich.text import Text
+
+        with Live(
+            console=rich, transient=True, redirect_stdout=False, redirect_stderr=False
+        ) as live:
+
+            def show(board: Board) -> None:
+                rows = max(1, rich.height - 4)  # what is taller than the screen cannot be redrawn
+                few = board._replace(rows=board.rows[:rows], bars=board.bars[:rows])
+                live.update(Group(_table(few, True), Text(neutral(board.footer))))
+
+            yield show
+
     def traceback(self, failure: BaseException) -> None:
         for line in traceback.format_exception(failure):
             for part in line.splitlines():
@@ -145,9 +190,11 @@ class Console:
             line = Text.assemble((label, style), " ", line)
         shown = io.StringIO()
         self._rich(shown).print(line, soft_wrap=True)
-        # a result must not fail because nobody listens here
-        with contextlib.suppress(OSError):
-            sys.stderr.write(shown.getvalue())
+        self._tell(shown.getvalue())
+
+    def _tell(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # a result must not fail because nobody listens here
+            sys.stderr.write(text)
             sys.stderr.flush()
 
     def _rich(self, file: io.StringIO | None = None) -> Rich:
@@ -189,6 +236,21 @@ class Console:
                 self.note(f"{unit} {done} of {steps}, {text}, {clock(left)} left")
 
         return show
+
+
+def _table(board: Board, terminal: bool) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(board.columns[0], overflow="ellipsis", max_width=40)
+    for name in board.columns[1:]:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for cells, share in zip(board.rows, board.bars, strict=True):
+        shown = [Text(neutral(cell) if terminal else cell) for cell in cells]
+        table.add_row(*shown, Text("█" * round(share * BAR), style="cyan"))
+    return table
 
 
 def _bar(rich: Rich) -> Iterator[Show]:

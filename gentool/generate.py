@@ -63,8 +63,8 @@ class Job:
     def text(self, prompt: int) -> TextStream:
         """The text of a continuation of a prompt, which has none yet."""
         s = self.sampling
-        stops, ids = s.stop, self.prompts[prompt]
-        return TextStream(self.tokenizer, ids, stops, s.include_stop, s.min_tokens)
+        ids = self.prompts[prompt]
+        return TextStream(self.tokenizer, ids, s.stop, s.include_stop, s.min_tokens)
 
     def restrictions(self) -> Restrictions:
         """What the request asks of all continuations."""
@@ -215,12 +215,12 @@ def _beams(
             logits,
             beams,
             job.ends,
-            _adjust(job, ids, restrictions),
+            adjusting(job, ids, restrictions),
             request.batch_invariant,
-            [_stops(job, prompt)] if s.stop else [],
+            [stops(job, prompt)] if s.stop else [],
         )
         for sample, best in enumerate(found[0]):
-            text = _pushed(job, prompt, (i for i in best.ids if i not in job.ends))
+            text = pushed(job, prompt, (i for i in best.ids if i not in job.ends))
             finish: Finish = "eos" if best.ended else "length"
             finish = "stop" if text.stopped else finish
             pairs = zip(best.ids, best.logprobs, strict=True)
@@ -229,7 +229,7 @@ def _beams(
             yield Chunk(prompt, sample, text.text, done)
 
 
-def _adjust(
+def adjusting(
     job: Job,
     ids: list[int],
     restrictions: Restrictions,
@@ -251,11 +251,11 @@ def _adjust(
     return adjust
 
 
-def _stops(job: Job, prompt: int) -> beam.Stops:
-    return lambda ids: _pushed(job, prompt, ids).stopped
+def stops(job: Job, prompt: int) -> beam.Stops:
+    return lambda ids: pushed(job, prompt, ids).stopped
 
 
-def _pushed(job: Job, prompt: int, ids: Iterable[int]) -> TextStream:
+def pushed(job: Job, prompt: int, ids: Iterable[int]) -> TextStream:
     """The text of all of `ids` after a prompt."""
     text = job.text(prompt)
     for token in ids:
@@ -279,7 +279,7 @@ def _contrasted(
             ids,
             how,
             job.ends,
-            _adjust(job, ids, restrictions),
+            adjusting(job, ids, restrictions),
             job.request.batch_invariant,
             job.request.logprobs or 0,
         )

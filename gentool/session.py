@@ -20,14 +20,19 @@ from gentool.schema import parse
 from gentool.scores import Choice, Normalize, Score
 from gentool.tokenizers import Tokenizer
 from gentool.tokenizers.pieces import Pieces, pieces
+from gentool.voting.answers import Rule
+from gentool.voting.examples import shots
+from gentool.voting.tally import BUDGET, Ballot, Tally
 
 if TYPE_CHECKING:  # TensorFlow comes in when a model is opened
     from gentool.decoding.engine import Engine
+    from gentool.generate import Job
     from gentool.models.weights import Weight
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 SMALL = 1 << 28  # bytes of fp32 weights that are as fast as 16 bits
 DRAW = Draw()
+ANSWER_TOKENS = 32  # an answer that is longer is none
 
 
 class Model:
@@ -207,20 +212,89 @@ class Model:
         ends = scores.ends(self._tokenizer, ids, self._ends("default"), stops) if end else None
         return scores.choose(self._engine, ids, texts, new, ends, normalize, batch_invariant)
 
+    def vote(
+        self,
+        prompt: str | Sequence[int],
+        n: int = 300,
+        *,
+        confidence: float | None = None,
+        exact: bool = False,
+        budget: int = BUDGET,
+        curtail: bool = True,
+        answer_regex: str = "",
+        simplified: bool = False,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        typical_p: float | None = None,
+        max_tokens: int = ANSWER_TOKENS,
+        stop: str | Sequence[str] | None = None,
+        seed: int | None = None,
+        row: int = 0,
+        eos: Ends = "default",
+        batch_invariant: bool = False,
+        stratified: bool = False,
+    ) -> Tally:
+        """The answer to a few-shot prompt that the law prefers: by `n` samples, certified, or
+        exact; see `gentool.voting.tally`. `stop`, which ends an answer, is what parts the examples
+        of the prompt where it is None. The law is as in `complete`."""
+        if stop is None and isinstance(prompt, str):
+            found = shots(prompt)
+            stop = found.stop if found else None
+        law = {
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "typical_p": typical_p,
+            "max_tokens": max_tokens,
+            "min_tokens": 0,
+            "stop": _texts(stop),
+            "include_stop": False,
+        }
+        request = Request(
+            prompts=(prompt if isinstance(prompt, str) else tuple(map(int, prompt)),),
+            rows=(row,),
+            n=n,
+            sampling=self._sampling(law),
+            seed=secrets.randbits(32) if seed is None else seed,
+            eos=eos,
+            batch_invariant=batch_invariant,
+            search=Draw(stratified),
+        )
+        rule = Rule(answer_regex, simplified)
+        ballot = Ballot(n, curtail, confidence, exact, budget=budget, rule=rule)
+        *_, last = self.votes(request, [ballot])
+        return last
+
+    def votes(self, request: Request, ballots: Sequence[Ballot]) -> Iterator[Tally]:
+        """Votes on each prompt of a request as they grow; each ends with a verdict."""
+        from gentool import votes
+
+        yield from votes.tallies(self._job(request), ballots)
+
+    def check(self, prompt: str | Sequence[int]) -> None:
+        """Raises UsageError for a prompt that cannot be continued: an empty or too long one."""
+        self._check(self._ids(prompt), 1, "the prompt")
+
     def stream(self, request: Request) -> Iterator[Chunk]:
         """All samples of a request, chunk by chunk as they grow. Samples of one prompt and of
         neighbouring prompts are computed together, and their chunks interleave."""
+        from gentool import generate
+
+        yield from generate.chunks(self._job(request))
+
+    def _job(self, request: Request) -> Job:
+        """A request, checked, with what it runs on."""
         prompts = [self._ids(prompt) for prompt in request.prompts]
         for row, ids in zip(request.rows, prompts, strict=True):
             self._check(ids, 1, f"the prompt of row {row}" if len(prompts) > 1 else "the prompt")
         ends = self._ends(request.eos)
         self._check_ids(request.sampling.logit_bias)
-        from gentool import generate
+        from gentool.generate import Job
 
-        job = generate.Job(
-            self._engine, self._tokenizer, lambda: self._pieces, request, prompts, ends
-        )
-        yield from generate.chunks(job)
+        return Job(self._engine, self._tokenizer, lambda: self._pieces, request, prompts, ends)
 
     @functools.cached_property
     def _pieces(self) -> Pieces:

@@ -50,18 +50,20 @@ MAY_IMPORT = {
     ),
     "request": Room("config errors", ""),
     "generate": Room("config decoding request scores tokenizers", "numpy"),
+    "voting": Room("errors", "matplotlib opencc"),
+    "votes": Room("errors decoding generate request voting", "numpy"),
     "scores": Room("errors tokenizers decoding", ""),
     "session": Room(
         "config errors device folder generate request schema scores tokenizers"
-        " checkpoints models decoding",
+        " checkpoints models decoding votes voting",
         "numpy tensorflow",
     ),
     "cli": Room(
         "errors config console convert decoding device folder registry request schema scores"
-        " session training",
+        " session training voting",
         "click",
     ),
-    "__init__": Room("config request session", ""),
+    "__init__": Room("config request session voting", ""),
     "__main__": Room("cli", ""),
 }
 
@@ -76,6 +78,7 @@ NOT_AT_IMPORT = {
     "tokenizers": "tensorflow click rich",
     "checkpoints": "tensorflow pydantic click rich",
     "scores": "tensorflow click rich",
+    "voting": "tensorflow numpy matplotlib click rich",
     "session": "tensorflow click rich",
     "cli": "tensorflow numpy pydantic yaml platformdirs sentencepiece rich",
     "__init__": "tensorflow numpy pydantic yaml click rich",

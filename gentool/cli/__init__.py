@@ -18,6 +18,7 @@ from gentool.errors import Exit, GentoolError, UsageError, nearest
 
 COMMANDS = {
     "complete": ("gentool.cli.complete:command", "continue a prompt"),
+    "fewshot": ("gentool.cli.fewshot:command", "answer a few-shot prompt by vote"),
     "score": ("gentool.cli.score:command", "log-probability and perplexity of a text"),
     "choose": ("gentool.cli.choose:command", "probability of each given continuation"),
     "models": ("gentool.cli.models:command", "list, show, add, remove or verify models"),
@@ -28,13 +29,14 @@ COMMANDS = {
 EXAMPLES = r"""
 gentool complete "今天天气不错"
 cat questions.txt | gentool complete - --lines --max-tokens 40 --stop '\n'
+gentool fewshot prompt.txt --n 300
 gentool complete --help
 """
 
 EPILOG = """\
 Every option can be set in the environment, --top-k as GENTOOL_TOP_K.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 model missing or corrupt, 4 some lines
-failed, 130 interrupted, 141 broken pipe, 143 terminated.
+failed, 5 undecided, 130 interrupted, 141 broken pipe, 143 terminated.
 """
 
 

@@ -102,7 +102,7 @@ def complete(console: Console, flags: Flags) -> None:
     search = tables.search(flags)
     if flags.logprobs is not None and not flags.json:
         raise UsageError(f"--logprobs is {flags.logprobs}, without --json", "add --json")
-    check_grammars(flags)
+    tables.check_grammars(flags)
     seed = secrets.randbits(32) if flags.seed is None else flags.seed
     if flags.output not in (None, "-"):
         console.redirect(flags.output)
@@ -142,18 +142,6 @@ def complete(console: Console, flags: Flags) -> None:
     for text in texts:
         console.write(text)
     console.detail(str(meter))
-
-
-def check_grammars(flags: Flags) -> None:
-    """What is wrong with a grammar is found before a model is opened."""
-    if flags.regex is None and flags.json_schema is None:
-        return
-    from gentool.decoding import constraints
-
-    if flags.regex is not None:
-        constraints.regex(flags.regex)
-    if flags.json_schema is not None:
-        constraints.json_schema(flags.json_schema)
 
 
 def alone(chunks: Iterable[Chunk], echo: str, end: str) -> Iterator[str]:
@@ -249,7 +237,7 @@ command = options.Command(
     groups={
         "Prompt": tables.PROMPT,
         "Model": tables.MODEL,
-        "Sampling": tables.SAMPLING,
+        "Sampling": [tables.SAMPLES, *tables.SAMPLING],
         "Search": tables.SEARCH,
         "Length": tables.LENGTH,
         "Output": tables.OUTPUT,

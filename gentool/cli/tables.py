@@ -41,6 +41,7 @@ EXPONENT = number(float, -10, 10)
 RULE = one_of("hf", "bert4keras")
 STOPPING = one_of("true", "false", "never")
 SHARE = number(float, 0, 1, above=True)
+CERTAIN = number(float, 0, 0.999999, above=True)
 SEED = number(int, 0, 2**63 - 1)
 ROW = number(int, 0, 2**32 - 1)
 PRECISION = one_of("auto", "fp32", "fp16", "bf16")
@@ -64,8 +65,10 @@ MODEL = [
     switch("--batch-invariant", "a row's bits do not depend on its neighbours; slower"),
 ]
 
+SAMPLES = option("-n --n", "N", "samples of each prompt", "1", COUNT)
+STRATIFIED = switch("--stratified", "spread the samples of a prompt evenly over its distribution")
+
 SAMPLING = [
-    option("-n --n", "N", "samples of each prompt", "1", COUNT),
     option("--temperature --temp", "X", "divide the logits; 0 is greedy", OWN + "1", REAL),
     option("--top-k", "K", "keep the K likeliest tokens and ties; 0 is all", OWN + "0", NATURAL),
     option("--top-p", "P", "then the likeliest that together reach P; 1 is all", OWN + "1", SHARE),
@@ -80,8 +83,13 @@ SAMPLING = [
     option("--seed", "N", "the same seed gives the same text", "random", SEED),
 ]
 
+GRAMMAR = [
+    option("--regex", "REGEX", "the whole continuation matches"),
+    option("--json-schema", "SCHEMA", "it is JSON of this schema: text or FILE"),
+]
+
 SEARCH = [
-    switch("--stratified", "spread the samples of a prompt evenly over its distribution"),
+    STRATIFIED,
     option("--lookup", "N", "draft N tokens from the text so far; same text", "0", LITTLE),
     option("--beams", "N", "search with N beams instead of sampling", "off", LITTLE_COUNT),
     option("--n-best", "N", "print the N best texts of the beams", "1", LITTLE_COUNT),
@@ -93,13 +101,14 @@ SEARCH = [
     option("--penalty-alpha", "X", "contrastive search among --top-k tokens", "off", PART),
     option("--alternatives", "K", "the K likeliest first tokens, each continued", "off", FEW),
     repeated("--choice", "TEXT", "draw one of these texts, by probability", Value(unescaped)),
-    option("--regex", "REGEX", "the whole continuation matches"),
-    option("--json-schema", "SCHEMA", "it is JSON of this schema: text or FILE"),
+    *GRAMMAR,
 ]
+
+MIN_TOKENS = option("--min-tokens", "N", "forbid an end before N tokens", OWN + "0", NATURAL)
 
 LENGTH = [
     option("--max-tokens --max-new-tokens", "N", "end after N tokens", OWN + "64", COUNT),
-    option("--min-tokens", "N", "forbid an end before N tokens", OWN + "0", NATURAL),
+    MIN_TOKENS,
     repeated("--stop", "TEXT", r"end before TEXT; \n \t \r \\ \uXXXX work", Value(unescaped)),
     switch("--include-stop/--no-include-stop", "keep the stop text", OWN + "off"),
 ]
@@ -127,13 +136,25 @@ def sampling(config: ModelConfig, flags: Any) -> Sampling:
     from gentool.config import Sampling
     from gentool.schema import parse
 
-    said = {name: getattr(flags, name) for name in Sampling.model_fields}
-    said = {name: value for name, value in said.items() if value not in (None, ())}
+    given: dict[str, Any] = {name: getattr(flags, name, None) for name in Sampling.model_fields}
+    said = {name: value for name, value in given.items() if value not in (None, ())}
     said |= {name: list(said[name]) for name in ("stop", "ban") if name in said}
     if "logit_bias" in said:
         said["logit_bias"] = dict(said["logit_bias"])
     source = " ".join(f"--{name.replace('_', '-')}" for name in said) or config.name
     return parse(Sampling, config.sampling.model_dump() | said, source)
+
+
+def check_grammars(flags: Any) -> None:
+    """What is wrong with a grammar is found before a model is opened."""
+    if flags.regex is None and flags.json_schema is None:
+        return
+    from gentool.decoding import constraints
+
+    if flags.regex is not None:
+        constraints.regex(flags.regex)
+    if flags.json_schema is not None:
+        constraints.json_schema(flags.json_schema)
 
 
 def search(flags: Any) -> Search:

@@ -1,29 +1,42 @@
-"""Greedy accuracy on the held-out few-shot prompts of gentool.training.synthetic: ten pairs of
-numbers never added in training, orders and formats of capitals never seen."""
+"""Accuracy on the held-out few-shot prompts of gentool.training.synthetic, by vote, greedy and
+exact: ten pairs of numbers never added in training, orders and formats of capitals never seen."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import gentool
+from gentool.request import Request
 from gentool.session import Model
 from gentool.training import synthetic
+from gentool.voting.accuracy import Part, accuracy
+from gentool.voting.answers import Rule, answer
+from gentool.voting.tally import Ballot
 
-STOPS = ["\n", "。", "，"]  # what follows an answer
+# the text of an answer, not what follows it: a full stop, a comma
+RULE = Rule(r"^[^。，；]*")
+BALLOTS = [Ballot(300, rule=RULE), Ballot(1, greedy=True, rule=RULE), Ballot(exact=True, rule=RULE)]
 
 
-def accuracy(model: Model, prompts: Sequence[tuple[str, str]]) -> tuple[int, list[str]]:
-    """How many answers are right, and what was said instead of the others."""
-    right, wrong = 0, []
-    for prompt, answer in prompts:
-        said = model.complete(prompt, temperature=0, max_tokens=12, stop=STOPS)[0].text.strip()
-        if said == answer:
-            right += 1
-        else:
-            wrong.append(f"{prompt.splitlines()[-1]} {said} ({answer})")
-    return right, wrong
+def accuracies(model: Model, prompts: Sequence[tuple[str, str]]) -> tuple[dict[str, Part], list]:
+    """The accuracy of each way, and what was said instead of the right answers."""
+    law = model.config.sampling.model_copy(update={"stop": ["\n"], "max_tokens": 16})
+    texts = tuple(prompt for prompt, _ in prompts)
+    request = Request(texts, tuple(range(len(texts))), 300, law, seed=1)
+    pairs, wrong = defaultdict(list), []
+    for tally in model.votes(request, BALLOTS):
+        if tally.verdict == "running":
+            continue
+        prompt, label = prompts[tally.prompt]
+        found = tally.winner.answer if tally.winner else None
+        pairs[tally.way].append((str(answer(label, Rule())), found))
+        if found != answer(label, Rule()):
+            wrong.append(f"{tally.way}: {prompt.splitlines()[-1]}{found} ({label})")
+    return {way: accuracy(of_way).all for way, of_way in pairs.items()}, wrong
 
 
 def main() -> None:
@@ -35,14 +48,9 @@ def main() -> None:
         "capitals": synthetic.held_out_capital_prompts(),
     }
     for name, prompts in tasks.items():
-        right, wrong = accuracy(model, prompts)
-        print(
-            json.dumps(
-                {"task": name, "right": right, "of": len(prompts), "wrong": wrong},
-                ensure_ascii=False,
-                indent=1,
-            )
-        )
+        parts, wrong = accuracies(model, prompts)
+        found = {"task": name, "wrong": wrong} | {way: asdict(p) for way, p in parts.items()}
+        print(json.dumps(found, ensure_ascii=False, indent=1))
 
 
 if __name__ == "__main__":

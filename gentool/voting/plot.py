@@ -1,0 +1,65 @@
+"""A vote as a picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gentool.errors import GentoolError, UsageError
+from gentool.voting.tally import Tally
+
+MOST = 20  # bars
+FONTS = (  # that have Chinese characters, of the systems people use
+    "Noto Sans CJK SC",
+    "Source Han Sans SC",
+    "Noto Sans SC",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+    "PingFang SC",
+    "Heiti SC",
+    "Microsoft YaHei",
+    "SimHei",
+    "Arial Unicode MS",
+    "DejaVu Sans",
+)
+
+
+def check() -> None:
+    """Raises UsageError where there is nothing to draw with."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise UsageError(
+            "--plot needs matplotlib, which is missing", "pip install 'gentool[plot]'"
+        ) from None
+
+
+def save(tally: Tally, title: str, path: str) -> None:
+    """Draws the answers' shares as bars, with what they lie between, into a .png or .svg. Text in
+    an .svg stays text, for the reader's fonts to draw."""
+    import logging
+
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # missing ones are usual
+    answers = tally.answers[:MOST][::-1]
+    settings: dict[Any, Any] = {
+        "font.family": list(FONTS),
+        "svg.fonttype": "none",
+        "text.parse_math": False,
+    }
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(7, 1.2 + 0.35 * max(1, len(answers))), layout="constrained")
+        axes = figure.add_subplot()
+        for place, answer in enumerate(answers):
+            axes.barh(place, answer.share, color="#4477aa" if answer is tally.winner else "#bbbbbb")
+            if answer.low is not None and answer.high is not None:
+                axes.plot([answer.low, answer.high], [place, place], color="black", linewidth=1)
+        axes.set_yticks(range(len(answers)), [answer.text for answer in answers])
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("probability" if tally.way == "exact" else "share of the samples")
+        axes.set_title(title, fontsize=9, loc="left", wrap=True)
+        try:
+            figure.savefig(path, dpi=150)
+        except OSError as e:
+            raise GentoolError(f"cannot write {path}: {e.strerror}", "give another --plot") from e

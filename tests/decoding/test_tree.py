@@ -1,0 +1,170 @@
+"""A vote's samples as a tree: the texts of independent rows, by as few prefixes as there are."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import TINY, make_engine, random_weights
+
+from gentool.decoding import loop, tree
+from gentool.decoding.filters import Law, adjusted
+
+PROMPTS = [[5, 9, 5, 9, 5], list(range(20)), [7]]
+END = frozenset({3, 40})
+MOST = 5
+
+
+@cache
+def model(seed):
+    return make_engine(TINY, random_weights(TINY, seed))
+
+
+def stops(ids):
+    """A text-level stop: two tokens that together end a text."""
+    return len(ids) > 1 and (ids[-2] + ids[-1]) % 7 == 0
+
+
+def root(engine, ids, law, row=0, most=MOST, stops=stops):
+    prefix, logits = engine.prefill(ids)
+
+    def adjust(scores, prompts, outputs):
+        return adjusted(scores, law, [ids] * len(outputs), outputs)
+
+    return tree.Root(prefix, logits[0], row, adjust, stops, most)
+
+
+def how(law, least=0, end=END, most=MOST):
+    return tree.How(law, end, least, most, batch_invariant=True)
+
+
+def texts(leaves):
+    """Sample -> its ids and log-probability, of one root."""
+    return {sample: (leaf.ids, leaf.logprob) for leaf in leaves for sample in leaf.samples}
+
+
+def drawn(engine, roots, samples, given_how, seed=1, strata=0, closed=None, **more):
+    levels = tree.sample(engine, roots, samples, given_how, seed, strata, closed or set(), **more)
+    return list(levels)
+
+
+def independent(engine, prompt, row, n, law, seed, strata, least):
+    """The same samples by the decode loop, a row each."""
+    prefix, logits = engine.prefill(prompt)
+    limits = loop.Limits(least, (MOST,), MOST, END)
+    rows = [loop.Row(0, row, sample) for sample in range(n)]
+    found, total, stopped = [[] for _ in rows], [0.0] * n, set()
+    prompts = [loop.Prompt(np.array(prompt), prefix, logits[0])]
+    steps = loop.decode(engine, prompts, rows, loop.How(law, seed, True, strata), limits, stopped)
+    for tokens in steps:
+        for token in tokens:
+            found[token.row].append(token.id)
+            total[token.row] += token.log_probability
+            if stops(found[token.row]):
+                stopped.add(token.row)
+    return {i: (tuple(ids), p) for i, (ids, p) in enumerate(zip(found, total, strict=True))}
+
+
+LAWS = st.builds(
+    lambda **said: Law(**said),  # what is not named keeps its default
+    temperature=st.sampled_from([0.0, 0.3, 0.7, 1.0, 2.0]),
+    top_k=st.sampled_from([0, 2, 5]),
+    top_p=st.sampled_from([1.0, 0.8]),
+    repetition_penalty=st.sampled_from([1.0, 1.3]),
+    no_repeat_ngram_size=st.sampled_from([0, 2]),
+)
+
+
+@settings(max_examples=40)
+@given(
+    weights=st.integers(0, 2),
+    prompt=st.sampled_from(PROMPTS),
+    row=st.integers(0, 2**32 - 1),
+    n=st.integers(1, 40),
+    seed=st.integers(0, 2**63 - 1),
+    law=LAWS,
+    stratified=st.booleans(),
+    least=st.sampled_from([0, 3]),
+)
+def test_the_texts_are_those_of_independent_rows(
+    weights, prompt, row, n, seed, law, stratified, least
+):
+    engine, strata = model(weights), n if stratified else 0
+    levels = drawn(
+        engine, [root(engine, prompt, law, row)], range(n), how(law, least), seed, strata
+    )
+    leaves = [leaf for level in levels for leaf in level.leaves]
+    found = texts(leaves)
+    wanted = independent(engine, prompt, row, n, law, seed, strata, least)
+    assert found == wanted  # bit for bit: the log-probabilities too
+    assert len({leaf.ids for leaf in leaves}) == len(leaves)  # a text is one leaf
+
+
+@settings(max_examples=15)
+@given(n=st.integers(1, 60), seed=st.integers(0, 99), wide=st.booleans())
+def test_extend_computes_the_distinct_unfinished_prefixes(n, seed, wide):
+    engine, law = model(0), Law(2.0 if wide else 0.5)
+    computed = []
+    extend = engine.extend
+
+    def counted(prefixes, tail, owner, parents, tokens, **more):
+        computed.append(len(tokens))
+        return extend(prefixes, tail, owner, parents, tokens, **more)
+
+    engine.extend = counted
+    try:
+        levels = drawn(engine, [root(engine, PROMPTS[0], law)], range(n), how(law), seed)
+    finally:
+        del engine.extend
+    samples = [ids for ids, _ in texts(leaf for level in levels for leaf in level.leaves).values()]
+    distinct = {ids[:end] for ids in samples for end in range(1, len(ids))}
+    assert sum(computed) == len(distinct) == sum(int(level.nodes[0]) for level in levels)
+    assert sum(int(level.rows[0]) for level in levels) == sum(len(ids) - 1 for ids in samples)
+
+
+def test_masses_are_those_of_the_law():
+    """A leaf's mass is the product of the shares its tokens have; those of all texts sum to 1."""
+    engine, law = model(1), Law(1.0, top_k=2)
+    levels = drawn(engine, [root(engine, PROMPTS[2], law)], range(400), how(law), 5)
+    leaves = [leaf for level in levels for leaf in level.leaves]
+    assert sum(leaf.mass for leaf in leaves) == pytest.approx(1, abs=0.02)  # few texts are missed
+    for leaf in leaves:
+        share = len(leaf.samples) / 400
+        assert abs(share - leaf.mass) < 5 * np.sqrt(leaf.mass * (1 - leaf.mass) / 400) + 1e-9
+
+
+def test_prompts_together_give_what_they_give_alone():
+    engine, law = model(2), Law(1.0)
+    roots = [root(engine, ids, law, row) for row, ids in enumerate(PROMPTS)]
+    together = drawn(engine, roots, range(10), how(law))
+    for index, one in enumerate(roots):
+        mine = [leaf for level in together for leaf in level.leaves if leaf.root == index]
+        alone = drawn(engine, [one], range(10), how(law))
+        assert texts(mine) == texts(leaf for level in alone for leaf in level.leaves)
+
+
+def test_a_closed_prompt_is_computed_no_further():
+    engine, law, closed = model(2), Law(1.5), set()
+    roots = [root(engine, ids, law, row) for row, ids in enumerate(PROMPTS[:2])]
+    levels = []
+    for level in tree.sample(engine, roots, range(20), how(law), 1, 0, closed):
+        levels.append(level)
+        closed.add(0)
+    assert all(level.nodes[0] == 0 for level in levels[1:])
+    assert sum(len(leaf.samples) for level in levels for leaf in level.leaves if leaf.root) == 20
+
+
+def test_samples_begin_as_they_are_told():
+    engine, law = model(0), Law(1.0)
+    given = [(9, 8), (9, 8), (50,), (3,)]  # the last is an end
+    one = root(engine, PROMPTS[0], law, stops=lambda ids: False)
+    levels = drawn(engine, [one], range(4), how(law), given=given)
+    found = [leaf for level in levels for leaf in level.leaves]
+    for leaf in found:
+        for sample in leaf.samples:
+            assert leaf.ids[: len(given[sample])] == given[sample]
+    ended = next(leaf for leaf in found if leaf.samples == (3,))
+    assert ended.ids == (3,) and ended.finished and ended.mass == 1.0
