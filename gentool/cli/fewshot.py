@@ -274,8 +274,8 @@ def single(
         changes = explain(model, request, found, ballot, tally.winner)
         console.board(boards.explained(changes, tally.winner.text))
         moved = {"explain": [change._asdict() for change in changes]}
-    if flags.plot and not stopped:
-        plot.save(tally, boards.verdict(tally), flags.plot)
+    if flags.plot and not stopped and not plot.save(tally, boards.verdict(tally), flags.plot):
+        console.note(f"no font here has every character of {flags.plot}; an .svg keeps them")
     if flags.json:
         keys = {"prompt": prompt, "model": chosen.name, "precision": model.precision}
         record = {**keys, "law": law.model_dump(), **boards.record(tally), **moved}

@@ -33,10 +33,12 @@ def check() -> None:
         ) from None
 
 
-def save(tally: Tally, title: str, path: str) -> None:
-    """Draws the answers' shares as bars, with what they lie between, into a .png or .svg. Text in
-    an .svg stays text, for the reader's fonts to draw."""
+def save(tally: Tally, title: str, path: str) -> bool:
+    """Draws the answers' shares as bars, with what they lie between, into a .png or .svg; gives
+    whether this machine's fonts had all characters. Text in an .svg stays text, for the reader's
+    fonts to draw."""
     import logging
+    import warnings
 
     import matplotlib
     from matplotlib.figure import Figure
@@ -59,7 +61,10 @@ def save(tally: Tally, title: str, path: str) -> None:
         axes.set_xlim(0, 1)
         axes.set_xlabel("probability" if tally.way == "exact" else "share of the samples")
         axes.set_title(title, fontsize=9, loc="left", wrap=True)
-        try:
-            figure.savefig(path, dpi=150)
-        except OSError as e:
-            raise GentoolError(f"cannot write {path}: {e.strerror}", "give another --plot") from e
+        with warnings.catch_warnings(record=True) as missing:
+            warnings.simplefilter("always")
+            try:
+                figure.savefig(path, dpi=150)
+            except OSError as e:
+                raise GentoolError(f"cannot write {path}: {e.strerror}", "check --plot") from e
+    return path.endswith(".svg") or not missing
