@@ -144,11 +144,14 @@ def fewshot(console: Console, flags: Flags) -> None:
     was interrupted goes on where it stopped.
     """
     from gentool import config
+    from gentool.cli import rows
     from gentool.voting import answers, tally
 
     template = whole(read(None, flags.file, to="fewshot"))
     check(flags)
     prompt = filled(template, flags)
+    table = rows.read(template, flags) if flags.data else rows.Table([], labelled=False)
+    prompt = next((row.prompt for row in table.rows if not row.problem), prompt)
     found = shots(prompt, flags)
     stop = flags.stop or ((found.stop,) if found else ())
     chosen = config.load(flags.model or tables.DEFAULT_MODEL, dict(flags.set))
@@ -174,9 +177,7 @@ def fewshot(console: Console, flags: Flags) -> None:
         count = f"{len(found.examples)} example{'s' if len(found.examples) > 1 else ''}"
         console.detail(f"{count}, parted by {found.separator!r}; an answer ends before {stop[0]!r}")
     if flags.data:
-        from gentool.cli import rows
-
-        rows.hold(console, flags, template, chosen, law, ballot)
+        rows.hold(console, flags, template, table, chosen, law, ballot)
         return
     if flags.output not in (None, "-"):
         console.redirect(flags.output)
@@ -189,7 +190,7 @@ def check(flags: Flags) -> None:
         raise UsageError(f"both --input ('{flags.input}') and --data are given", "drop one")
     if flags.confidence is not None and flags.exact:
         raise UsageError("--confidence and --exact are two kinds of vote", "drop one")
-    if flags.budget is not None and not flags.exact:
+    if flags.budget is not None and not (flags.exact or flags.data):
         raise UsageError(f"--budget is {flags.budget}, which is for --exact", "add --exact")
     if flags.stratified and flags.confidence is not None:
         raise UsageError(

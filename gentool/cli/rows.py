@@ -36,6 +36,11 @@ class Row(NamedTuple):
     problem: str = ""
 
 
+class Table(NamedTuple):
+    rows: list[Row]
+    labelled: bool  # whether there is a column of labels
+
+
 class Earlier(NamedTuple):
     """What an interrupted run has written: its records, how many bytes of them are whole, and the
     seed they were drawn with."""
@@ -49,6 +54,7 @@ def hold(
     console: Console,
     flags: Flags,
     template: str,
+    table: Table,
     chosen: ModelConfig,
     law: Sampling,
     ballot: Ballot,
@@ -57,7 +63,7 @@ def hold(
     from gentool import session
     from gentool.cli.fewshot import UndecidedError, asked
 
-    rows, labelled = read(template, flags)
+    rows, labelled = table
     ballots = [ballot, *compared(ballot)] if labelled else [ballot]
     said = [template, law.model_dump(), *map(asdict, ballots), chosen.name, flags.precision]
     run = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
@@ -109,8 +115,8 @@ def hold(
         raise UndecidedError(f"{open_} of {len(records)} answers are not certain", "raise --n")
 
 
-def read(template: str, flags: Flags) -> tuple[list[Row], bool]:
-    """The rows of the data file, and whether they have labels."""
+def read(template: str, flags: Flags) -> Table:
+    """The rows of the data file."""
     from gentool.voting import data, examples
 
     table = data.read(flags.data or "")
@@ -128,7 +134,7 @@ def read(template: str, flags: Flags) -> tuple[list[Row], bool]:
         problem = problem or (f"it has no {lacking[0]}" if lacking else "")
         prompt = "" if problem else examples.fill(template, fields)
         rows.append(Row(number, prompt, None if problem else fields.get(label), problem))
-    return rows, labelled
+    return Table(rows, labelled)
 
 
 def compared(ballot: Ballot) -> list[Ballot]:
