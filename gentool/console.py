@@ -12,7 +12,7 @@ import select
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from gentool.errors import GentoolError, UsageError
@@ -25,6 +25,8 @@ Color = Literal["auto", "always", "never"]
 Show = Callable[[int, int, float, str], None]
 
 BAR = 24  # characters
+FIRST = 40  # characters of the first column of a table
+GAP = 2  # between columns
 
 STDOUT = "standard output"
 LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
@@ -149,9 +151,12 @@ class Console:
         """A table for whoever watches; silent under -q."""
         if not self.quiet:
             shown = io.StringIO()
-            self._rich(shown).print(_table(board, sys.stderr.isatty()))
-            self._tell(shown.getvalue())
-            self._say(board.footer)
+            rich = self._rich(shown)
+            rich.print(_table(board, sys.stderr.isatty(), rich.width))
+            lines = [f"{line.rstrip()}\n" for line in shown.getvalue().splitlines()]
+            self._tell("".join(lines))
+            if board.footer:
+                self._say(board.footer)
 
     @contextlib.contextmanager
     def live(self) -> Iterator[Callable[[Board], None]]:
@@ -172,7 +177,8 @@ class Console:
             def show(board: Board) -> None:
                 rows = max(1, rich.height - 4)  # what is taller than the screen cannot be redrawn
                 few = board._replace(rows=board.rows[:rows], bars=board.bars[:rows])
-                live.update(Group(_table(few, True), Text(neutral(board.footer))))
+                table = _table(few, True, rich.width)
+                live.update(Group(table, Text(neutral(board.footer))))
 
             yield show
 
@@ -238,19 +244,34 @@ class Console:
         return show
 
 
-def _table(board: Board, terminal: bool) -> Table:
+def _table(board: Board, terminal: bool, width: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(board.columns[0], overflow="ellipsis", max_width=40)
+    rows = [[cell.replace("\n", "\\n") for cell in cells] for cells in board.rows]
+    rows = [[neutral(cell) if terminal else cell for cell in cells] for cells in rows]
+    first, bar = _widths([board.columns, *rows], width)
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+    table.add_column(board.columns[0], no_wrap=True, overflow="ellipsis", max_width=first)
     for name in board.columns[1:]:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for cells, share in zip(board.rows, board.bars, strict=True):
-        shown = [Text(neutral(cell) if terminal else cell) for cell in cells]
-        table.add_row(*shown, Text("█" * round(share * BAR), style="cyan"))
+    for cells, share in zip(rows, board.bars, strict=True):
+        drawn = Text("█" * round(share * bar), style="cyan")
+        table.add_row(*(Text(cell) for cell in cells), drawn)
     return table
+
+
+def _widths(lines: Sequence[Sequence[str]], width: int) -> tuple[int, int]:
+    """How wide the first column and a full bar are. Numbers are never cut, and bars are all of one
+    scale: they take what the first column leaves, or a third, unless that is next to nothing."""
+    from rich.cells import cell_len
+
+    first, *numbers = (max(map(cell_len, column)) for column in zip(*lines, strict=True))
+    first = min(first, FIRST)
+    left = max(1, width - sum(number + GAP for number in numbers) - GAP)
+    bar = min(BAR, max(left - first, left // 3))
+    return (left - bar, bar) if bar > GAP else (left, 0)
 
 
 def _bar(rich: Rich) -> Iterator[Show]:

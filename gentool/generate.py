@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -209,15 +210,16 @@ def _beams(
     )
     for prompt, ids in enumerate(job.prompts):
         prefix, logits = job.engine.prefill(ids)
+        follow = following(job, prompt, restrictions)
         found = beam.search(
             job.engine,
             [prefix],
             logits,
             beams,
             job.ends,
-            adjusting(job, ids, restrictions),
+            adjusting(job, prompt, follow),
             request.batch_invariant,
-            [stops(job, prompt)] if s.stop else [],
+            [stops(job, prompt, follow)] if s.stop or follow else [],
         )
         for sample, best in enumerate(found[0]):
             text = pushed(job, prompt, (i for i in best.ids if i not in job.ends))
@@ -229,21 +231,21 @@ def _beams(
             yield Chunk(prompt, sample, text.text, done)
 
 
-def adjusting(
-    job: Job,
-    ids: list[int],
-    restrictions: Restrictions,
-) -> beam.Adjust:
+def following(job: Job, prompt: int, restrictions: Restrictions) -> constraints.Following | None:
+    """What restrictions leave after a prompt."""
+    return constraints.following(*restrictions, job.prompts[prompt]) if restrictions else None
+
+
+def adjusting(job: Job, prompt: int, follow: constraints.Following | None) -> beam.Adjust:
     """What filters and restrictions do to the scores of texts after a prompt."""
-    law, prompt = job.law, np.array(ids)
-    allowed = constraints.masks(*restrictions, ids) if restrictions else None
+    law, ids = job.law, np.array(job.prompts[prompt])
 
     def adjust(
         scores: np.ndarray, _: Sequence[int], outputs: Sequence[tuple[int, ...]]
     ) -> np.ndarray:
-        changed = adjusted(scores, law, [prompt] * len(outputs), outputs)
+        changed = adjusted(scores, law, [ids] * len(outputs), outputs)
         for row, output in zip(changed, outputs, strict=True):
-            mask = allowed(output) if allowed else None
+            mask = follow.mask(output) if follow else None
             if mask is not None:
                 row[~mask] = -np.inf
         return changed
@@ -251,8 +253,22 @@ def adjusting(
     return adjust
 
 
-def stops(job: Job, prompt: int) -> beam.Stops:
-    return lambda ids: pushed(job, prompt, ids).stopped
+def stops(job: Job, prompt: int, follow: constraints.Following | None) -> beam.Stops:
+    """Whether new tokens end a text: by a stop text; or because nothing can be added and there is
+    no end token to say so."""
+
+    @functools.cache  # each text is one token longer than one that was asked about
+    def text(ids: tuple[int, ...]) -> TextStream:
+        if not ids:
+            return job.text(prompt)
+        longer = text(ids[:-1]).fork()
+        longer.push(ids[-1])
+        return longer
+
+    def ended(ids: tuple[int, ...]) -> bool:
+        return text(ids).stopped or bool(not job.ends and follow and follow.whole(ids))
+
+    return ended
 
 
 def pushed(job: Job, prompt: int, ids: Iterable[int]) -> TextStream:
@@ -279,7 +295,7 @@ def _contrasted(
             ids,
             how,
             job.ends,
-            adjusting(job, ids, restrictions),
+            adjusting(job, prompt, following(job, prompt, restrictions)),
             job.request.batch_invariant,
             job.request.logprobs or 0,
         )

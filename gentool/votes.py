@@ -10,18 +10,16 @@ import numpy as np
 from gentool.decoding import exact, tree
 from gentool.decoding.philox import uniform
 from gentool.errors import UsageError
-from gentool.generate import Job, adjusting, pushed, stops
+from gentool.generate import Job, adjusting, following, pushed, stops
 from gentool.request import Draw
 from gentool.voting import answers
-from gentool.voting.tally import Ballot, Count, Tally, Verdict
+from gentool.voting.tally import ROUNDING, Ballot, Count, Tally, Verdict
 
 WAVE = 16  # samples that a certified vote begins with; each wave doubles what is drawn
 MOST_ROWS = 1024  # samples drawn together, of all prompts
+MOST_LOGITS = 1 << 26  # and numbers in their logits: 256 MB
 GROUP = 32  # prompts held together at most
 SELECT = 2**32 - 1  # the step whose number selects a prefix of the frontier
-
-
-GREEDY = Ballot(1, greedy=True)
 
 
 def tallies(job: Job, ballots: Sequence[Ballot]) -> Iterator[Tally]:
@@ -32,8 +30,8 @@ def tallies(job: Job, ballots: Sequence[Ballot]) -> Iterator[Tally]:
     for ballot in ballots:
         _check(job, ballot, stratified)
     roots = _Roots(job)
-    most = max([ballot.n for ballot in ballots if not ballot.exact], default=MOST_ROWS // GROUP)
-    size = max(1, min(GROUP, MOST_ROWS // most))
+    most = max([ballot.n for ballot in ballots if not ballot.exact], default=1)
+    size = max(1, min(GROUP, _most_rows(job) // most))
     for first in range(0, len(job.prompts), size):
         group = range(first, min(first + size, len(job.prompts)))
         computed = [roots.root(prompt) for prompt in group]
@@ -58,6 +56,10 @@ def _check(job: Job, ballot: Ballot, stratified: bool) -> None:
         )
 
 
+def _most_rows(job: Job) -> int:
+    return max(WAVE, min(MOST_ROWS, MOST_LOGITS // job.engine.arch.n_vocab))
+
+
 class _Roots:
     """Computes prompts, what they all begin with once."""
 
@@ -71,12 +73,13 @@ class _Roots:
     def root(self, prompt: int) -> tree.Root:
         job, ids = self._job, self._job.prompts[prompt]
         prefix, logits = job.engine.prefill(ids[self._begun :], self._prefix)
+        follow = following(job, prompt, self._restrictions)
         return tree.Root(
             prefix,
             logits[0],
             job.request.rows[prompt],
-            adjusting(job, ids, self._restrictions),
-            stops(job, prompt),
+            adjusting(job, prompt, follow),
+            stops(job, prompt, follow),
             min(job.sampling.max_tokens, job.engine.arch.n_ctx - len(ids)),
         )
 
@@ -93,7 +96,7 @@ def _drawn(
 ) -> Iterator[Tally]:
     """Sampled and certified votes of a group of prompts."""
     live, ballot = list(range(len(roots))), counts[0].ballot
-    for wave in _waves(ballot):
+    for wave in _waves(ballot, _most_rows(job)):
         closed: set[int] = set()
         some = [roots[index] for index in live]
         levels = tree.sample(
@@ -103,7 +106,7 @@ def _drawn(
             for leaf in level.leaves:
                 count = counts[live[leaf.root]]
                 _add(job, count, leaf)
-                count.tokens_of_rows += (len(leaf.ids) - 1) * len(leaf.samples)
+                count.tokens_of_rows += max(0, len(leaf.ids) - 1) * len(leaf.samples)
             for place, index in enumerate(live):
                 if place in closed:
                     continue
@@ -119,13 +122,13 @@ def _drawn(
             return
 
 
-def _waves(ballot: Ballot) -> Iterator[range]:
-    """The samples to draw together: all of a sampled vote; of a certified one the more, the longer
-    it is open."""
-    first, size = 0, WAVE if ballot.confidence is not None else MOST_ROWS
+def _waves(ballot: Ballot, most: int) -> Iterator[range]:
+    """The samples to draw together, `most` at a time; of a certified vote the more, the longer it
+    is open."""
+    first, size = 0, most if ballot.confidence is None else WAVE
     while first < ballot.n:
         yield range(first, min(first + size, ballot.n))
-        first, size = first + size, min(max(size, first + size), MOST_ROWS)
+        first, size = first + size, min(first + size, most)
 
 
 def _verdict(count: Count) -> Verdict:
@@ -147,35 +150,38 @@ def _exact(job: Job, roots: Sequence[tree.Root], counts: Sequence[Count]) -> Ite
             grown, count = trees[index], counts[index]
             count.unseen = grown.unseen
             count.prefixes, count.tokens = grown.computed, grown.tokens
-            if count.over or grown.complete:
+            if count.over or (grown.complete and grown.unseen <= ROUNDING):
                 live.remove(index)
                 yield count.tally("exact")
-            elif grown.computed >= count.ballot.budget:
+            elif grown.complete or grown.computed >= count.ballot.budget:
                 live.remove(index)
-                _estimate(job, grown, count)
-                yield count.tally("estimated")
+                yield from _estimated(job, grown, count)
             else:
                 yield count.tally("running")
 
 
-def _estimate(job: Job, grown: exact.Expansion, count: Count) -> None:
-    """Draws from the frontier of a tree, each prefix by its mass, and goes on from there."""
+def _estimated(job: Job, grown: exact.Expansion, count: Count) -> Iterator[Tally]:
+    """Draws from the frontier of a tree, each computed prefix by the mass of what was not looked at
+    after it, and goes on from there."""
     frontier, n, seed = grown.frontier(), count.ballot.n, job.request.seed
-    cumulated = np.cumsum([mass for _, mass in frontier])
+    cumulated = np.cumsum([mass for _, _, mass in frontier])
     u = uniform(seed, np.array(grown.root.row), np.arange(n), np.array(SELECT))
     drawn = np.searchsorted(cumulated, u * cumulated[-1], side="right")
-    given = [frontier[place][0] for place in drawn]
-    levels = tree.sample(job.engine, [grown.root], range(n), grown.how, seed, 0, set(), given)
-    for level in levels:
-        count.prefixes += int(level.nodes[0])
-        count.tokens += int(level.nodes[0])
-        for leaf in level.leaves:
-            count.tokens_of_rows += (len(leaf.ids) - 1) * len(leaf.samples)
-            count.estimate(*_read(job, count, leaf), len(leaf.samples))
+    barred = {ids: looked for ids, looked, _ in frontier}
+    for wave in _waves(count.ballot, _most_rows(job)):
+        begun = tree.Begun([frontier[drawn[sample]][0] for sample in wave], barred)
+        for level in tree.sample(job.engine, [grown.root], wave, grown.how, seed, begun=begun):
+            count.prefixes += int(level.nodes[0])
+            count.tokens += int(level.nodes[0])
+            for leaf in level.leaves:
+                count.tokens_of_rows += max(0, len(leaf.ids) - 1) * len(leaf.samples)
+                count.estimate(*_read(job, count, leaf), len(leaf.samples))
+            yield count.tally("running")
+    yield count.tally("estimated")
 
 
 def _add(job: Job, count: Count, leaf: tree.Leaf) -> None:
-    count.add(*_read(job, count, leaf), leaf.mass, leaf.samples)
+    count.add(leaf.ids, *_read(job, count, leaf), leaf.mass, leaf.samples)
 
 
 def _read(job: Job, count: Count, leaf: tree.Leaf) -> tuple[str | None, str]:

@@ -23,21 +23,21 @@ def board(tally: Tally, footer: str) -> Board:
     rows: list[tuple[str, ...]] = [(answer.text, *_cells(answer, tally)) for answer in shown]
     bars = [answer.share for answer in shown]
     if hidden := tally.answers[MOST:]:
-        votes = "" if exact else str(sum(answer.votes for answer in hidden))
+        votes = sum(answer.votes for answer in hidden)
         share = sum(answer.share for answer in hidden)
-        rows.append((f"{len(hidden)} more", votes, _percent(share), ""))
+        rows.append((f"{len(hidden)} more", str(votes), _percent(share), ""))
         bars.append(share)
     if tally.invalid or tally.invalid_mass > 5e-4:
-        part = tally.invalid_mass if exact else tally.invalid / max(1, tally.drawn)
-        rows.append(("(no answer)", "" if exact else str(tally.invalid), _percent(part), ""))
-        bars.append(part)
+        rows.append(("(no answer)", str(tally.invalid), _percent(tally.invalid_share), ""))
+        bars.append(tally.invalid_share)
     if exact and tally.unseen > 5e-4:
         rows.append(("(not seen)", "", "", f"0-{_percent(tally.unseen)}"))
         bars.append(0.0)
-    columns: tuple[str, ...] = ("answer", "votes", "share", tally.bounds or "bounds")
+    heading = {"of all n": f"of all {tally.n}", "exact": "bounds"}.get(tally.bounds, tally.bounds)
+    columns: tuple[str, ...] = ("answer", "votes", "share", heading)
     if exact and not tally.drawn:  # no votes: nothing was drawn
         rows = [(row[0], *row[2:]) for row in rows]
-        columns = ("answer", "share", "bounds")
+        columns = ("answer", "share", heading)
     elif not tally.bounds:
         rows, columns = [row[:3] for row in rows], columns[:3]
     return Board(columns, tuple(rows), tuple(bars), footer)
@@ -58,7 +58,7 @@ def _percent(part: float) -> str:
 def progress(tally: Tally, seconds: float) -> str:
     """How far a vote is."""
     if tally.way == "exact":
-        return f"{tally.prefixes} prefixes, {_percent(tally.unseen)} not seen yet"
+        return f"{_computed(tally)}, {_percent(tally.unseen)} not seen yet"
     speed = tally.drawn / max(seconds, 1e-3)
     left = (tally.n - tally.drawn) / speed if tally.drawn else math.inf
     line = f"{tally.drawn} of {tally.n} samples, {speed:.0f}/s"
@@ -76,14 +76,14 @@ def verdict(tally: Tally) -> str:
     """One line: who won, by what, and how sure that is."""
     won = tally.winner
     if won is None:
-        what = f"{tally.drawn} samples" if tally.drawn else f"{tally.prefixes} prefixes"
-        return f"no valid answer in {what}"
+        what = _computed(tally) if tally.way == "exact" else _counted(tally.drawn, "sample")
+        return f"{'stopped: ' if tally.verdict == 'running' else ''}no valid answer in {what}"
     votes = f"{won.votes} of {tally.drawn} votes"
     tie = f"{tally.tied} answers tie with {votes} each; the most probable of them is {won.text}"
-    if tally.verdict == "running":
-        return f"stopped: {won.text} has {votes} of {tally.n} samples asked for"
     if tally.way == "exact":
         return _exact_verdict(tally, won)
+    if tally.verdict == "running":
+        return f"stopped: {won.text} has {votes}; {tally.n} samples were asked for"
     if tally.way == "certified":
         level = f"{100 * (tally.confidence or 0):g} %"
         if tally.verdict == "certified":
@@ -103,14 +103,24 @@ def verdict(tally: Tally) -> str:
 def _exact_verdict(tally: Tally, won: Answer) -> str:
     low, high = won.low or 0.0, won.high or 0.0
     between = f"probability {low:.4g}" + (f" to {high:.4g}" if high - low > 1e-6 else "")
+    if tally.verdict == "running":
+        return f"stopped: {won.text} has {between}, after {_computed(tally)}"
     if tally.verdict == "estimated":
         return (
-            f"estimated: the budget of {tally.prefixes} prefixes left {_percent(tally.unseen)}"
-            f" unseen; of {tally.n} samples there, {won.text} has the most with the rest"
+            f"estimated: the budget left {_percent(tally.unseen)} unseen; by {tally.drawn} samples"
+            f" of that, {won.text} has the most, {_percent(won.share)}"
         )
     if tally.tied > 1:
         return f"exact: {tally.tied} answers tie with {between}"
     return f"exact: {won.text} has {between}, more than any other answer"
+
+
+def _computed(tally: Tally) -> str:
+    return _counted(tally.prefixes, "prefix", "es")
+
+
+def _counted(count: int, what: str, several: str = "s") -> str:
+    return f"{count} {what}{several if count != 1 else ''}"
 
 
 def record(tally: Tally) -> dict[str, object]:
@@ -143,11 +153,15 @@ def explained(changes: Sequence[Change], text: str) -> Board:
     before, *others = changes
     ranked = sorted(others, key=lambda change: -abs(change.low - before.low))
     rows = [(before.prompt, _percent(before.low), "")]
-    rows += [(c.prompt, _percent(c.low), f"{100 * (c.low - before.low):+.1f}") for c in ranked]
+    rows += [(c.prompt, _percent(c.low), _moved(c.low - before.low)) for c in ranked]
     bars = [change.low for change in (before, *ranked)]
     unseen = max(change.high - change.low for change in changes)
     footer = f"how probable {text} is, give or take {_percent(unseen)} that was not looked at"
     return Board(("prompt", "probability", "change"), tuple(rows), tuple(bars), footer)
+
+
+def _moved(part: float) -> str:
+    return f"{round(100 * part, 1) + 0.0:+.1f}"  # what is added makes -0.0 a plain 0.0
 
 
 def accuracies(found: Mapping[str, Accuracy]) -> Board:

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -32,9 +33,8 @@ gentool fewshot template.txt --data questions.csv --json -o answers.jsonl
 
 BUDGET = 200  # prefixes that --explain computes of each prompt
 WITHIN = 0.01  # and how much of the probability it may leave unseen before
-NO_ANSWER = (
-    "raise --max-tokens, or give the --stop that ends an answer; complete shows what is said"
-)
+NO_ANSWER = "raise --max-tokens, or give the --stop that ends an answer"
+LOOK = "; gentool complete shows what is said"
 
 PROMPT = [
     options.option("--input", "TEXT", "put TEXT where the file has {input}"),
@@ -63,7 +63,7 @@ LENGTH = [
     options.repeated(
         "--stop",
         "TEXT",
-        r"what ends an answer, if not what parts the examples; \n \t … work",
+        r"ends an answer, in place of what parts the examples; \n \t … work",
         options.Value(options.unescaped),
     ),
 ]
@@ -175,7 +175,8 @@ def fewshot(console: Console, flags: Flags) -> None:
         )
     if found:
         count = f"{len(found.examples)} example{'s' if len(found.examples) > 1 else ''}"
-        console.detail(f"{count}, parted by {found.separator!r}; an answer ends before {stop[0]!r}")
+        ends = " or ".join(map(repr, stop))
+        console.detail(f"{count}, parted by {found.separator!r}; an answer ends before {ends}")
     if flags.data:
         rows.hold(console, flags, template, table, chosen, law, ballot)
         return
@@ -207,6 +208,13 @@ def check(flags: Flags) -> None:
         raise UsageError(f"--label is '{flags.label}', without --data", "add --data FILE")
     if flags.plot and not flags.plot.endswith((".png", ".svg")):
         raise UsageError(f"--plot is '{flags.plot}'", "end its name in .png or .svg")
+    if flags.plot and not Path(flags.plot).parent.is_dir():  # said before a long vote, not after
+        raise UsageError(f"--plot is '{flags.plot}', in no folder", "make the folder")
+
+
+def named(flags: Flags) -> str:
+    """The prompt file in words."""
+    return "standard input" if flags.file == "-" else flags.file
 
 
 def filled(template: str, flags: Flags) -> str:
@@ -216,7 +224,7 @@ def filled(template: str, flags: Flags) -> str:
     names = examples.placeholders(template)
     if flags.data and not names:
         raise UsageError(
-            f"{flags.file} has no {{input}} for the rows of {flags.data} to fill",
+            f"{named(flags)} has no {{input}} for the rows of {flags.data} to fill",
             "write {input}, or the name of another column, where a row's text goes",
         )
     if flags.data:
@@ -224,11 +232,13 @@ def filled(template: str, flags: Flags) -> str:
     if flags.input is not None:
         if "input" not in names:
             raise UsageError(
-                f"--input is '{flags.input}', {flags.file} has no {{input}}", "write it there"
+                f"--input is '{flags.input}', {named(flags)} has no {{input}}", "write it there"
             )
         return examples.fill(template, {"input": flags.input})
     if "input" in names:
-        raise UsageError(f"{flags.file} has {{input}}", "fill it with --input TEXT or --data FILE")
+        raise UsageError(
+            f"{named(flags)} has {{input}}", "fill it with --input TEXT or --data FILE"
+        )
     return template
 
 
@@ -239,11 +249,11 @@ def shots(prompt: str, flags: Flags) -> Shots | None:
     found = examples.shots(prompt)
     if found is None and not flags.stop:
         raise UsageError(
-            f"{flags.file} has no examples that end as its last line does",
+            f"{named(flags)} has no examples that end as its last line does",
             r"give an example a line, then the open question; or --stop '\n'",
         )
     if found is None and flags.explain:
-        raise UsageError(f"--explain, and {flags.file} has no examples", "drop it")
+        raise UsageError(f"--explain, and {named(flags)} has no examples", "drop it")
     return found
 
 
@@ -269,26 +279,34 @@ def single(
     tally, stopped = watched(console, model.votes(request, [ballot]))
     if tally is None:
         raise KeyboardInterrupt
-    console.board(boards.board(tally, boards.verdict(tally)))
+    verdict = boards.verdict(tally)
+    failed = tally.winner is None and not stopped  # what the error below says once
+    console.board(boards.board(tally, "" if failed else verdict))
     moved: dict[str, object] = {}
     if flags.explain and found and tally.winner and not stopped:
         changes = explain(model, request, found, ballot, tally.winner)
         console.board(boards.explained(changes, tally.winner.text))
         moved = {"explain": [change._asdict() for change in changes]}
-    if flags.plot and not stopped and not plot.save(tally, boards.verdict(tally), flags.plot):
-        console.note(f"no font here has every character of {flags.plot}; an .svg keeps them")
     if flags.json:
         keys = {"prompt": prompt, "model": chosen.name, "precision": model.precision}
         record = {**keys, "law": law.model_dump(), **boards.record(tally), **moved}
         console.write(json.dumps(record, ensure_ascii=False) + "\n")
     if stopped:
         raise KeyboardInterrupt
-    if tally.winner is None:
-        raise GentoolError(boards.verdict(tally), NO_ANSWER)
-    if not flags.json:
+    if tally.winner and not flags.json:
         console.write(tally.winner.text + "\n")
+    if flags.plot and not plot.save(tally, verdict, flags.plot):
+        console.note(f"no font here has every character of {flags.plot}; an .svg keeps them")
+    if tally.winner is None:
+        other = ", or change --answer-regex" if flags.answer_regex else ""
+        raise GentoolError(verdict, NO_ANSWER + other + LOOK)
     if flags.require_certificate and tally.verdict not in ("certified", "exact"):
-        raise UndecidedError("the answer is not certain", "raise --n or --budget")
+        raise UndecidedError("the answer is not certain", f"raise {more(ballot)}")
+
+
+def more(ballot: Ballot) -> str:
+    """The flag that lets an open vote go on."""
+    return "--budget" if ballot.exact else "--n"
 
 
 def asked(flags: Flags, prompts: Mapping[int, str], law: Sampling, ballot: Ballot) -> Request:

@@ -61,7 +61,7 @@ def hold(
 ) -> None:
     """The votes of all rows: an answer a line, or a record, in the order of the rows."""
     from gentool import session
-    from gentool.cli.fewshot import UndecidedError, asked
+    from gentool.cli.fewshot import UndecidedError, asked, more
 
     rows, labelled = table
     ballots = [ballot, *compared(ballot)] if labelled else [ballot]
@@ -112,7 +112,9 @@ def hold(
         )
     open_ = sum(not one.get("certified") for one in records)
     if flags.require_certificate and open_:
-        raise UndecidedError(f"{open_} of {len(records)} answers are not certain", "raise --n")
+        raise UndecidedError(
+            f"{open_} of {len(records)} answers are not certain", f"raise {more(ballot)}"
+        )
 
 
 def read(template: str, flags: Flags) -> Table:

@@ -114,13 +114,8 @@ class Constraint:
 
     def ended(self, row: int) -> bool:
         """Whether this row can only end: its text is whole, and no token can be added to it."""
-        if not all(r.can_end(s) for r, s in self._of(row)):
-            return False
-        mask = self._mask(row)
-        if mask is None:
-            return False
-        mask[self._vocabulary.ends] = False
-        return not mask.any()
+        can_end = all(r.can_end(s) for r, s in self._of(row))
+        return can_end and _only_ends(self._mask(row), self._vocabulary)
 
     def _of(self, row: int) -> zip[tuple[Restriction, Any]]:
         return zip(self._restrictions, self._states[row], strict=True)
@@ -135,12 +130,17 @@ def _both(masks: Iterable[np.ndarray | None]) -> np.ndarray | None:
     return reduce(np.logical_and, some) if some else None
 
 
-def masks(
-    restrictions: Sequence[Restriction], vocabulary: Vocabulary, prompt: Sequence[int]
-) -> Callable[[tuple[int, ...]], np.ndarray | None]:
-    """The tokens that can follow new ids after a prompt, as a function of those ids, for searches
-    whose rows come and go: a bool [V], None for all."""
+class Following(NamedTuple):
+    """What can follow new ids after a prompt, as functions of those ids, for searches whose rows
+    come and go: a bool [V], None for all; and whether their text is whole and can only end."""
 
+    mask: Callable[[tuple[int, ...]], np.ndarray | None]
+    whole: Callable[[tuple[int, ...]], bool]
+
+
+def following(
+    restrictions: Sequence[Restriction], vocabulary: Vocabulary, prompt: Sequence[int]
+) -> Following:
     @cache
     def states(ids: tuple[int, ...]) -> list[Any]:
         if not ids:
@@ -149,12 +149,23 @@ def masks(
         before = zip(restrictions, states(ids[:-1]), strict=True)
         return [r.after(state, context, ids[-1]) for r, state in before]
 
-    def allowed(ids: tuple[int, ...]) -> np.ndarray | None:
+    def mask(ids: tuple[int, ...]) -> np.ndarray | None:
         context = vocabulary.context([*prompt, *ids])
         pairs = zip(restrictions, states(ids), strict=True)
         return _both(r.allowed(state, context) for r, state in pairs)
 
-    return allowed
+    def whole(ids: tuple[int, ...]) -> bool:
+        can_end = all(r.can_end(s) for r, s in zip(restrictions, states(ids), strict=True))
+        return can_end and _only_ends(mask(ids), vocabulary)
+
+    return Following(mask, whole)
+
+
+def _only_ends(mask: np.ndarray | None, vocabulary: Vocabulary) -> bool:
+    if mask is None:
+        return False
+    mask[vocabulary.ends] = False
+    return not mask.any()
 
 
 class Rule(NamedTuple):

@@ -157,9 +157,14 @@ class Engine:
         tail.used += t
         return tail, found
 
-    def logits(self, hidden: np.ndarray) -> np.ndarray:
+    def logits(self, hidden: np.ndarray, batch_invariant: bool = False) -> np.ndarray:
         """float32 logits [N, V] of hidden states [N, D]."""
-        return self.head(tf.constant(hidden)).numpy()
+        n = len(hidden)
+        size = buckets.BLOCK_ROWS if batch_invariant else buckets.rows(n)
+        padded = np.zeros((-(-n // size) * size, hidden.shape[1]), np.float32)
+        padded[:n] = hidden
+        parts = [self.head(tf.constant(padded[at : at + size])).numpy() for at in range(0, n, size)]
+        return np.concatenate(parts)[:n]
 
     def _rearrange(
         self, tail: Tail, owner: np.ndarray, parents: np.ndarray, t: int, batch_invariant: bool

@@ -5,7 +5,7 @@ rows, and `extend` computes the distinct unfinished prefixes and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from gentool.decoding.beam import Adjust, Ends, Stops
 from gentool.decoding.engine import Engine, Prefix
 from gentool.decoding.filters import Law, weights
-from gentool.decoding.sampling import Points, normalized, numbers
+from gentool.decoding.sampling import Points, numbers
 
 Ids = tuple[int, ...]
 
@@ -42,16 +42,23 @@ class How(NamedTuple):
     batch_invariant: bool = False
 
 
+class Begun(NamedTuple):
+    """What is settled before samples are drawn: the tokens each begins with, and which tokens it
+    cannot go on with after just these."""
+
+    given: Sequence[Ids] = ()
+    barred: Mapping[Ids, np.ndarray] = {}
+
+
 class Leaf(NamedTuple):
-    """A text that is over, or that was cut off at its most tokens: then it is not `finished`. Its
-    probability under the law, its natural log-probability under the model itself, and the samples
-    that drew it."""
+    """A text that is over; or that was cut off at its most tokens, or that nothing may follow:
+    then it is not `finished`. Its probability under the law, and the samples that drew it. Of
+    samples that were begun it is that of what was drawn."""
 
     root: int
     ids: Ids
     finished: bool
     mass: float
-    logprob: float
     samples: tuple[int, ...] = ()
 
 
@@ -71,7 +78,6 @@ class _Node(NamedTuple):
     ids: Ids
     which: np.ndarray
     mass: float
-    logprob: float
 
 
 def sample(
@@ -80,51 +86,45 @@ def sample(
     samples: range,
     how: How,
     seed: int,
-    strata: int,
-    closed: set[int],
-    given: Sequence[Ids] = (),
+    strata: int = 0,
+    closed: set[int] | None = None,
+    begun: Begun | None = None,
 ) -> Iterator[Level]:
-    """Yields level by level what the `samples` of each root say. Between two levels the caller adds
-    to `closed` the roots it has seen enough of. Where tokens are `given`, for each sample, it
-    begins with them, and its leaf has the mass of what comes after; none may begin another."""
-    count = len(samples)
-    keys = np.array([(root.row, sample) for root in roots for sample in samples]).T
-    points = Points(seed, keys[0], keys[1], strata)
-    nodes = [
-        _Node(index, (), index * count + np.arange(count), 1.0, 0.0) for index in range(len(roots))
-    ]
+    """Yields level by level what the `samples` of each root say. Between two levels the caller may
+    add to `closed` the roots it has seen enough of. One root alone can be `begun`."""
+    count, closed = len(samples), set() if closed is None else closed
+    index = np.array(list(samples))
+    rows = np.repeat(np.array([root.row for root in roots]), count)
+    points = Points(seed, rows, np.tile(index, len(roots)), strata)
+    nodes = [_Node(r, (), r * count + np.arange(count), 1.0) for r in range(len(roots))]
     logits = np.stack([root.logits for root in roots])  # [nodes, V]
     tail = None
     while True:
         leaves: list[Leaf] = []
-        below: list[_Node] = []
-        parents: list[int] = []
-        for place, node in enumerate(nodes):
-            if node.root in closed:
+        below: list[tuple[int, _Node]] = []  # place of its parent, node
+        for place, node, u in _going(nodes, points, closed):
+            root, drawn = roots[node.root], list[_Node]()
+            w = distribution(logits[place], root, node.ids, how)
+            if not w.any():
+                leaves.append(_leaf(node, False, index))
                 continue
-            root = roots[node.root]
-            for child in _children(node, logits[place], root, how, points, count, given):
+            drawn = _parted(node, w, u, points, begun)
+            for child in drawn:
                 ended = child.ids[-1] in how.end or root.stops(child.ids)
-                if not ended and len(child.ids) < root.most:
-                    below.append(child)
-                    parents.append(place)
-                    continue
-                drew = tuple(int(keys[1][i]) for i in child.which)
-                leaves.append(Leaf(child.root, child.ids, ended, child.mass, child.logprob, drew))
-        rows, distinct = np.zeros((2, len(roots)), int)
-        for node in below:
-            rows[node.root] += len(node.which)
-            distinct[node.root] += 1
-        yield Level(leaves, rows, distinct)
-        kept = [place for place, node in enumerate(below) if node.root not in closed]
-        if not kept:
+                if ended or len(child.ids) >= root.most:
+                    leaves.append(_leaf(child, ended, index))
+                else:
+                    below.append((place, child))
+        yield _level(leaves, [node for _, node in below], len(roots))
+        below = [(place, node) for place, node in below if node.root not in closed]
+        if not below:
             return
-        nodes = [below[place] for place in kept]
+        nodes = [node for _, node in below]
         tail, out = engine.extend(
             [root.prefix for root in roots],
             tail,
             [node.root for node in nodes],
-            [parents[place] for place in kept],
+            [place for place, _ in below],
             np.array([node.ids[-1:] for node in nodes]),
             room=how.room,
             batch_invariant=how.batch_invariant,
@@ -132,37 +132,67 @@ def sample(
         logits = out[:, 0]
 
 
-def _children(
-    node: _Node,
-    logits: np.ndarray,
-    root: Root,
-    how: How,
-    points: Points,
-    count: int,
-    given: Sequence[Ids],
-) -> Iterator[_Node]:
-    """The node's samples parted by the token each draws, in order of ids."""
-    step = len(node.ids)
-    cumulated = np.cumsum(distribution(logits, root, node.ids, how))
-    own = normalized(logits)
-    u = points.at(node.which, np.full(len(node.which), step))
+def _going(
+    nodes: list[_Node], points: Points, closed: set[int]
+) -> Iterator[tuple[int, _Node, np.ndarray]]:
+    """The nodes of a level that are still wanted, with the numbers their samples draw by."""
+    which = np.concatenate([node.which for node in nodes])
+    u = points.at(which, np.full(len(which), len(nodes[0].ids)))
+    ends = np.cumsum([len(node.which) for node in nodes])
+    for place, (node, end) in enumerate(zip(nodes, ends, strict=True)):
+        if node.root not in closed:
+            yield place, node, u[end - len(node.which) : end]
+
+
+def _parted(
+    node: _Node, w: np.ndarray, u: np.ndarray, points: Points, begun: Begun | None
+) -> list[_Node]:
+    """The node's samples by the token of weights w [V] that each draws, in order of ids."""
+    told = _told(node, begun) if begun else np.full(len(u), -1)
+    if begun and node.ids in begun.barred:
+        w[begun.barred[node.ids]] = 0
+    cumulated = np.cumsum(w)
     drawn = np.searchsorted(cumulated, u * cumulated[-1], side="right")
-    for place, which in enumerate(node.which):
-        if given and step < len(given[which % count]):
-            drawn[place] = given[which % count][step]
     low = np.where(drawn > 0, cumulated[drawn - 1], 0.0) / cumulated[-1]
-    high = cumulated[drawn] / cumulated[-1]
+    high = cumulated[np.minimum(drawn, len(w) - 1)] / cumulated[-1]
     points.spread(node.which, low, high)
-    for id in np.unique(drawn):
-        mine = np.flatnonzero(drawn == id)
-        forced = bool(given) and step < len(given[node.which[mine[0]] % count])
-        mass = node.mass if forced else node.mass * float(high[mine[0]] - low[mine[0]])
-        ids = (*node.ids, int(id))
-        yield _Node(node.root, ids, node.which[mine], mass, node.logprob + float(own[id]))
+    drawn = np.where(told >= 0, told, drawn)
+    share = np.where(told >= 0, 1.0, high - low)
+    ids, first, place = np.unique(drawn, return_index=True, return_inverse=True)
+    return [
+        _Node(
+            node.root,
+            (*node.ids, int(id)),
+            node.which[place == number],
+            node.mass * float(share[first[number]]),
+        )
+        for number, id in enumerate(ids)
+    ]
+
+
+def _told(node: _Node, begun: Begun) -> np.ndarray:
+    """The token each of the node's samples has to go on with [n], -1 where it draws one."""
+    step = len(node.ids)
+    given = [begun.given[sample] for sample in node.which]
+    return np.array([ids[step] if step < len(ids) else -1 for ids in given])
+
+
+def _leaf(node: _Node, finished: bool, index: np.ndarray) -> Leaf:
+    samples = tuple(index[node.which % len(index)].tolist())
+    return Leaf(node.root, node.ids, finished, node.mass, samples)
+
+
+def _level(leaves: list[Leaf], below: list[_Node], roots: int) -> Level:
+    rows, distinct = np.zeros((2, roots), int)
+    for node in below:
+        rows[node.root] += len(node.which)
+        distinct[node.root] += 1
+    return Level(leaves, rows, distinct)
 
 
 def distribution(logits: np.ndarray, root: Root, ids: Ids, how: How) -> np.ndarray:
-    """The weights [V] of the tokens after `ids`, under the law, of the model's logits [V]."""
+    """The weights [V] of the tokens after `ids`, under the law, of the model's logits [V]; all 0
+    where none is allowed."""
     own = numbers(logits[None]).astype(np.float64)  # which may be changed in place
     allowed = root.adjust(own, [0], [ids])[0]
     if len(ids) < how.least and how.end:
@@ -170,6 +200,8 @@ def distribution(logits: np.ndarray, root: Root, ids: Ids, how: How) -> np.ndarr
         held[sorted(how.end)] = -np.inf
         # a text that is whole has to end, however short it is
         allowed = held if held.max() > -np.inf else allowed
+    if allowed.max() == -np.inf:
+        return np.zeros(len(allowed))
     if how.law.temperature == 0:
         return np.eye(1, len(allowed), int(allowed.argmax()))[0]
     return weights(allowed, how.law)

@@ -5,6 +5,7 @@ that may turn out to be a stop string; what is given never changes later.
 from __future__ import annotations
 
 import codecs
+import copy
 from collections.abc import Sequence
 
 from gentool.tokenizers import Tokenizer, joined
@@ -36,6 +37,13 @@ class TextStream:
         self._tokens = 0
         self._ignored = 0  # characters of the first least - 1 tokens: no stop may end in them
         self._known = ""  # given and held back
+
+    def fork(self) -> TextStream:
+        """A copy that goes on by itself."""
+        made = copy.copy(self)
+        made._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        made._decoder.setstate(self._decoder.getstate())
+        return made
 
     def push(self, token: int) -> str:
         """The characters that `token` makes certain; after a stop, none."""

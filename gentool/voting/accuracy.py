@@ -29,11 +29,12 @@ class Accuracy:
 def accuracy(pairs: Sequence[tuple[str, str | None]]) -> Accuracy:
     """Of labels and answers, one or more; an answer of None is a wrong one. Labels that are all
     different are no classes."""
-    labels = list(dict.fromkeys(label for label, _ in pairs))
-    if len(labels) * 2 > len(pairs):
-        labels = []
-    classes = {name: _part([pair for pair in pairs if pair[0] == name]) for name in labels}
-    return Accuracy(_part(pairs), classes)
+    groups: dict[str, list[tuple[str, str | None]]] = {}
+    for pair in pairs:
+        groups.setdefault(pair[0], []).append(pair)
+    if len(groups) * 2 > len(pairs):
+        groups = {}
+    return Accuracy(_part(pairs), {label: _part(group) for label, group in groups.items()})
 
 
 def _part(pairs: Sequence[tuple[str, str | None]]) -> Part:

@@ -63,10 +63,12 @@ class Certificate:
         if self.certified is None and self._passes(seen):
             self.certified, self.at = answer, self.drawn
 
-    def state(self) -> Standing:
+    def state(self, leader: str | None = None) -> Standing:
+        """How far an answer is; by default the one that leads."""
         if not self._seen:
             return Standing(None, log_e(0, 0), self._threshold(1))
-        leader = max(self._seen, key=lambda answer: len(self._seen[answer].draws))
+        if leader is None:
+            leader = max(self._seen, key=lambda answer: len(self._seen[answer].draws))
         seen = self._seen[leader]
         a, b = len(seen.draws) - 1, self._against(seen)
         return Standing(leader, log_e(a, b), self._threshold(seen.number))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from gentool.errors import UsageError
 
 
+@lru_cache(maxsize=1 << 12)  # many answers have few votes
 def clopper_pearson(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """The p that `count` of n draws do not rule out: those where neither as many or more, nor as
     few or fewer, has probability below (1 - confidence) / 2 (Clopper and Pearson 1934)."""

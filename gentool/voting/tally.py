@@ -45,6 +45,8 @@ class Ballot:
             raise UsageError(f"confidence is {self.confidence}", "it lies between 0 and 1")
         if self.confidence is not None and self.exact:
             raise UsageError("a vote is certified or exact, not both", "drop one")
+        if self.n < 1:
+            raise UsageError(f"n is {self.n}", "give at least 1")
         if self.budget < 1:
             raise UsageError(f"budget is {self.budget}", "give at least 1")
 
@@ -74,9 +76,10 @@ class Answer:
 class Tally:
     """A vote as it stands. `answers` are best first; `tied` is how many share the first place (the
     order among them is by mass, then by the sample that came first). `drawn` samples are over, of
-    which `invalid` gave no answer; of an exact vote `invalid_mass` is what gives none, `unseen`
-    what was not looked at. Distinct `prefixes` were computed after the prompt, as so many `tokens`,
-    where independent rows would have taken `tokens_of_rows`."""
+    which `invalid` gave no answer; `invalid_mass` is the probability of the texts that gave none,
+    `invalid_share` the best estimate of that, and `unseen` what an exact vote has not looked at.
+    Distinct `prefixes` were computed after the prompt, as so many `tokens`, where independent rows
+    would have taken `tokens_of_rows`."""
 
     prompt: int
     way: Way
@@ -88,6 +91,7 @@ class Tally:
     drawn: int
     invalid: int
     invalid_mass: float
+    invalid_share: float
     unseen: float
     bounds: Bounds
     confidence: float | None
@@ -126,13 +130,24 @@ class Count:
         self.prompt = prompt
         self._seed, self._independent = seed, independent
         self._kept: dict[str, _Kept] = {}
+        self._texts: set[tuple[int, ...]] = set()
         self._drawn = self._invalid = 0
         self._invalid_mass = 0.0
         self._certificate = None if ballot.confidence is None else Certificate(ballot.confidence)
         self._waiting: dict[int, tuple[str | None, str]] = {}  # by sample, before its turn
 
-    def add(self, answer: str | None, text: str, mass: float, samples: Sequence[int]) -> None:
-        """A distinct text, how probable the law finds it, and the samples that gave it."""
+    def add(
+        self,
+        ids: tuple[int, ...],
+        answer: str | None,
+        text: str,
+        mass: float,
+        samples: Sequence[int],
+    ) -> None:
+        """A text's tokens, what it says, how probable the law finds it, and the samples that gave
+        it. It may come again with other samples; it is as probable as before."""
+        mass = 0.0 if ids in self._texts else mass
+        self._texts.add(ids)
         if answer is None:
             self._invalid_mass += mass
         else:
@@ -200,24 +215,28 @@ class Count:
             key=lambda pair: (-self._weight(pair[1]), -pair[1].mass, pair[1].first),
         )
         certificate, ballot = self._certificate, self.ballot
-        if certificate and certificate.certified is not None:
-            ranked.sort(key=lambda pair: pair[0] != certificate.certified)
-        bounds = self._bounds()
-        answers = tuple(self._answer(answer, kept, bounds) for answer, kept in ranked)
         best = self._weight(ranked[0][1]) if ranked else 0.0
         slack = ROUNDING if ballot.exact else 0
-        standing = certificate.state() if certificate else None
+        tied = sum(self._weight(kept) >= best - slack for _, kept in ranked)
+        if certificate and self.certified:  # it may have fewer votes: see Certificate
+            ranked.sort(key=lambda pair: pair[0] != certificate.certified)
+            tied = 1
+        part = self._invalid / max(1, ballot.n if ballot.exact else self._drawn)
+        bounds = self._bounds()
+        answers = tuple(self._answer(answer, kept, bounds) for answer, kept in ranked)
+        standing = certificate.state(ranked[0][0] if ranked else None) if certificate else None
         return Tally(
             prompt=self.prompt,
             way=ballot.way,
             verdict=verdict,
             winner=answers[0] if answers else None,
             answers=answers,
-            tied=sum(self._weight(kept) >= best - slack for _, kept in ranked),
+            tied=tied,
             n=0 if ballot.exact and not self._drawn else ballot.n,
             drawn=self._drawn,
             invalid=self._invalid,
             invalid_mass=self._invalid_mass,
+            invalid_share=self._invalid_mass + part * self.unseen if ballot.exact else part,
             unseen=self.unseen,
             bounds=bounds,
             confidence=ballot.confidence,

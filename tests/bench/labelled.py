@@ -34,9 +34,9 @@ FLAGS = ["--seed", "1", "--json", "--max-tokens", "12", "--budget", "100", "-q"]
 def rows(data: Path, template: str, task: str | None, most: int) -> list[dict[str, str]]:
     """The rows of a set that its template does not give away."""
     found = [json.loads(line) for line in data.read_text("utf-8").splitlines()]
-    shown = {line.rsplit("=", 1)[0].rstrip("=>") for line in template.splitlines()}
     kept = [row for row in found if task in (None, row["task"])]
-    return [row for row in kept if not shown & {row["input"], row["input"].rstrip("=")}][:most]
+    shown = template.splitlines()
+    return [row for row in kept if not any(x.startswith(row["input"]) for x in shown)][:most]
 
 
 def measured(name: str, data: Path, model: str) -> dict[str, dict[str, float]]:

@@ -19,8 +19,8 @@ from gentool.decoding.constraints import (
     Constraint,
     Grammar,
     Vocabulary,
+    following,
     json_schema,
-    masks,
     regex,
 )
 from gentool.errors import GentoolError, UsageError
@@ -285,10 +285,11 @@ def test_rows_that_say_the_same_share_what_was_computed():
 def test_a_mask_is_a_function_of_the_new_ids():
     known = vocabulary("gpt2")
     a, b, x = (known.texts[0].index(c) for c in (b"a", b"b", b"x"))
-    allowed = masks([Grammar(regex("ax|b"), known)], known, [50])
+    allowed, whole = following([Grammar(regex("ax|b"), known)], known, [50])
     assert {a, b} <= set(np.flatnonzero(allowed(())).tolist())
     assert np.flatnonzero(allowed((a,))).tolist() == [x]
     assert set(np.flatnonzero(allowed((b,))).tolist()) == set(known.ends.tolist())
+    assert [whole(ids) for ids in ((), (a,), (a, x), (b,))] == [False, False, True, True]
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -87,7 +87,7 @@ def test_masses_equal_brute_force(seed, temperature, top_k, top_p, penalty, leas
         # what was found and what was not is all there is, after every step
         assert sum(leaf.mass for leaf in found) + grown.unseen == pytest.approx(1, abs=1e-12)
         # and so is what is found and the frontier
-        frontier = sum(mass for _, mass in grown.frontier())
+        frontier = sum(mass for _, _, mass in grown.frontier())
         assert frontier == pytest.approx(grown.unseen, abs=1e-12)
     assert grown.unseen == pytest.approx(0, abs=1e-12)
     wanted = by_hand(seed, law, least, most)
@@ -125,3 +125,47 @@ def test_a_large_vocabulary_keeps_count_of_what_it_forgets(monkeypatch):
     total = sum(leaf.mass for leaf in found)
     assert grown.unseen > 0.01
     assert total + grown.unseen == pytest.approx(1, abs=1e-12)
+
+
+def test_prefixes_are_computed_in_batches(monkeypatch):
+    """Also where no one of them is much more probable than the others."""
+    calls = []
+    extend = model(0).extend
+    monkeypatch.setattr(
+        model(0), "extend", lambda *args, **more: calls.append(1) or extend(*args, **more)
+    )
+    grown = expansion(0, Law(50.0), 0, 4)
+    while not grown.complete:
+        exact.expand(model(0), [grown], [10**6])
+    assert grown.computed > 100 and len(calls) < grown.computed / 8
+
+
+def test_a_tree_does_not_depend_on_those_beside_it():
+    """To the bit, where that is asked for."""
+
+    def masses(*beside):
+        mine = expansion(2, Law(1.0), 0, 4)
+        trees = [mine, *beside]
+        for index, one in enumerate(trees):
+            one.index = index
+            one.how = one.how._replace(batch_invariant=True)
+        found = []
+        while not mine.complete:
+            found += exact.expand(model(2), trees, [10**6] * len(trees))
+        return [(leaf.ids, leaf.mass) for leaf in found if leaf.root == 0]
+
+    assert masses() == masses(expansion(2, Law(0.7), 0, 3), expansion(2, Law(3.0), 2, 4))
+
+
+def test_what_nothing_may_follow_gives_its_mass_back():
+    grown = expansion(1, Law(1.0), 0, 3)
+
+    def adjust(scores, prompts, outputs):
+        return np.full_like(scores, -np.inf) if outputs[0] else scores
+
+    grown = exact.Expansion(grown.root._replace(adjust=adjust), 0, grown.how)
+    found = []
+    while not grown.complete:
+        found += exact.expand(model(1), [grown], [10**6])
+    assert sum(leaf.mass for leaf in found) == pytest.approx(1, abs=1e-12)
+    assert {leaf.finished for leaf in found if leaf.ids != (5,)} == {False}

@@ -42,8 +42,8 @@ def how(law, least=0, end=END, most=MOST):
 
 
 def texts(leaves):
-    """Sample -> its ids and log-probability, of one root."""
-    return {sample: (leaf.ids, leaf.logprob) for leaf in leaves for sample in leaf.samples}
+    """Sample -> its ids, of one root."""
+    return {sample: leaf.ids for leaf in leaves for sample in leaf.samples}
 
 
 def drawn(engine, roots, samples, given_how, seed=1, strata=0, closed=None, **more):
@@ -56,16 +56,15 @@ def independent(engine, prompt, row, n, law, seed, strata, least):
     prefix, logits = engine.prefill(prompt)
     limits = loop.Limits(least, (MOST,), MOST, END)
     rows = [loop.Row(0, row, sample) for sample in range(n)]
-    found, total, stopped = [[] for _ in rows], [0.0] * n, set()
+    found, stopped = [[] for _ in rows], set()
     prompts = [loop.Prompt(np.array(prompt), prefix, logits[0])]
     steps = loop.decode(engine, prompts, rows, loop.How(law, seed, True, strata), limits, stopped)
     for tokens in steps:
         for token in tokens:
             found[token.row].append(token.id)
-            total[token.row] += token.log_probability
             if stops(found[token.row]):
                 stopped.add(token.row)
-    return {i: (tuple(ids), p) for i, (ids, p) in enumerate(zip(found, total, strict=True))}
+    return {sample: tuple(ids) for sample, ids in enumerate(found)}
 
 
 LAWS = st.builds(
@@ -99,7 +98,7 @@ def test_the_texts_are_those_of_independent_rows(
     leaves = [leaf for level in levels for leaf in level.leaves]
     found = texts(leaves)
     wanted = independent(engine, prompt, row, n, law, seed, strata, least)
-    assert found == wanted  # bit for bit: the log-probabilities too
+    assert found == wanted
     assert len({leaf.ids for leaf in leaves}) == len(leaves)  # a text is one leaf
 
 
@@ -119,7 +118,7 @@ def test_extend_computes_the_distinct_unfinished_prefixes(n, seed, wide):
         levels = drawn(engine, [root(engine, PROMPTS[0], law)], range(n), how(law), seed)
     finally:
         del engine.extend
-    samples = [ids for ids, _ in texts(leaf for level in levels for leaf in level.leaves).values()]
+    samples = texts(leaf for level in levels for leaf in level.leaves).values()
     distinct = {ids[:end] for ids in samples for end in range(1, len(ids))}
     assert sum(computed) == len(distinct) == sum(int(level.nodes[0]) for level in levels)
     assert sum(int(level.rows[0]) for level in levels) == sum(len(ids) - 1 for ids in samples)
@@ -161,10 +160,37 @@ def test_samples_begin_as_they_are_told():
     engine, law = model(0), Law(1.0)
     given = [(9, 8), (9, 8), (50,), (3,)]  # the last is an end
     one = root(engine, PROMPTS[0], law, stops=lambda ids: False)
-    levels = drawn(engine, [one], range(4), how(law), given=given)
+    levels = drawn(engine, [one], range(4), how(law), begun=tree.Begun(given))
     found = [leaf for level in levels for leaf in level.leaves]
     for leaf in found:
         for sample in leaf.samples:
             assert leaf.ids[: len(given[sample])] == given[sample]
     ended = next(leaf for leaf in found if leaf.samples == (3,))
     assert ended.ids == (3,) and ended.finished and ended.mass == 1.0
+
+
+def test_samples_keep_off_what_is_barred():
+    """After just these tokens; what others are given there is not touched."""
+    engine, law = model(0), Law(1.0, top_k=3)
+    one = root(engine, PROMPTS[0], law, stops=lambda ids: False)
+    first = drawn(engine, [one], range(50), how(law))
+    allowed = sorted({ids[0] for ids in texts(x for lv in first for x in lv.leaves).values()})
+    barred = {(): np.array(allowed[:1])}
+    begun = tree.Begun([()] * 49 + [(allowed[0],)], barred)
+    levels = drawn(engine, [one], range(50), how(law), begun=begun)
+    found = texts(leaf for level in levels for leaf in level.leaves)
+    assert {ids[0] for sample, ids in found.items() if sample < 49} == set(allowed[1:])
+    assert found[49][0] == allowed[0]
+
+
+def test_what_nothing_may_follow_is_over_and_not_finished():
+    engine, law = model(1), Law(1.0)
+
+    def adjust(scores, prompts, outputs):
+        return np.full_like(scores, -np.inf) if outputs[0] else scores
+
+    one = root(engine, PROMPTS[0], law)._replace(adjust=adjust, stops=lambda ids: False)
+    levels = drawn(engine, [one], range(8), how(law, end=frozenset()))
+    leaves = [leaf for level in levels for leaf in level.leaves]
+    assert all(len(leaf.ids) == 1 and not leaf.finished for leaf in leaves)
+    assert sum(len(leaf.samples) for leaf in leaves) == 8
