@@ -26,6 +26,7 @@ Show = Callable[[int, int, float, str], None]
 
 BAR = 24  # characters
 FIRST = 40  # characters of the first column of a table
+LEAST = 8  # of that; on a narrow terminal the last numbers make room for it
 GAP = 2  # between columns
 
 STDOUT = "standard output"
@@ -250,13 +251,16 @@ def _table(board: Board, terminal: bool, width: int) -> Table:
 
     rows = [[cell.replace("\n", "\\n") for cell in cells] for cells in board.rows]
     rows = [[neutral(cell) if terminal else cell for cell in cells] for cells in rows]
-    first, bar = _widths([board.columns, *rows], width)
+    lines = [list(board.columns), *rows]
+    while len(lines[0]) > 2 and _left(lines, width) < LEAST:
+        lines = [line[:-1] for line in lines]
+    first, bar = _widths(lines, width)
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
-    table.add_column(board.columns[0], no_wrap=True, overflow="ellipsis", max_width=first)
-    for name in board.columns[1:]:
+    table.add_column(lines[0][0], no_wrap=True, overflow="ellipsis", max_width=first)
+    for name in lines[0][1:]:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for cells, share in zip(rows, board.bars, strict=True):
+    for cells, share in zip(lines[1:], board.bars, strict=True):
         drawn = Text("█" * round(share * bar), style="cyan")
         table.add_row(*(Text(cell) for cell in cells), drawn)
     return table
@@ -267,11 +271,18 @@ def _widths(lines: Sequence[Sequence[str]], width: int) -> tuple[int, int]:
     scale: they take what the first column leaves, or a third, unless that is next to nothing."""
     from rich.cells import cell_len
 
-    first, *numbers = (max(map(cell_len, column)) for column in zip(*lines, strict=True))
-    first = min(first, FIRST)
-    left = max(1, width - sum(number + GAP for number in numbers) - GAP)
+    first = min(FIRST, max(cell_len(line[0]) for line in lines))
+    left = max(1, _left(lines, width))
     bar = min(BAR, max(left - first, left // 3))
     return (left - bar, bar) if bar > GAP else (left, 0)
+
+
+def _left(lines: Sequence[Sequence[str]], width: int) -> int:
+    """What the numbers leave of a line."""
+    from rich.cells import cell_len
+
+    _, *numbers = (max(map(cell_len, column)) for column in zip(*lines, strict=True))
+    return width - GAP - sum(number + GAP for number in numbers)
 
 
 def _bar(rich: Rich) -> Iterator[Show]:

@@ -3,6 +3,7 @@ import, and the silence during it."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import sys
@@ -10,18 +11,38 @@ import tempfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from gentool import cache
+
+CACHE_FLAG = "--tf_xla_persistent_cache_directory"
+
+problems: list[str] = []  # what whoever runs this process should be told
+
 
 def setup() -> None:
-    """Imports TensorFlow quietly. Its C++ log writes to file descriptor 2 before any Python
-    setting reaches it, so that descriptor is set aside meanwhile; a failed import shows it."""
+    """Imports TensorFlow quietly, told where to keep the programs it compiles. Its C++ log writes
+    to file descriptor 2 before any Python setting reaches it, so that descriptor is set aside
+    meanwhile; a failed import shows it."""
     if "tensorflow" in sys.modules:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    _keep_programs()
     with _stderr_aside():
         import tensorflow as tf
 
         tf.config.list_physical_devices()  # starts the runtime, whose chatter belongs in here too
     tf.get_logger().setLevel("ERROR")
+
+
+def _keep_programs() -> None:
+    """Has XLA look for compiled programs in gentool's cache folder, unless the user said where."""
+    said = os.environ.get("TF_XLA_FLAGS", "")
+    if CACHE_FLAG in said or (said and not said.startswith("--")):  # the latter names a file
+        return
+    path, problem = cache.programs()
+    problems.extend([problem] if problem else [])
+    if path and " " not in str(path):  # where TensorFlow would end the flag
+        os.environ["TF_XLA_FLAGS"] = f"{said} {CACHE_FLAG}={path}".strip()
+        atexit.register(cache.record, path)
 
 
 @contextlib.contextmanager

@@ -34,9 +34,10 @@ MAY_IMPORT = {
     "config": Room("errors folder schema", "pydantic platformdirs"),
     "folder": Room("errors checkpoints hugging_face", ""),
     "hugging_face": Room("", ""),
-    "device": Room("", "tensorflow"),
+    "cache": Room("", "platformdirs"),
+    "device": Room("cache", "tensorflow"),
     "console": Room("errors", "rich"),
-    "tokenizers": Room("config errors", "numpy platformdirs sentencepiece tokenizers jieba"),
+    "tokenizers": Room("cache config errors", "numpy sentencepiece tokenizers jieba"),
     "checkpoints": Room("errors", "numpy safetensors ml_dtypes"),
     "models": Room("config errors checkpoints", "numpy tensorflow ml_dtypes"),
     "decoding": Room("config errors models", "numpy tensorflow llguidance"),
@@ -58,9 +59,12 @@ MAY_IMPORT = {
         " checkpoints models decoding votes voting",
         "numpy tensorflow",
     ),
+    "benchmark": Room(
+        "config decoding device errors models request session voting", "numpy tensorflow"
+    ),
     "cli": Room(
-        "errors config console convert decoding device folder registry request schema scores"
-        " session training voting",
+        "benchmark errors config console convert decoding device folder registry request schema"
+        " scores session training voting",
         "click",
     ),
     "__init__": Room("config request session voting", ""),
@@ -80,6 +84,7 @@ NOT_AT_IMPORT = {
     "scores": "tensorflow click rich",
     "voting": "tensorflow numpy matplotlib click rich",
     "session": "tensorflow click rich",
+    "benchmark": "tensorflow click rich",
     "cli": "tensorflow numpy pydantic yaml platformdirs sentencepiece rich",
     "__init__": "tensorflow numpy pydantic yaml click rich",
 }

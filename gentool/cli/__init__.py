@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import click
 from click import exceptions
 
-from gentool import __version__
+from gentool import __version__, device
 from gentool.cli.options import HELP, Group, spelled
 from gentool.console import Console
 from gentool.errors import Exit, GentoolError, UsageError, nearest
@@ -23,6 +23,7 @@ COMMANDS = {
     "choose": ("gentool.cli.choose:command", "probability of each given continuation"),
     "models": ("gentool.cli.models:command", "list, show, add, remove or verify models"),
     "convert": ("gentool.cli.convert:command", "write a model as a folder that opens at once"),
+    "bench": ("gentool.cli.bench:command", "how fast a model is here"),
     "train": ("gentool.cli.train:command", "train a model from nothing"),
 }
 
@@ -72,9 +73,19 @@ def main() -> int:
     """Runs the command line of this process; gives its exit code."""
     console = Console()
     signal.signal(signal.SIGTERM, _terminate)
+    interrupted: list[int] = []
+
+    def interrupt(signum: int, frame: object) -> NoReturn:
+        interrupted.append(signum)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     try:
         with program.make_context("gentool", sys.argv[1:], obj=console) as context:
             program.invoke(context)
+        for problem in device.problems:
+            console.note(problem)
         console.close()
         return Exit.OK
     except exceptions.Exit as done:
@@ -83,7 +94,8 @@ def main() -> int:
         return Exit.BROKEN_PIPE
     except BaseException as failure:
         console.end_line()
-        return _explain(failure, console)
+        # TensorFlow may make another exception of the one that Ctrl-C raises
+        return Exit.INTERRUPTED if interrupted else _explain(failure, console)
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:

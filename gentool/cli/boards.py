@@ -111,7 +111,7 @@ def _exact_verdict(tally: Tally, won: Answer) -> str:
             f" of that, {won.text} has the most, {_percent(won.share)}"
         )
     if tally.tied > 1:
-        return f"exact: {tally.tied} answers tie with {between}"
+        return f"exact: {tally.tied} answers tie with {between}, {won.text} one of them"
     return f"exact: {won.text} has {between}, more than any other answer"
 
 
@@ -132,7 +132,7 @@ def record(tally: Tally) -> dict[str, object]:
     return {
         "answer": won.answer if won else None,
         "text": won.text if won else None,
-        "certified": tally.verdict in ("certified", "exact"),
+        "certified": tally.certain,
         "partial": tally.verdict == "running",
         **found,
         "computed": {"prefixes": tally.prefixes, "tokens": tally.tokens},

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import secrets
-import time
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from gentool.cli import boards, options, tables
+from gentool.cli import options, tables
 from gentool.cli.prompts import read, whole
 from gentool.console import Console
-from gentool.errors import Exit, GentoolError, UsageError
+from gentool.errors import UsageError
 
 if TYPE_CHECKING:
-    from gentool.config import ModelConfig, Sampling
-    from gentool.request import Request
-    from gentool.session import Model
     from gentool.voting.examples import Shots
-    from gentool.voting.tally import Answer, Ballot, Tally
 
 EXAMPLES = r"""
 gentool fewshot prompt.txt
@@ -31,10 +23,6 @@ gentool fewshot template.txt --input 大 --exact
 gentool fewshot template.txt --data questions.csv --json -o answers.jsonl
 """
 
-BUDGET = 200  # prefixes that --explain computes of each prompt
-WITHIN = 0.01  # and how much of the probability it may leave unseen before
-NO_ANSWER = "raise --max-tokens, or give the --stop that ends an answer"
-LOOK = "; gentool complete shows what is said"
 
 PROMPT = [
     options.option("--input", "TEXT", "put TEXT where the file has {input}"),
@@ -120,12 +108,6 @@ class Flags:
     output: str | None
 
 
-class UndecidedError(GentoolError):
-    """A vote that has to be certain is not."""
-
-    exit_code = Exit.UNDECIDED
-
-
 def fewshot(console: Console, flags: Flags) -> None:
     """Answers a few-shot prompt: what does the model say most often?
 
@@ -144,7 +126,7 @@ def fewshot(console: Console, flags: Flags) -> None:
     was interrupted goes on where it stopped.
     """
     from gentool import config
-    from gentool.cli import rows
+    from gentool.cli import rows, vote
     from gentool.voting import answers, tally
 
     template = whole(read(None, flags.file, to="fewshot"))
@@ -177,12 +159,13 @@ def fewshot(console: Console, flags: Flags) -> None:
         count = f"{len(found.examples)} example{'s' if len(found.examples) > 1 else ''}"
         ends = " or ".join(map(repr, stop))
         console.detail(f"{count}, parted by {found.separator!r}; an answer ends before {ends}")
+    setting = vote.Setting(chosen, law, ballot)
     if flags.data:
-        rows.hold(console, flags, template, table, chosen, law, ballot)
+        rows.hold(console, flags, setting, template, table)
         return
     if flags.output not in (None, "-"):
         console.redirect(flags.output)
-    single(console, flags, prompt, found, chosen, law, ballot)
+    vote.single(console, flags, setting, prompt, found)
 
 
 def check(flags: Flags) -> None:
@@ -255,105 +238,6 @@ def shots(prompt: str, flags: Flags) -> Shots | None:
     if found is None and flags.explain:
         raise UsageError(f"--explain, and {named(flags)} has no examples", "drop it")
     return found
-
-
-def single(
-    console: Console,
-    flags: Flags,
-    prompt: str,
-    found: Shots | None,
-    chosen: ModelConfig,
-    law: Sampling,
-    ballot: Ballot,
-) -> None:
-    """One vote."""
-    from gentool import session
-    from gentool.voting import plot
-
-    if flags.plot:
-        plot.check()
-    model = session.open_model(chosen, flags.precision, flags.xla is not False)
-    console.overwrite()
-    request = asked(flags, {0: prompt}, law, ballot)
-    console.detail(f"{model.describe()}, seed {request.seed}")
-    tally, stopped = watched(console, model.votes(request, [ballot]))
-    if tally is None:
-        raise KeyboardInterrupt
-    verdict = boards.verdict(tally)
-    failed = tally.winner is None and not stopped  # what the error below says once
-    console.board(boards.board(tally, "" if failed else verdict))
-    moved: dict[str, object] = {}
-    if flags.explain and found and tally.winner and not stopped:
-        changes = explain(model, request, found, ballot, tally.winner)
-        console.board(boards.explained(changes, tally.winner.text))
-        moved = {"explain": [change._asdict() for change in changes]}
-    if flags.json:
-        keys = {"prompt": prompt, "model": chosen.name, "precision": model.precision}
-        record = {**keys, "law": law.model_dump(), **boards.record(tally), **moved}
-        console.write(json.dumps(record, ensure_ascii=False) + "\n")
-    if stopped:
-        raise KeyboardInterrupt
-    if tally.winner and not flags.json:
-        console.write(tally.winner.text + "\n")
-    if flags.plot and not plot.save(tally, verdict, flags.plot):
-        console.note(f"no font here has every character of {flags.plot}; an .svg keeps them")
-    if tally.winner is None:
-        other = ", or change --answer-regex" if flags.answer_regex else ""
-        raise GentoolError(verdict, NO_ANSWER + other + LOOK)
-    if flags.require_certificate and tally.verdict not in ("certified", "exact"):
-        raise UndecidedError("the answer is not certain", f"raise {more(ballot)}")
-
-
-def more(ballot: Ballot) -> str:
-    """The flag that lets an open vote go on."""
-    return "--budget" if ballot.exact else "--n"
-
-
-def asked(flags: Flags, prompts: Mapping[int, str], law: Sampling, ballot: Ballot) -> Request:
-    """The prompts of rows, and how each is continued."""
-    from gentool import request as ask
-
-    return ask.Request(
-        prompts=tuple(prompts.values()),
-        rows=tuple(prompts),
-        n=ballot.n,
-        sampling=law,
-        seed=secrets.randbits(32) if flags.seed is None else flags.seed,
-        batch_invariant=bool(flags.batch_invariant),
-        search=ask.Draw(bool(flags.stratified)),
-        regex=flags.regex,
-        json_schema=flags.json_schema,
-    )
-
-
-def explain(
-    model: Model, request: Request, found: Shots, ballot: Ballot, winner: Answer
-) -> list[boards.Change]:
-    """How probable the winner is, without each example and in other orders, all in one run."""
-    from gentool.voting.variants import variants
-
-    changed = variants(found, request.seed)
-    prompts = (request.prompts[0], *(variant.prompt for variant in changed))
-    request = replace(request, prompts=prompts, rows=tuple(range(len(prompts))))
-    ballot = replace(ballot, exact=True, confidence=None, budget=BUDGET, within=WITHIN)
-    last = {tally.prompt: tally for tally in model.votes(request, [ballot])}
-    names = ["as it is", *(variant.name for variant in changed)]
-    return [
-        boards.Change(name, *last[index].mass(winner.answer)) for index, name in enumerate(names)
-    ]
-
-
-def watched(console: Console, tallies: Iterator[Tally]) -> tuple[Tally | None, bool]:
-    """The last tally of a vote, shown while it grows; and whether Ctrl-C ended it."""
-    tally, began = None, time.monotonic()
-    try:
-        with console.live() as show:
-            for tally in tallies:
-                footer = boards.progress(tally, time.monotonic() - began)
-                show(boards.board(tally, footer))
-    except KeyboardInterrupt:
-        return tally, True
-    return tally, False
 
 
 command = options.Command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gentool.cli import boards
 from gentool.cli.prompts import RowsError, escaped
+from gentool.cli.vote import Setting, UndecidedError, asked, more
 from gentool.console import Console
 from gentool.errors import UsageError
 
 if TYPE_CHECKING:
     from gentool.cli.fewshot import Flags
-    from gentool.config import ModelConfig, Sampling
     from gentool.request import Request
     from gentool.session import Model
     from gentool.voting.accuracy import Accuracy
@@ -50,70 +51,63 @@ class Earlier(NamedTuple):
     seed: int | None
 
 
-def hold(
-    console: Console,
-    flags: Flags,
-    template: str,
-    table: Table,
-    chosen: ModelConfig,
-    law: Sampling,
-    ballot: Ballot,
-) -> None:
+NOTHING = Earlier([], 0, None)
+
+
+def hold(console: Console, flags: Flags, setting: Setting, template: str, table: Table) -> None:
     """The votes of all rows: an answer a line, or a record, in the order of the rows."""
     from gentool import session
-    from gentool.cli.fewshot import UndecidedError, asked, more
 
-    rows, labelled = table
-    ballots = [ballot, *compared(ballot)] if labelled else [ballot]
-    said = [template, law.model_dump(), *map(asdict, ballots), chosen.name, flags.precision]
-    run = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
-    earlier = Earlier([], 0, None)
+    ballot = setting.ballot
+    ballots = [ballot, *compared(ballot)] if table.labelled else [ballot]
+    run, earlier = named(template, flags, setting, ballots), NOTHING
     if flags.output not in (None, "-"):
         if flags.json:
-            earlier = resumed(Path(flags.output), run, rows)
+            earlier = resumed(Path(flags.output), run, table.rows, flags.seed)
         console.redirect(flags.output)
-    if flags.seed is None and earlier.seed is not None:
-        flags = replace(flags, seed=earlier.seed)
+    if flags.seed is None:
+        flags = replace(flags, seed=secrets.randbits(32) if earlier.seed is None else earlier.seed)
 
-    model = session.open_model(chosen, flags.precision, flags.xla is not False)
+    model = session.open_model(setting.model, flags.precision, flags.xla is not False)
     console.overwrite(keep=earlier.size)
+    console.detail(f"{model.describe()}, seed {flags.seed}")
     records = list(earlier.records)
     if records:
-        console.note(f"{len(records)} of {len(rows)} rows are in {flags.output}; going on")
-    rows = [checked(model, row) for row in rows[len(records) :]]
+        console.note(f"{len(records)} of {len(table.rows)} rows are in {flags.output}; going on")
+    rows = [checked(model, row) for row in table.rows[len(records) :]]
     prompts = {row.number: row.prompt for row in rows if not row.problem}
-    if prompts:
-        request = asked(flags, prompts, law, ballot)
-        console.detail(f"{model.describe()}, seed {request.seed}")
-    for row, found in voted(console, model, request if prompts else None, ballots, rows):
+    request = asked(flags, prompts, setting) if prompts else None
+    for row, found in voted(console, model, request, ballots, rows):
         if row.problem:
             where = f"row {row.number} of {flags.data}"
             console.error(f"{where}: {row.problem}", "rows count from 0; the others go on")
-        seed = request.seed if prompts else earlier.seed
-        keys = {"row": row.number, "run": run, "run_seed": seed}
+        keys = {"row": row.number, "run": run, "run_seed": flags.seed}
         records.append(keys | record(row, found, ballot))
-        if flags.json:
-            console.write(json.dumps(records[-1], ensure_ascii=False) + "\n")
-        else:
-            console.write(escaped(records[-1].get("text") or "") + "\n")
-    if labelled:
-        summary = accuracies(records)
-        if summary:
-            console.board(boards.accuracies(summary))
-            if flags.json:
-                parts = {way: asdict(part) for way, part in summary.items()}
-                console.write(json.dumps({"accuracy": parts}, ensure_ascii=False) + "\n")
+        text = escaped(records[-1].get("text") or "")
+        console.write((json.dumps(records[-1], ensure_ascii=False) if flags.json else text) + "\n")
+    summary = accuracies(records)
+    if summary:
+        console.board(boards.accuracies(summary))
+    if summary and flags.json:
+        parts = {way: asdict(part) for way, part in summary.items()}
+        console.write(json.dumps({"accuracy": parts}, ensure_ascii=False) + "\n")
+    judge(records, flags, setting)
+
+
+def judge(records: Sequence[Record], flags: Flags, setting: Setting) -> None:
+    """Raises what the exit code has to say of rows without an answer, or without a sure one."""
     failed = sum(one.get("error") is not None for one in records)
-    silent = sum(one.get("answer", "") is None for one in records)
-    if failed or (silent and not labelled):
+    labelled = any("right" in one for one in records)  # then no answer is a wrong one
+    silent = 0 if labelled else sum(one.get("answer", "") is None for one in records)
+    if failed or silent:
         raise RowsError(
             f"{failed + silent} of {len(records)} rows have no answer",
             "see above what is wrong with each" if failed else "raise --max-tokens, or see --json",
         )
-    open_ = sum(not one.get("certified") for one in records)
-    if flags.require_certificate and open_:
+    unsure = sum(not one.get("certified") for one in records)
+    if flags.require_certificate and unsure:
         raise UndecidedError(
-            f"{open_} of {len(records)} answers are not certain", f"raise {more(ballot)}"
+            f"{unsure} of {len(records)} answers are not certain", f"raise {more(setting.ballot)}"
         )
 
 
@@ -146,31 +140,39 @@ def compared(ballot: Ballot) -> list[Ballot]:
     return [greedy] if ballot.exact else [greedy, exact]
 
 
-def resumed(path: Path, run: str, rows: Sequence[Row]) -> Earlier:
+def named(template: str, flags: Flags, setting: Setting, ballots: Sequence[Ballot]) -> str:
+    """A name that only runs have whose records can stand in one file. The rows are no part of it:
+    there may be more of them later."""
+    names = ("precision", "stratified", "batch_invariant", "regex", "json_schema")
+    model = setting.model.model_dump(mode="json", exclude={"folder", "sampling"})
+    said = [template, setting.law.model_dump(), *map(asdict, ballots), model]
+    said += [getattr(flags, name) for name in names]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def resumed(path: Path, run: str, rows: Sequence[Row], seed: int | None) -> Earlier:
     """What is in the file that an interrupted run wrote. Another run's is not overwritten."""
     if not path.is_file():
-        return Earlier([], 0, None)
+        return NOTHING
     found: list[Record] = []
     size = 0
     for line in path.read_bytes().splitlines(keepends=True):
-        try:
-            one = json.loads(line)
-        except ValueError:
-            one = None
-        if not line.endswith(b"\n"):  # was being written
-            break
-        if isinstance(one, dict) and list(one) == ["accuracy"]:  # is made anew
-            break
         number = len(found)
-        mine = isinstance(one, dict) and one.get("run") == run and one.get("row") == number
-        if not mine or number >= len(rows) or one.get("prompt", "") != rows[number].prompt:
+        start = json.dumps({"row": number, "run": run})[:-1].encode()
+        if found and line.startswith(b'{"accuracy": '):  # is made anew
+            break
+        if not line.endswith(b"\n") and line[: len(start)] == start[: len(line)]:
+            break  # was being written
+        one = json.loads(line) if line.startswith(start) and line.endswith(b"\n") else {}
+        mine = bool(one) and number < len(rows) and one["prompt"] == rows[number].prompt
+        if not mine or seed not in (None, one["run_seed"]):
             raise UsageError(
                 f"{path} holds something else than the first rows of this run",
                 "remove it, or give another --output",
             )
         found.append(one)
         size += len(line)
-    return Earlier(found, size, found[0].get("run_seed") if found else None)
+    return Earlier(found, size, found[0]["run_seed"] if found else None)
 
 
 def checked(model: Model, row: Row) -> Row:

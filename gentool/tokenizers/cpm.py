@@ -4,17 +4,16 @@ newlines written as block characters. Both releases of its vocabulary give the s
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
-import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from pathlib import Path
 
 import sentencepiece
-from platformdirs import user_cache_path
 
+from gentool import cache
 from gentool.config import TokenizerConfig
 from gentool.errors import ModelError
 from gentool.tokenizers import joined
@@ -70,7 +69,7 @@ def load(config: TokenizerConfig, folder: Path) -> CPM:
     return CPM(processor, newline, tuple(ids[piece] for piece in ENDS if piece in ids))
 
 
-@cache
+@functools.cache
 def segmenter() -> Callable[[str], Iterator[str]]:
     """jieba with its own dictionary, imported only here: a program's changes to `jieba.dt` do not
     change ids."""
@@ -78,7 +77,8 @@ def segmenter() -> Callable[[str], Iterator[str]]:
         warnings.simplefilter("ignore")  # of pkg_resources, and of old escapes in its source
         import jieba
     tokenizer = jieba.Tokenizer()
-    tokenizer.tmp_dir = str(cache_folder())
+    # where there is no folder, a place no file can be in: the dictionary is built anew
+    tokenizer.tmp_dir = str(cache.folder() or os.devnull)
     tokenizer.cache_file = f"jieba-{jieba.__version__}.cache"
     level = jieba.default_logger.level
     jieba.setLogLevel(logging.CRITICAL + 1)
@@ -88,18 +88,3 @@ def segmenter() -> Callable[[str], Iterator[str]]:
         jieba.setLogLevel(level)
     cut: Callable[[str], Iterator[str]] = tokenizer.cut
     return cut
-
-
-def cache_folder() -> Path:
-    """A folder that only this user can write, or where there is none a place no file can be in:
-    then jieba builds its dictionary anew."""
-    folder = user_cache_path("gentool")
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-    except OSError:
-        return Path(os.devnull)
-    others = stat.S_IWGRP | stat.S_IWOTH
-    if os.name == "posix" and (status.st_uid != os.getuid() or status.st_mode & others):
-        return Path(os.devnull)
-    return folder

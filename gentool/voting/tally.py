@@ -103,6 +103,12 @@ class Tally:
     tokens: int
     tokens_of_rows: int
 
+    @property
+    def certain(self) -> bool:
+        """Whether the winner is known to be the law's most probable answer, or at least that to
+        the confidence asked for."""
+        return self.verdict == "certified" or (self.verdict == "exact" and self.tied == 1)
+
     def mass(self, answer: str) -> tuple[float, float]:
         """Between what the probability of an answer lies, of an exact vote."""
         found = next((one.mass for one in self.answers if one.answer == answer), 0.0)

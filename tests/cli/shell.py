@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -89,3 +90,33 @@ class Screen:
                 break
             data += part
         return data.decode(errors="ignore" if least else "strict")
+
+    def until(self, text: str) -> str:
+        """Text until there is this in it."""
+        if self.slave >= 0:
+            os.close(self.slave)
+            self.slave = -1
+        data = b""
+        while text.encode() not in data:
+            data += os.read(self.master, 4096)
+        return data.decode(errors="ignore")
+
+
+def seen(text: str) -> list[str]:
+    """The lines that stand on a terminal after `text`: moves, erasures and overwriting are done."""
+    lines, at = [""], [0, 0]
+    for move, how, character in re.findall(r"\x1b\[([?\d;]*)([A-Za-z])|([\s\S])", text):
+        if how == "A":
+            at[0] = max(0, at[0] - int(move or 1))
+        elif how == "K":
+            lines[at[0]] = lines[at[0]][: 0 if move == "2" else at[1]]
+        elif character == "\n":
+            at = [at[0] + 1, 0]
+            lines += [""] * (at[0] >= len(lines))
+        elif character == "\r":
+            at[1] = 0
+        elif character:
+            line = lines[at[0]].ljust(at[1])
+            lines[at[0]] = line[: at[1]] + character + line[at[1] + 1 :]
+            at[1] += 1
+    return [line.rstrip() for line in lines if line.strip()]

@@ -1,0 +1,101 @@
+"""What gentool keeps between runs, in the user's cache folder: jieba's dictionary, and the programs
+that XLA compiled. These are native code: they are used only from a folder that nobody else can
+touch, and only if they are what an earlier run of ours has recorded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import stat
+from importlib.metadata import version
+from pathlib import Path
+
+RECORD = "sha256.json"  # of the programs in a folder, by name
+MOST_BYTES = 1 << 29  # of programs; beyond that the oldest go
+
+
+def folder() -> Path | None:
+    """The folder, if only this user can write there."""
+    from platformdirs import user_cache_path
+
+    path = user_cache_path("gentool")
+    return path if not _private(path, stat.S_IWGRP | stat.S_IWOTH) else None
+
+
+def programs() -> tuple[Path | None, str]:
+    """The folder of the programs compiled for this TensorFlow and this processor, after what was
+    not recorded is gone from it; and a warning, if there is a reason for one."""
+    parent = folder()
+    if parent is None:
+        return None, "the cache folder is not this user's alone: programs are compiled anew"
+    processor = hashlib.sha256(_processor().encode()).hexdigest()[:12]
+    path = parent / f"xla-{version('tensorflow')}-{processor}"
+    if problem := _private(path, stat.S_IRWXG | stat.S_IRWXO):
+        return None, f"{path} {problem}: programs are compiled anew"
+    known = _recorded(path)
+    found = sorted(_programs(path), key=lambda file: -file.stat().st_mtime)
+    wrong, size = 0, 0
+    for file in found:
+        fits = known.get(file.name) == _sum(file)
+        wrong += not fits
+        size += file.stat().st_size
+        if not fits or size > MOST_BYTES:
+            file.unlink(missing_ok=True)
+    what = "1 compiled program" if wrong == 1 else f"{wrong} compiled programs"
+    return path, f"{what} in {path} were not as recorded, and are removed" if wrong else ""
+
+
+def record(path: Path) -> None:
+    """Adds the programs of this run to those recorded in their folder."""
+    try:
+        known = _recorded(path)
+        new = {file.name: _sum(file) for file in _programs(path) if file.name not in known}
+        if new:
+            part = path / f"{RECORD}.{os.getpid()}"
+            part.write_text(json.dumps(known | new, indent=0), "utf-8")
+            part.replace(path / RECORD)
+    except OSError:  # a full disk: the programs are compiled anew next time
+        return
+
+
+def _private(path: Path, forbidden: int) -> str:
+    """Makes a folder, or says why it is not for this user alone: `forbidden` bits of its mode."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.lstat()
+    except OSError as e:
+        return f"cannot be made ({e.strerror})"
+    if not stat.S_ISDIR(status.st_mode):
+        return "is no folder"
+    if os.name == "posix" and (status.st_uid != os.getuid() or status.st_mode & forbidden):
+        return "is open to others"
+    return "" if os.access(path, os.W_OK) else "cannot be written"
+
+
+def _programs(path: Path) -> list[Path]:
+    return [file for file in path.glob("*.pb") if file.is_file() and not file.is_symlink()]
+
+
+def _recorded(path: Path) -> dict[str, str]:
+    try:
+        found = json.loads((path / RECORD).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _sum(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _processor() -> str:
+    """What compiled code depends on: the processor and what it can do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    wanted = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
