@@ -5,16 +5,19 @@ touch, and only if they are what an earlier run of ours has recorded.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import platform
 import stat
+import time
 from importlib.metadata import version
 from pathlib import Path
 
 RECORD = "sha256.json"  # of the programs in a folder, by name
 MOST_BYTES = 1 << 29  # of programs; beyond that the oldest go
+UNRECORDED_SECONDS = 3600.0  # a run records what it compiled when it is over
 
 
 def folder() -> Path | None:
@@ -35,15 +38,16 @@ def programs() -> tuple[Path | None, str]:
     path = parent / f"xla-{version('tensorflow')}-{processor}"
     if problem := _private(path, stat.S_IRWXG | stat.S_IRWXO):
         return None, f"{path} {problem}: programs are compiled anew"
-    known = _recorded(path)
-    found = sorted(_programs(path), key=lambda file: -file.stat().st_mtime)
+    known, now = _recorded(path), time.time()
     wrong, size = 0, 0
-    for file in found:
+    for file, state in sorted(_programs(path), key=lambda pair: -pair[1].st_mtime):
+        size += state.st_size
         fits = known.get(file.name) == _sum(file)
-        wrong += not fits
-        size += file.stat().st_size
         if not fits or size > MOST_BYTES:
             file.unlink(missing_ok=True)
+        # another run may have compiled it a moment ago, and not be over
+        young = file.name not in known and now - state.st_mtime < UNRECORDED_SECONDS
+        wrong += not fits and not young
     what = "1 compiled program" if wrong == 1 else f"{wrong} compiled programs"
     return path, f"{what} in {path} were not as recorded, and are removed" if wrong else ""
 
@@ -52,7 +56,7 @@ def record(path: Path) -> None:
     """Adds the programs of this run to those recorded in their folder."""
     try:
         known = _recorded(path)
-        new = {file.name: _sum(file) for file in _programs(path) if file.name not in known}
+        new = {file.name: _sum(file) for file, _ in _programs(path) if file.name not in known}
         if new:
             part = path / f"{RECORD}.{os.getpid()}"
             part.write_text(json.dumps(known | new, indent=0), "utf-8")
@@ -75,8 +79,13 @@ def _private(path: Path, forbidden: int) -> str:
     return "" if os.access(path, os.W_OK) else "cannot be written"
 
 
-def _programs(path: Path) -> list[Path]:
-    return [file for file in path.glob("*.pb") if file.is_file() and not file.is_symlink()]
+def _programs(path: Path) -> list[tuple[Path, os.stat_result]]:
+    """The files of a folder that may be programs; another run may be taking some away."""
+    found = []
+    for file in path.glob("*.pb"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append((file, file.lstat()))
+    return [(file, state) for file, state in found if not stat.S_ISDIR(state.st_mode)]
 
 
 def _recorded(path: Path) -> dict[str, str]:
@@ -88,7 +97,11 @@ def _recorded(path: Path) -> dict[str, str]:
 
 
 def _sum(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    """Of a file itself, not of what it may be a link to; nothing if it is gone."""
+    try:
+        return "" if file.is_symlink() else hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def _processor() -> str:

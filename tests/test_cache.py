@@ -35,6 +35,18 @@ def names(path):
     return sorted(file.name for file in path.glob("*.pb"))
 
 
+def age(path, *names):
+    for name in names:
+        os.utime(path / name, (1, 1), follow_symlinks=False)
+
+
+def test_what_a_run_beside_this_one_compiled_is_removed_without_a_word(home):
+    """It is not over, and so has recorded nothing; it will compile that again."""
+    path = filled()
+    (path / "9.pb").write_bytes(b"code")
+    assert cache.programs() == (path, "") and names(path) == ["0.pb", "1.pb"]
+
+
 def test_what_was_recorded_stays(home):
     path = filled()
     assert path.stat().st_mode & 0o777 == 0o700
@@ -52,9 +64,13 @@ def test_what_was_not_recorded_is_removed_with_one_warning(home, what):
         (path / "0.pb").write_bytes(b"\0" * 99 + b"\1")
     elif what == "foreign":
         (path / "9.pb").write_bytes(b"code")
+        (path / "8.pb").symlink_to(path / "0.pb")
+        age(path, "9.pb", "8.pb")
     elif what == "no record":
         (path / cache.RECORD).unlink()
+        age(path, "0.pb", "1.pb")
     else:
+        age(path, "0.pb", "1.pb")
         (path / cache.RECORD).write_bytes(b"[1" if what == "broken record" else b"[1]")
     found, problem = cache.programs()
     assert found == path and str(path) in problem and "not as recorded" in problem
