@@ -122,6 +122,7 @@ def run(
     found: list[Result] = []
     if plan.cold_start:
         found += yield from cold_start(config, options, plan.repeat)
+    compile_anew()
     device.setup()
     found.append(peak("memory_tensorflow"))
     model, loads = yield from opened(config, precision, xla, plan.repeat)
@@ -230,6 +231,14 @@ def first_character(arguments: Sequence[str]) -> float:
             why = errors[0].removeprefix("error: ") if errors else lines[-1]
             raise GentoolError(f"a fresh process failed: {why}", "run gentool complete to see more")
     return took
+
+
+def compile_anew() -> None:
+    """Has TensorFlow, which is not imported yet, neither use nor keep compiled programs: those of
+    an earlier run would make compiling look free. A cold start does use them, as everybody's."""
+    said = os.environ.get("TF_XLA_FLAGS", "")
+    if device.CACHE_FLAG not in said and (not said or said.startswith("--")):
+        os.environ["TF_XLA_FLAGS"] = f"{said} {device.CACHE_FLAG}=".strip()
 
 
 def opened(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -13,7 +14,7 @@ from folders import arch, random_gpt2
 from tiny import TINY, Arrays, load, make_engine, random_weights
 
 import gentool
-from gentool import benchmark, config
+from gentool import benchmark, config, device
 from gentool.benchmark import Plan, Report, Result
 from gentool.config import Sampling
 from gentool.errors import GentoolError
@@ -202,6 +203,21 @@ def test_a_cold_start_that_fails_is_skipped_with_the_reason(monkeypatch, tmp_pat
     chosen = config.load("tiny-zh")
     _, found = finished(benchmark.cold_start(chosen, [], 1))
     assert found == [Result("cold_start", "s", (), skipped="a fresh process failed: no")]
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        ("", f"{device.CACHE_FLAG}="),
+        ("--tf_xla_x=1", f"--tf_xla_x=1 {device.CACHE_FLAG}="),
+        (f"{device.CACHE_FLAG}=own", f"{device.CACHE_FLAG}=own"),
+        ("file", "file"),
+    ],
+)
+def test_compiling_is_never_from_a_cache(monkeypatch, said: str, left: str) -> None:
+    monkeypatch.setenv("TF_XLA_FLAGS", said)
+    benchmark.compile_anew()
+    assert os.environ["TF_XLA_FLAGS"] == left
 
 
 def test_the_machine_is_described() -> None:

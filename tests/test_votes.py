@@ -52,9 +52,9 @@ def test_exact_masses_lie_within_the_samples_intervals(model):
     prompts = [path.read_text("utf-8") for path in PROMPTS]
     stops = {shots(prompt).stop for prompt in prompts}
     assert stops == {"\n"}
-    n = 300
+    n = 200
     ask = request(prompts, n)
-    ballots = [Ballot(n, curtail=False), Ballot(exact=True, budget=64, within=0.01)]
+    ballots = [Ballot(n, curtail=False), Ballot(exact=True, budget=48, within=0.01)]
     found = final(model.votes(ask, ballots))
     checked = []
     for index in range(len(prompts)):
@@ -83,7 +83,7 @@ def test_what_is_known_of_an_exact_vote_sums_to_one(model):
 
 
 def test_curtailment_never_changes_the_winner(model):
-    for seed in range(6):
+    for seed in range(4):
         ask = request([SUMS, "1+1=2\n2+3="], 60, seed, temperature=1.5)
         short, whole = (
             final(model.votes(ask, [Ballot(60, curtail=curtail)])) for curtail in (True, False)
@@ -127,15 +127,15 @@ def test_a_text_counts_once_however_often_it_is_drawn(model, monkeypatch):
 @pytest.mark.parametrize("kept", [3, 1 << 12])
 def test_what_is_estimated_is_not_biased(model, monkeypatch, kept):
     """Also where most tokens of a node are forgotten."""
-    ask = request([SUMS], 1000, temperature=1.5, top_p=1.0, max_tokens=4)
+    ask = request([SUMS], 600, temperature=1.5, top_p=1.0, max_tokens=4)
     exact = final(model.votes(ask, [Ballot(exact=True, within=0.02, budget=2000)]))[0, "exact"]
     monkeypatch.setattr(decoding_exact, "KEPT", kept)
-    ballot = Ballot(1000, exact=True, within=0.02, budget=2)
+    ballot = Ballot(600, exact=True, within=0.02, budget=2)
     guess = final(model.votes(ask, [ballot]))[0, "exact"]
     assert guess.verdict == "estimated" and guess.unseen > 0.2
     shares = {answer.answer: answer.share for answer in guess.answers}
     for answer in exact.answers[:5]:
-        assert shares.get(answer.answer, 0.0) == pytest.approx(answer.mass, abs=0.06)
+        assert shares.get(answer.answer, 0.0) == pytest.approx(answer.mass, abs=0.08)
     shown = sum(shares.values()) + guess.invalid_share
     assert shown == pytest.approx(1, abs=1e-9)
 
@@ -210,7 +210,7 @@ def test_stratified_votes_are_nearer_to_the_masses(model):
     masses = exact[0, "exact"].answers
     distances = {}
     for stratified in (False, True):
-        for seed in range(5):
+        for seed in range(4):
             ask = request([SUMS], 40, seed, temperature=1.5, search=Draw(stratified))
             sampled = final(model.votes(ask, [Ballot(40, curtail=False)]))[0, "sampled"]
             assert sampled.bounds == ("" if stratified else "95 % interval")

@@ -112,10 +112,11 @@ def bench(console: Console, flags: Flags) -> None:
 
     Everything is measured R times after a turn that warms up: median, lowest, highest. Trace is
     Python building the graph of one shape, compile what its first execution takes beyond a warm
-    one. Decoding draws as the model's own law says, no token ends a row, and a step is a token of
-    every row. Its GB/s are the weights a step reads, its GFLOP/s two for each parameter in a
-    product and row; attention counts for neither. Shares are of reading 1 GiB with all cores, and
-    of 2048 x 2048 products of bf16 for bf16 weights, else of fp32.
+    one, without the programs kept between runs; a cold start has those. Decoding draws as the
+    model's own law says, no token ends a row, and a step is a token of every row. Its GB/s are the
+    weights a step reads, its GFLOP/s two for each parameter in a product and row; attention counts
+    for neither. Shares are of reading 1 GiB with all cores, and of 2048 x 2048 products of bf16 for
+    bf16 weights, else of fp32.
 
     The vote is over five sums, 8 tokens at most, against the same samples drawn as independent
     rows. Prefill and decoding are cut to the context; what was cut, or skipped, is said.

@@ -291,7 +291,8 @@ class Engine:
     ) -> Tensor:
         """x [N, T, D] through one layer, whose new keys and values go into `cells` at `slot`; the
         slots hold the positions `held` [N, M], those of a prefix 0 to P."""
-        q, k, v = self.family.qkv(layers.plain, self.arch, weights, x, positions)
+        ops = layers.whole if self.xla else layers.plain
+        q, k, v = self.family.qkv(ops, self.arch, weights, x, positions)
         if self.arch.log_n is not None:
             q *= log_n(self.arch.log_n, positions, window)[..., None, None]
         for variable, new in zip(cells, (k, v), strict=True):
@@ -306,7 +307,7 @@ class Engine:
                 rows &= positions[..., None] - tf.range(rows.shape[-1]) < window  # [N, T, P]
             prefix = keys, values, rows
         context = attend(self.arch, q, prefix, (*cells, seen))
-        return self.family.merge(layers.plain, self.arch, weights, x, context)
+        return self.family.merge(ops, self.arch, weights, x, context)
 
 
 def _copy(source: Cells, target: Cells) -> None:

@@ -69,9 +69,9 @@ def expansion(seed, law, least, most):
     return exact.Expansion(root, 0, tree.How(law, END, least, most))
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
-    seed=st.integers(0, 5),
+    seed=st.integers(0, 2),
     temperature=st.sampled_from([0.3, 0.7, 1.0, 3.0]),
     top_k=st.sampled_from([0, 3]),
     top_p=st.sampled_from([1.0, 0.9]),
