@@ -4,14 +4,18 @@
 PYTHON ?= python3
 DATA ?= corpus
 MODEL ?= tiny-zh
+SHAPES ?= tiny 12x768
+ROUNDS ?= 3
 
 PINS := .ci/constraints.txt
 BIN := .venv/bin
 INSTALLED := .venv/installed
 CODE := gentool tests
+PEERS := .venv-peers
+PEER_PINS := tests/bench/peers-requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format readme bench bench-heldout clean
+.PHONY: help demo test test-slow check format readme bench bench-heldout bench-peers clean
 MAKEFLAGS += --no-print-directory
 
 help:  ## lists the targets
@@ -45,6 +49,9 @@ bench: $(INSTALLED)  ## measures cold start, tokens/s and memory of the shipped 
 bench-heldout: $(INSTALLED)  ## bits per character on held-out text, MODEL and a 5-gram (DATA=FOLDER of the corpus)
 	@$(BIN)/python tests/bench/heldout.py configs/train/tiny-zh.yaml --data $(DATA) --model $(MODEL) --ngram
 
+bench-peers: $(INSTALLED) $(PEERS)/installed  ## measures gentool beside its peers (SHAPES="tiny 12x768 32x2560" ROUNDS=3)
+	@$(BIN)/python tests/bench/peers.py --shapes $(SHAPES) --rounds $(ROUNDS)
+
 clean:  ## removes what the tools left behind (the installation too: rm -r .venv)
 	@rm -rf dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find gentool tests -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -55,6 +62,17 @@ $(INSTALLED): pyproject.toml $(PINS)
 	@echo "installing gentool into .venv (TensorFlow is a download of some 600 MB)" >&2
 	@PIP_CONSTRAINT=$(PINS) PIP_BUILD_CONSTRAINT=$(PINS) PIP_DISABLE_PIP_VERSION_CHECK=1 \
 		$(BIN)/python -m pip install --prefer-binary -e ".[dev]" >&2
+	@touch $@
+
+# The last is compiled: without a compiler the others are measured without it.
+$(PEERS)/installed: $(PEER_PINS)
+	@echo "installing gentool's peers into $(PEERS) (some GB, and llama.cpp is compiled)" >&2
+	@$(PYTHON) -m venv $(PEERS) >&2
+	@PIP_CONSTRAINT=$(PEER_PINS) PIP_DISABLE_PIP_VERSION_CHECK=1 $(PEERS)/bin/python -m pip install \
+		--prefer-binary torch transformers safetensors gguf ctranslate2 tensorflow keras-hub >&2
+	@CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAMA_CURL=OFF" PIP_CONSTRAINT=$(PEER_PINS) \
+		$(PEERS)/bin/python -m pip install llama-cpp-python >&2 || \
+		echo "warning: llama.cpp was not compiled, and is left out" >&2
 	@touch $@
 
 .PHONY: .venv
