@@ -273,7 +273,8 @@ def spread(rounds: dict[Key, list[Found]]) -> str:
             apart.append(max(abs(value / middle - 1) for value in found))
     if not apart:
         return "Nothing was measured."
-    others = [one["others"] for all_found in rounds.values() for one in all_found]
+    every = itertools.chain.from_iterable(rounds.values())
+    others = [one["others"] for one in every if "first" in one]
     said = (
         f"A round is off the median by up to {max(apart):.0%}, for half the figures by at most"
         f" {statistics.median(apart):.0%}. Other programs took {statistics.median(others):.0%} of"
