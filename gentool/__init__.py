@@ -17,7 +17,7 @@ def load(
     model: str = "tiny-zh",
     precision: str | None = None,
     set: Mapping[str, object] | None = None,
-    xla: bool = True,
+    xla: bool | None = None,
 ) -> Model:
     """Opens a model: a name, a folder or a YAML file. `set` overrides keys of its YAML, dotted;
     `precision` is the YAML's where it is not given."""

@@ -115,7 +115,7 @@ class Report(NamedTuple):
 
 
 def run(
-    config: ModelConfig, precision: str | None, xla: bool, options: Sequence[str], plan: Plan
+    config: ModelConfig, precision: str | None, xla: bool | None, options: Sequence[str], plan: Plan
 ) -> Turns[Report]:
     """Measures a model. `options` are those that have a fresh process open the same one."""
     load = os.getloadavg()[0]
@@ -127,7 +127,7 @@ def run(
     found.append(peak("memory_tensorflow"))
     model, loads = yield from opened(config, precision, xla, plan.repeat)
     found += loads
-    engine = model._engine  # what a Model's verbs hide: its steps, apart from text
+    engine = model.engine
     size = sized(engine.params)
     context = config.arch.n_ctx
     start = min(DECODE_PROMPT, max(1, context // 2))
@@ -242,7 +242,7 @@ def compile_anew() -> None:
 
 
 def opened(
-    config: ModelConfig, precision: str | None, xla: bool, repeat: int
+    config: ModelConfig, precision: str | None, xla: bool | None, repeat: int
 ) -> Turns[tuple[Model, list[Result]]]:
     """The model, and seconds to open it where TensorFlow is imported and the files are in the
     page cache; the model before is forgotten first."""
@@ -367,7 +367,7 @@ def graphs(engine: Engine, ids: list[int], room: int, repeat: int) -> Turns[list
     of_step = inputs(1, block.cells, block.prefix, block.exists)
 
     def once() -> tuple[float, ...]:
-        fresh = Engine(engine.family, engine.arch, engine.params, engine.xla)
+        fresh = Engine(engine.family, engine.arch, engine.params, engine.rules)
         calls = (of_prefill, lambda: fresh.prefill(ids)), (of_step, lambda: extend(fresh))
         return tuple(s for shape, call in calls for s in made(fresh, shape, call))
 
@@ -559,11 +559,13 @@ def this_machine() -> dict[str, object]:
 
 
 def about(model: Model, size: Size) -> dict[str, object]:
+    from gentool.decoding import paths
+
     return {
         "name": model.config.name,
         "family": model.config.family,
         "precision": model.precision,
-        "xla": model.xla,
+        "paths": paths.describe(model.engine.rules),
         "context": model.config.arch.n_ctx,
         "parameters": size.parameters,
         "bytes": size.bytes,

@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from gentool import cache
 
@@ -69,6 +69,16 @@ def _stderr_aside() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+
+
+def kind() -> Literal["CPU", "GPU"]:
+    """What a model runs on; called before anything else runs there."""
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:  # only what is needed is taken, so that others can run there too
+        tf.config.experimental.set_memory_growth(gpu, True)
+    return "GPU" if gpus else "CPU"
 
 
 def describe() -> str:

@@ -44,11 +44,9 @@ class Model:
         tokenizer: Tokenizer | None,
         engine: Engine,
         precision: str,
-        xla: bool,
     ) -> None:
-        self.config = config
-        self.precision, self.xla = precision, xla
-        self._tokenizer, self._engine = tokenizer, engine
+        self.config, self.precision = config, precision
+        self._tokenizer, self.engine = tokenizer, engine
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -62,19 +60,20 @@ class Model:
 
     def describe(self) -> str:
         """One line: name, size, precision, how it runs."""
-        top, layers = self._engine.params
+        from gentool.decoding import paths
+
+        top, layers = self.engine.params
         every = [*top.values(), *(weight for layer in layers for weight in layer.values())]
         count = sum(math.prod(weight.shape) for weight in every)
-        how = "XLA" if self.xla else "no XLA"
         return (
-            f"{self.config.name}: {count / 1e6:.1f} M parameters, {self.precision}, {how},"
-            f" {device.describe()}"
+            f"{self.config.name}: {count / 1e6:.1f} M parameters, {self.precision},"
+            f" {device.describe()}: {paths.describe(self.engine.rules)}"
         )
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """float32 [T, V]: row t holds the logits of the token after ids[: t + 1]."""
         self._check(self._ids(ids), 0, "the text")
-        _, logits = self._engine.prefill(list(ids), every=True)
+        _, logits = self.engine.prefill(list(ids), every=True)
         return logits
 
     def complete(
@@ -188,7 +187,7 @@ class Model:
         """Log-probabilities of a text (or ids). One longer than the context is read in windows as
         long as that, each `stride` after the one before; half the context where it is None."""
         ids = self._ids(text, "the text")
-        return scores.score(self._engine, self._tokenizer, text, ids, stride)
+        return scores.score(self.engine, self._tokenizer, text, ids, stride)
 
     def choose(
         self,
@@ -210,7 +209,7 @@ class Model:
         for text, added in zip(texts, new, strict=True):
             self._check([*ids, *added], 0, f"the prompt with the choice '{text}'")
         ends = scores.ends(self._tokenizer, ids, self._ends("default"), stops) if end else None
-        return scores.choose(self._engine, ids, texts, new, ends, normalize, batch_invariant)
+        return scores.choose(self.engine, ids, texts, new, ends, normalize, batch_invariant)
 
     def vote(
         self,
@@ -294,7 +293,7 @@ class Model:
         self._check_ids(request.sampling.logit_bias)
         from gentool.generate import Job
 
-        return Job(self._engine, self._tokenizer, lambda: self._pieces, request, prompts, ends)
+        return Job(self.engine, self._tokenizer, lambda: self._pieces, request, prompts, ends)
 
     @functools.cached_property
     def _pieces(self) -> Pieces:
@@ -393,9 +392,10 @@ def fitting(plan: Mapping[str, Weight]) -> str:
     return same[0] if same and size > SMALL else "fp32"
 
 
-def open_model(config: ModelConfig, precision: str | None = None, xla: bool = True) -> Model:
+def open_model(config: ModelConfig, precision: str | None = None, xla: bool | None = None) -> Model:
     """Opens what a YAML describes. `precision` is how weights are stored; products of 16-bit
-    weights are summed in float32. auto is `fitting`."""
+    weights are summed in float32. auto is `fitting`; with `xla` None what is compiled is what is
+    fastest, see `gentool.decoding.paths`."""
     precision = precision or config.precision
     if precision not in ("auto", *DTYPES):
         raise UsageError(f"precision is {precision!r}", f"it can be auto, {', '.join(DTYPES)}")
@@ -404,8 +404,11 @@ def open_model(config: ModelConfig, precision: str | None = None, xla: bool = Tr
 
     import tensorflow as tf
 
+    from gentool.decoding import paths
     from gentool.decoding.engine import Engine
     from gentool.models import weights
 
     params = weights.load(source, plan, config.arch.n_layer, tf.as_dtype(DTYPES[precision]))
-    return Model(config, tokenizer, Engine(family, config.arch, params, xla), precision, xla)
+    rules = paths.rules(device.kind(), DTYPES[precision], config.arch.d_model, xla)
+    engine = Engine(family, config.arch, params, rules)
+    return Model(config, tokenizer, engine, precision)

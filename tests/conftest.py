@@ -32,8 +32,11 @@ def tiny_weights() -> dict[str, np.ndarray]:
     return random_weights(TINY, seed=0)
 
 
-@pytest.fixture(scope="session", params=[True, False], ids=["xla", "no-xla"])
+@pytest.fixture(scope="session", params=["LAYER", "PIECES", "STEP", "GRAPH"])
 def engine(request: pytest.FixtureRequest, tiny_weights: dict[str, np.ndarray]) -> Any:
+    """One for each path: what fast ones compute is what the plain one does."""
     from tiny import TINY, make_engine
 
-    return make_engine(TINY, tiny_weights, request.param)
+    from gentool.decoding import paths
+
+    return make_engine(TINY, tiny_weights, getattr(paths, request.param))

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from gentool.config import Arch
+from gentool.decoding import paths
 from gentool.decoding.engine import Engine
 from gentool.models import llama, weights
 from gentool.models.transformer import Params
@@ -54,6 +55,9 @@ def load(source: Arrays, arch: Arch, dtype: str = "float32") -> Params:
 
 
 def make_engine(
-    arch: Arch, arrays: dict[str, np.ndarray], xla: bool = True, dtype: str = "float32"
+    arch: Arch,
+    arrays: dict[str, np.ndarray],
+    path: paths.Path = paths.LAYER,
+    dtype: str = "float32",
 ):
-    return Engine(llama, arch, load(Arrays(arrays), arch, dtype), xla)
+    return Engine(llama, arch, load(Arrays(arrays), arch, dtype), (paths.Rule(1, path),))

@@ -132,7 +132,7 @@ def bench(console: Console, flags: Flags) -> None:
     from gentool import benchmark
 
     plan = planned(flags)
-    turns = benchmark.run(chosen, flags.precision, flags.xla is not False, same(flags), plan)
+    turns = benchmark.run(chosen, flags.precision, flags.xla, same(flags), plan)
     report = watched(console, turns, plan.weight)
     console.overwrite()
     if flags.json:
@@ -157,7 +157,8 @@ def same(flags: Flags) -> list[str]:
         said += ["--set", f"{key}={value}"]
     if flags.precision:
         said += ["--precision", flags.precision]
-    return [*said, "--no-xla"] if flags.xla is False else said
+    compiled = {None: [], True: ["--xla"], False: ["--no-xla"]}[flags.xla]
+    return [*said, *compiled]
 
 
 def watched(console: Console, turns: Turns[Report], weight: int) -> Report:
@@ -199,7 +200,7 @@ def whole(report: Report) -> dict[str, object]:
 
 def lines(report: Report) -> Iterator[dict[str, object]]:
     """Quantities that can be told apart among those of other runs."""
-    keys = {"model": report.model["name"]} | {k: report.model[k] for k in ("precision", "xla")}
+    keys = {"model": report.model["name"]} | {k: report.model[k] for k in ("precision", "paths")}
     return (keys | record(found) for found in report.results)
 
 
@@ -231,10 +232,9 @@ def machine(found: Any) -> str:
 
 
 def model(found: Any) -> str:
-    how = "XLA" if found["xla"] else "no XLA"
     return (
         f"{found['name']}: {found['parameters'] / 1e6:.1f} M parameters in"
-        f" {found['bytes'] / 1e6:.1f} MB, {found['precision']}, {how}"
+        f" {found['bytes'] / 1e6:.1f} MB, {found['precision']}, {found['paths']}"
     )
 
 

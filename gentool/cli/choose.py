@@ -104,7 +104,7 @@ def choose(console: Console, flags: Flags) -> None:
 
     from gentool import session
 
-    model = session.open_model(chosen, flags.precision, flags.xla is not False)
+    model = session.open_model(chosen, flags.precision, flags.xla)
     console.detail(model.describe())
     found = model.choose(
         prompt,

@@ -113,7 +113,7 @@ def complete(console: Console, flags: Flags) -> None:
     from gentool import request as ask
     from gentool import session
 
-    model = session.open_model(chosen, flags.precision, flags.xla is not False)
+    model = session.open_model(chosen, flags.precision, flags.xla)
     console.overwrite()
     console.detail(f"{model.describe()}, seed {seed}")
     request = ask.Request(

@@ -68,7 +68,7 @@ def hold(console: Console, flags: Flags, setting: Setting, template: str, table:
     if flags.seed is None:
         flags = replace(flags, seed=secrets.randbits(32) if earlier.seed is None else earlier.seed)
 
-    model = session.open_model(setting.model, flags.precision, flags.xla is not False)
+    model = session.open_model(setting.model, flags.precision, flags.xla)
     console.overwrite(keep=earlier.size)
     console.detail(f"{model.describe()}, seed {flags.seed}")
     records = list(earlier.records)

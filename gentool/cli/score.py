@@ -112,7 +112,7 @@ def score(console: Console, flags: Flags) -> None:
 
     from gentool import session
 
-    model = session.open_model(chosen, flags.precision, flags.xla is not False)
+    model = session.open_model(chosen, flags.precision, flags.xla)
     _ = model.tokenizer  # without one no row can be scored
     console.overwrite()
     console.detail(model.describe())

@@ -61,7 +61,7 @@ MODEL = [
     option("-m --model", "MODEL", "a name, a folder or a YAML file", DEFAULT_MODEL),
     SET,
     option("--precision", "NAME", "auto, fp32, fp16 or bf16", OWN + "auto", PRECISION),
-    switch("--xla/--no-xla", "compile with XLA", "on"),
+    switch("--xla/--no-xla", "compile all, or nothing", "what is fastest"),
     switch("--batch-invariant", "a row's bits do not depend on its neighbours; slower"),
 ]
 

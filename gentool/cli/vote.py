@@ -51,7 +51,7 @@ def single(
     chosen, law, ballot = setting
     if flags.plot:
         plot.check()
-    model = session.open_model(chosen, flags.precision, flags.xla is not False)
+    model = session.open_model(chosen, flags.precision, flags.xla)
     console.overwrite()
     request = asked(flags, {0: prompt}, setting)
     console.detail(f"{model.describe()}, seed {request.seed}")

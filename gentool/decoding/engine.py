@@ -1,13 +1,16 @@
 """The one engine under every decoder. `prefill` computes a prompt into a prefix, which has no row
 axis; `extend` computes new tokens of many rows that continue prefixes. Nobody else knows of caches.
 
-One layer is compiled once, as a function of its weights and cells, and called L times inside one
-graph, so compiling costs the same whatever the depth. What changes between two calls of a bucket is
-a traced value: lengths, slots, masks, owners.
+On a CPU one layer is compiled once, as a function of its weights and cells, and called L times
+inside one graph, so compiling costs the same whatever the depth; or, where oneDNN multiplies faster
+(see paths.py), only what lies between the products is. What changes between two calls of a bucket
+is a traced value: lengths, slots, masks, owners.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -17,7 +20,8 @@ import numpy as np
 import tensorflow as tf
 
 from gentool.config import Arch
-from gentool.decoding import buckets
+from gentool.decoding import buckets, paths
+from gentool.decoding.paths import Path, Rules
 from gentool.models import layers
 from gentool.models.attention import attend, log_n, write_cells
 from gentool.models.layers import Tensor
@@ -68,14 +72,17 @@ class Tail:
 
 class Engine:
     """Weights and the functions over them: a compiled layer, and steps through all layers, to the
-    logits or to the hidden states before them."""
+    logits or to the hidden states before them, computed by `rules`."""
 
-    def __init__(self, family: ModuleType, arch: Arch, params: Params, xla: bool) -> None:
-        self.family, self.arch, self.params, self.xla = family, arch, params, xla
-        self.layer = tf.function(self._layer, jit_compile=xla, autograph=False)
-        self.step = tf.function(self._step, autograph=False)
-        self.hidden_step = tf.function(self._hidden_step, autograph=False)
-        self.head = tf.function(self._head, autograph=False)
+    def __init__(self, family: ModuleType, arch: Arch, params: Params, rules: Rules) -> None:
+        self.family, self.arch, self.params, self.rules = family, arch, params, rules
+        whole = rules[0].path is paths.STEP
+        self.layer = layers.compiled(functools.partial(self._layer, paths.LAYER))
+        self.attention = layers.compiled(self._attention)
+        self.compiled_head = layers.compiled(functools.partial(self._head, paths.LAYER))
+        self.step = tf.function(self._step, jit_compile=whole, autograph=False)
+        self.hidden_step = tf.function(self._hidden_step, jit_compile=whole, autograph=False)
+        self.head = tf.function(self._logits, jit_compile=whole, autograph=False)
         self._steps: dict[tuple[object, ...], Callable[..., Tensor]] = {}  # by shapes
 
     def prefill(
@@ -245,11 +252,20 @@ class Engine:
 
     def _step(self, *inputs: Any) -> Tensor:
         """As `_hidden_step`, to float32 logits [N, W, V]."""
-        return self._head(self._hidden_step(*inputs))
+        return self._logits(self._hidden_step(*inputs))
 
-    def _head(self, hidden: Tensor) -> Tensor:
-        top = self.params.top
-        return tf.cast(self.family.head(layers.plain, self.arch, top, hidden), tf.float32)
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """float32 [..., V] of hidden states [..., D]."""
+        path = self._path(hidden)
+        head = self.compiled_head if path is paths.LAYER else functools.partial(self._head, path)
+        return head(self.params.top, hidden)
+
+    def _head(self, path: Path, top: dict[str, Tensor], hidden: Tensor) -> Tensor:
+        return tf.cast(self.family.head(path.ops, self.arch, top, hidden), tf.float32)
+
+    def _path(self, x: Tensor) -> Path:
+        """How to compute on x [..., D]."""
+        return paths.path(self.rules, math.prod(x.shape[:-1]))
 
     def _hidden_step(
         self,
@@ -271,14 +287,19 @@ class Engine:
             if self.arch.window is not None:  # a traced number, so that all layers stay one program
                 narrow = index in self.arch.window_layers
                 window = tf.constant(self.arch.window if narrow else tf.int32.max)
-            return self.layer(weights, x, positions, slot, held, seen, cells[index], shared, window)
+            path = self._path(x)
+            layer = self.layer if path is paths.LAYER else functools.partial(self._layer, path)
+            rest = (slot, held, seen, cells[index], shared, window)
+            return layer(weights, x, positions, *rest)
 
         x = forward(self.family, self.arch, self.params, ids, positions, COMPUTE, block)
         x = tf.gather(x, wanted, axis=1)  # [N, W, D]
-        return self.family.final(layers.plain, self.arch, self.params.top, x)
+        ops = layers.plain if self.rules[0].path is paths.GRAPH else layers.fused
+        return self.family.final(ops, self.arch, self.params.top, x)
 
     def _layer(
         self,
+        path: Path,
         weights: dict[str, Tensor],
         x: Tensor,
         positions: Tensor,
@@ -291,23 +312,41 @@ class Engine:
     ) -> Tensor:
         """x [N, T, D] through one layer, whose new keys and values go into `cells` at `slot`; the
         slots hold the positions `held` [N, M], those of a prefix 0 to P."""
-        ops = layers.whole if self.xla else layers.plain
-        q, k, v = self.family.qkv(ops, self.arch, weights, x, positions)
+        q, k, v = self.family.qkv(path.ops, self.arch, weights, x, positions)
+        attention = self.attention if path is paths.PIECES else self._attention
+        xla = path is not paths.GRAPH
+        context = attention(q, k, v, positions, slot, held, seen, cells, shared, window, xla)
+        return self.family.merge(path.ops, self.arch, weights, x, context)
+
+    def _attention(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        positions: Tensor,
+        slot: Tensor,
+        held: Tensor,
+        seen: Tensor,
+        cells: tuple[tf.Variable, tf.Variable],
+        shared: tuple[Tensor, Tensor, Tensor] | None,
+        window: Tensor | None,
+        xla: bool,
+    ) -> Tensor:
+        """Context [N, T, H*E] of q [N, T, H, E], after k and v [N, T, G, E] went into `cells`."""
         if self.arch.log_n is not None:
             q *= log_n(self.arch.log_n, positions, window)[..., None, None]
         for variable, new in zip(cells, (k, v), strict=True):
-            write_cells(variable, new, slot, self.xla)
+            write_cells(variable, new, slot, xla)
         if window is not None:
             seen &= positions[..., None] - held[:, None] < window
         prefix = None
         if shared is not None:
             keys, values, exists = shared
-            rows = tf.repeat(exists, x.shape[0] // exists.shape[0], axis=0)[:, None]  # [N, 1, P]
+            rows = tf.repeat(exists, q.shape[0] // exists.shape[0], axis=0)[:, None]  # [N, 1, P]
             if window is not None:
                 rows &= positions[..., None] - tf.range(rows.shape[-1]) < window  # [N, T, P]
             prefix = keys, values, rows
-        context = attend(self.arch, q, prefix, (*cells, seen))
-        return self.family.merge(ops, self.arch, weights, x, context)
+        return attend(self.arch, q, prefix, (*cells, seen))
 
 
 def _copy(source: Cells, target: Cells) -> None:

@@ -13,7 +13,14 @@ from gentool.decoding.buckets import rows as row_bucket
 from gentool.decoding.engine import Engine, Prefix
 from gentool.decoding.filters import Law, adjusted
 from gentool.decoding.lookup import draft
-from gentool.decoding.sampling import Points, likeliest, normalized, numbers, pick
+from gentool.decoding.sampling import (
+    Points,
+    likeliest,
+    log_probabilities,
+    normalized,
+    numbers,
+    pick,
+)
 
 if TYPE_CHECKING:
     from gentool.decoding.constraints import Constraint
@@ -169,17 +176,21 @@ def _drawn(
     which, steps = np.array(going), np.array([len(outputs[row]) for row in going])
     drawn = pick(allowed, how.law, points.at(which, steps))
     points.spread(which, drawn.low, drawn.high)
-    exact = normalized(current)
+    firsts = [rows[row].first if not outputs[row] else None for row in going]
+    ids = np.array([id if f is None else f for id, f in zip(drawn.ids, firsts, strict=True)])
+    exact = normalized(current) if how.told else None
+    shares = log_probabilities(current, ids)
     tokens = []
     for place, row in enumerate(going):
-        id, first = int(drawn.ids[place]), rows[row].first
-        id = first if first is not None and not outputs[row] else id
+        id = int(ids[place])
         outputs[row].append(id)
         whole = False
         if constraint:
             constraint.accept(row, id)
             whole = not limits.end and constraint.ended(row)
-        best = likeliest(exact[place], how.told) if how.told else ()
-        told = tuple((int(i), float(exact[place, i])) for i in best)
-        tokens.append(Token(row, id, float(exact[place, id]), id in limits.end, whole, told))
+        told: tuple[tuple[int, float], ...] = ()
+        if exact is not None:
+            best = likeliest(exact[place], how.told)
+            told = tuple((int(i), float(exact[place, i])) for i in best)
+        tokens.append(Token(row, id, float(shares[place]), id in limits.end, whole, told))
     return tokens

@@ -4,7 +4,11 @@ the host, at points that are a function of their keys; ids are 0-based.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +17,7 @@ from gentool.decoding.philox import uniform
 from gentool.errors import GentoolError
 
 LAST = 1 - 2.0**-53  # the largest number below 1
+PART = 1 << 19  # logits for which a thread is worth its hand-over
 BITS = 40.0  # that a code point is good for: it is one float64 of 53
 SHIFT = (2**32 - 1, 2**32 - 1)  # sample and step of the number that shifts the strata of a prompt
 
@@ -40,13 +45,14 @@ def pick(logits: np.ndarray, law: Law, u: np.ndarray) -> Draws:
     if law.temperature == 0:
         ids = logits.argmax(axis=-1)  # the lowest id of the largest
         return Draws(ids, np.zeros(len(ids)), np.ones(len(ids)))
-    drawn = []
-    for row, point in zip(logits, u, strict=True):
+
+    def one(row: np.ndarray, point: float) -> tuple[float, float, float]:
         mass = cumulative(row, law)
         id = draw(mass, point)
         low = mass[id - 1] if id else 0.0
-        drawn.append((id, low / mass[-1], mass[id] / mass[-1]))
-    ids, low, high = np.array(drawn).T
+        return id, low / mass[-1], mass[id] / mass[-1]
+
+    ids, low, high = _rows(one, logits, u).T
     return Draws(ids.astype(int), low, high)
 
 
@@ -88,8 +94,16 @@ def numbers(logits: np.ndarray) -> np.ndarray:
 
 
 def log_probabilities(logits: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """The model's own log p(id) [N], before any filter, of logits [N, V]; natural, float64."""
-    return normalized(logits)[np.arange(len(ids)), ids]
+    """The model's own log p(id) [N], before any filter, of logits [N, V]; natural, float64: those
+    of `normalized`, bit for bit."""
+
+    def one(row: np.ndarray, id: int) -> float:
+        exact = row.astype(np.float64)
+        exact -= exact.max()
+        chosen = exact[id]
+        return float(chosen - np.log(np.exp(exact, out=exact).sum()))
+
+    return _rows(one, logits, ids)
 
 
 def normalized(logits: np.ndarray) -> np.ndarray:
@@ -97,6 +111,22 @@ def normalized(logits: np.ndarray) -> np.ndarray:
     exact = logits.astype(np.float64)
     exact -= exact.max(axis=-1, keepdims=True)
     return exact - np.log(np.exp(exact).sum(axis=-1, keepdims=True))
+
+
+def _rows(one: Callable[..., Any], logits: np.ndarray, of_each: np.ndarray) -> np.ndarray:
+    """What `one` makes of each row of logits [N, V] and its element of `of_each` [N]. Many are
+    shared among the cores: numpy holds no lock while it computes."""
+    parts = min(os.cpu_count() or 1, logits.size // PART)
+    if parts < 2:
+        return np.array([one(*pair) for pair in zip(logits, of_each, strict=True)])
+    cut = (np.array_split(x, parts) for x in (logits, of_each))
+    found = _threads().map(lambda rows, others: list(map(one, rows, others)), *cut)
+    return np.array([each for part in found for each in part])
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="draws")
 
 
 def likeliest(row: np.ndarray, count: int) -> np.ndarray:

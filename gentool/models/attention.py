@@ -4,6 +4,7 @@ axis, and a tail each row has of its own. The only code that knows how cells lie
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import tensorflow as tf
@@ -11,6 +12,8 @@ from tensorflow.compiler.tf2xla.python import xla as xla_ops
 
 from gentool.config import Arch
 from gentool.models.layers import Tensor, capped
+
+LONG = 256  # queries of which it pays to compute a quarter at a time
 
 
 def write_cells(cells: tf.Variable, new: Tensor, slot: Tensor, xla: bool) -> None:
@@ -33,8 +36,16 @@ def attend(
     """Context [N, T, H*E] of queries q [N, T, H, E]. `prefix` is keys and values [B, G, P, E] and
     which of them each query sees [N, T or 1, P], rows being grouped by their prefix (N = B*R);
     `tail` is keys and values [N, G, M, E] and which of them each query sees [N, T, M]. Softmax in
-    float32; hidden scores are chosen away, never added to."""
+    float32; hidden scores are chosen away, never added to. Where the queries fill a long tail, none
+    sees a slot after its own, and so each quarter of them gets only the slots up to its last."""
     n, t, g, e = q.shape[0], q.shape[1], arch.n_kv_head, arch.d_head
+    if prefix is None and t == tail[0].shape[2] and t >= LONG:
+        ends = [t * part // 4 for part in range(5)]
+        parts = []
+        for start, end in itertools.pairwise(ends):
+            k, v, seen = tail[0][:, :, :end], tail[1][:, :, :end], tail[2][:, start:end, :end]
+            parts.append(attend(arch, q[:, start:end], None, (k, v, seen)))
+        return tf.concat(parts, axis=1)
     queries = tf.transpose(q, [0, 2, 1, 3]) * (arch.query_scale or e) ** -0.5  # [N, H, T, E]
     tail_k, tail_v, seen = tail
     m = tail_k.shape[2]

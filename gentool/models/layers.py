@@ -1,6 +1,7 @@
 """The arithmetic that families are made of: one pure function each, on tensors, knowing neither
-caches nor text. `plain` runs anywhere; `whole` is for one compiled program, `fused` compiles each
-piece of element-wise glue by itself, for graphs whose products go to oneDNN.
+caches nor text. `plain` runs anywhere; `whole` is for one compiled program on a CPU, `stored` for
+one on a GPU; `fused` and `pieces` compile each piece of element-wise glue by itself, for graphs
+whose products go to oneDNN, in x's type or in the weights'.
 Norms compute in float32 whatever the type of their input.
 """
 
@@ -17,6 +18,8 @@ from gentool.config import Arch
 
 Tensor = Any
 
+FUSED = 4064  # inputs in float32 that XLA fuses: less than 16 KiB, and whole vectors of 32
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., in] times weight [out, in], plus bias [out]; a weight stored in another type is cast
@@ -28,8 +31,38 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def flat_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`linear` as one product of two matrices, for x of known shape: XLA on a CPU makes of three
     axes a loop that reads a weight at a quarter of the speed."""
-    y = linear(tf.reshape(x, [-1, x.shape[-1]]), weight, bias)
-    return tf.reshape(y, [*x.shape[:-1], y.shape[-1]])
+    rows = tf.reshape(x, [-1, x.shape[-1]])
+    y = _one_row(rows, weight) if rows.shape[0] == 1 else linear(rows, weight)
+    y = tf.reshape(y, [*x.shape[:-1], y.shape[-1]])
+    return y if bias is None else y + tf.cast(bias, x.dtype)
+
+
+def _one_row(x: Tensor, weight: Tensor) -> Tensor:
+    """x [1, in] times weight [out, in] within a compiled program. XLA casts a 16-bit weight while
+    it reads it if x takes less than 16 KiB, and writes the whole weight in float32 first if not; so
+    a longer x is cut. And it computes what gives x again for each of the outputs, but for a last
+    division: hence the walls."""
+    x = wall(x)
+    if weight.dtype == x.dtype or x.shape[-1] <= FUSED:
+        return linear(x, weight)
+    sizes = [FUSED] * (x.shape[-1] // FUSED)
+    sizes += [x.shape[-1] - sum(sizes)] if x.shape[-1] % FUSED else []
+    parts = zip(tf.split(x, sizes, axis=1), tf.split(weight, sizes, axis=1), strict=True)
+    return tf.add_n([wall(linear(part, some)) for part, some in parts])
+
+
+def wall(x: Tensor) -> Tensor:
+    """x [N, D], divided by a 1 that XLA does not know to be one."""
+    return x / tf.maximum(tf.minimum(x[:1, :1], 1.0), 1.0)
+
+
+def stored_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`linear` with x, and the product, rounded to the type the weight is stored in: the hardware's
+    own 16-bit products, which sum in float32."""
+    rows = tf.cast(tf.reshape(x, [-1, x.shape[-1]]), weight.dtype)
+    y = tf.matmul(rows, weight, transpose_b=True)
+    y = y if bias is None else tf.nn.bias_add(y, bias)
+    return tf.cast(tf.reshape(y, [*x.shape[:-1], y.shape[-1]]), x.dtype)
 
 
 def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
@@ -128,3 +161,5 @@ def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 plain = Ops(linear, rms_norm, layer_norm, gelu, swiglu, geglu, rope)
 fused = Ops(linear, *map(compiled, plain[1:]))
 whole = Ops(flat_linear, *plain[1:])
+stored = Ops(stored_linear, *plain[1:])
+pieces = Ops(stored_linear, *fused[1:])

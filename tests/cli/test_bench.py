@@ -89,8 +89,8 @@ def test_json_and_jsonl(capfd: CaptureFixture[str], folder: str, tmp_path: Path)
     assert (done.code, done.out, done.err) == (0, "", "")
     lines = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     assert [(it["name"], it.get("batch")) for it in lines] == list(by_name)
-    assert {(it["model"], it["precision"], it["xla"]) for it in lines} == {
-        ("random", "fp32", False)
+    assert {(it["model"], it["precision"], it["paths"]) for it in lines} == {
+        ("random", "fp32", "nothing compiled")
     }
 
 
@@ -100,7 +100,7 @@ def test_the_table(capfd: CaptureFixture[str], folder: str) -> None:
     assert (done.code, done.err) == (0, "")
     about, quantities, decoding, *_ = (part.splitlines() for part in done.out.split("\n\n"))
     assert "cores" in about[0] and "TensorFlow 2." in about[0]
-    assert about[1].startswith("random: 0.0 M parameters in 0.0 MB, bf16, XLA")
+    assert about[1].startswith("random: 0.0 M parameters in 0.0 MB, bf16, compiled layers")
     assert quantities[0].split() == ["everything", "once", "median", "lowest", "highest"]
     assert any(line.startswith("prefill of 8 tokens ") for line in quantities)
     assert any(line.endswith("  skipped: random has no tokenizer") for line in quantities)
@@ -112,12 +112,18 @@ def test_the_table(capfd: CaptureFixture[str], folder: str) -> None:
 def test_nothing_decoded_is_no_table() -> None:
     machine = {"cpu": "C", "cores": 1, "gpus": 1, "memory_bytes": None}
     machine |= {"python": "3", "tensorflow": "2", "gentool": "0"}
-    model = {"name": "m", "parameters": 5e6, "bytes": 1e7, "precision": "fp16", "xla": False}
+    model = {
+        "name": "m",
+        "parameters": 5e6,
+        "bytes": 1e7,
+        "precision": "fp16",
+        "paths": "nothing compiled",
+    }
     results = (Result("load", "s", (0.25,)), Result("decode_step", "ms", (), skipped="no room"))
     settings = {"repeat": 1, "prompt_tokens": 1}
     assert text(Report(machine, model, settings, results, ("note",))) == (
         "C, 1 cores, 1 GPU; Python 3, TensorFlow 2, gentool 0\n"
-        "m: 5.0 M parameters in 10.0 MB, fp16, no XLA\n"
+        "m: 5.0 M parameters in 10.0 MB, fp16, nothing compiled\n"
         "\n"
         "everything once                     median  lowest  highest\n"
         "load, where TensorFlow is imported   0.250   0.250    0.250  s\n"

@@ -15,6 +15,7 @@ from oracle import numpy_llama
 from tiny import TINY, make_engine, random_weights
 
 import gentool
+from gentool.decoding import paths
 from gentool.decoding.beam import Beams, search, steps
 from gentool.decoding.sampling import normalized
 from gentool.errors import GentoolError, UsageError
@@ -28,7 +29,7 @@ NO_END = frozenset[int]()
 
 @cache
 def engine_of(folder):
-    return gentool.load(str(folder), precision="fp32")._engine
+    return gentool.load(str(folder), precision="fp32").engine
 
 
 def find(engine, prompt, beams, end=NO_END, adjust=None, **more):
@@ -164,7 +165,7 @@ def small(n_vocab):
     arrays = random_weights(arch, seed=n_vocab)
     for name in arrays:  # flatter, so that many texts compete
         arrays[name] = arrays[name] * (0.2 if "head" in name else 1)
-    return arch, arrays, make_engine(arch, arrays, xla=False)
+    return arch, arrays, make_engine(arch, arrays, paths.GRAPH)
 
 
 def exact(n_vocab, ids):

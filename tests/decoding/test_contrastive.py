@@ -13,6 +13,7 @@ from oracle import numpy_llama
 from tiny import TINY, make_engine, random_weights
 
 import gentool
+from gentool.decoding import paths
 from gentool.decoding.contrastive import Contrast, search
 from gentool.decoding.filters import Law, adjusted
 from gentool.errors import GentoolError
@@ -32,7 +33,7 @@ def small(seed):
     arch = TINY.model_copy(update={"n_vocab": 12})
     arrays = random_weights(arch, seed)
     arrays["head"] *= 0.3
-    return arch, arrays, make_engine(arch, arrays, xla=False)
+    return arch, arrays, make_engine(arch, arrays, paths.GRAPH)
 
 
 # --- Hugging Face
@@ -41,7 +42,7 @@ def small(seed):
 @cache
 def golden(name):
     data = json.loads((GOLDEN / "contrastive" / f"{name}.json").read_text("utf-8"))
-    return gentool.load(str(GOLDEN / name), precision="fp32")._engine, data
+    return gentool.load(str(GOLDEN / name), precision="fp32").engine, data
 
 
 @pytest.mark.parametrize("name", ["hf_gpt2", "hf_llama"])

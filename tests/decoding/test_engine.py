@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from oracle import numpy_llama
 from tiny import TINY, make_engine, random_weights
 
-from gentool.decoding import buckets
+from gentool.decoding import buckets, paths
 
 RNG = np.random.default_rng(5)
 IDS = RNG.integers(0, TINY.n_vocab, 100)
@@ -164,10 +164,10 @@ def test_nothing_is_retraced_between_steps_or_prompts_of_a_bucket(tiny_weights):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("xla", [True, False])
-def test_16_bit_weights_are_summed_in_fp32(tiny_weights, reference, dtype, xla):
+@pytest.mark.parametrize("path", [paths.LAYER, paths.GRAPH])
+def test_16_bit_weights_are_summed_in_fp32(tiny_weights, reference, dtype, path):
     """The only error left is that of rounding the weights."""
-    engine = make_engine(TINY, tiny_weights, xla, dtype)
+    engine = make_engine(TINY, tiny_weights, path, dtype)
     rounded = {n: engine_dtype_round(w, dtype) for n, w in tiny_weights.items()}
     _, logits = engine.prefill(IDS[:40], every=True)
     assert np.isfinite(logits).all()

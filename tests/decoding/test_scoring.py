@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from oracle import numpy_llama
 from tiny import TINY, make_engine
 
-from gentool.decoding import scoring
+from gentool.decoding import paths, scoring
 from gentool.decoding.sampling import normalized
 from gentool.errors import GentoolError
 
@@ -82,4 +82,4 @@ def test_what_comes_before_counts_and_what_comes_after_does_not(engine):
 def test_weights_that_are_no_numbers_are_an_error(tiny_weights):
     broken = tiny_weights | {"final_norm": np.full_like(tiny_weights["final_norm"], np.nan)}
     with pytest.raises(GentoolError, match="not numbers"):
-        scoring.score(make_engine(TINY, broken, xla=False), IDS[:5], 16, 8, 0)
+        scoring.score(make_engine(TINY, broken, paths.GRAPH), IDS[:5], 16, 8, 0)

@@ -11,6 +11,7 @@ from oracle import numpy_llama
 from tiny import TINY, Arrays, make_engine
 
 from gentool.config import Arch, ModelFile
+from gentool.decoding import paths
 from gentool.decoding.engine import Engine
 from gentool.errors import UsageError
 from gentool.folder import describe
@@ -126,8 +127,8 @@ def stretched(table: np.ndarray, alpha: float) -> np.ndarray:
     return whole.reshape(-1, table.shape[1])
 
 
-@pytest.mark.parametrize("xla", [True, False])
-def test_a_stretched_model_is_the_one_with_the_longer_table(xla: bool) -> None:
+@pytest.mark.parametrize("path", [paths.LAYER, paths.GRAPH])
+def test_a_stretched_model_is_the_one_with_the_longer_table(path: paths.Path) -> None:
     arch = gpt2_arch(n_ctx=50, n_position=8, hierarchical_alpha=0.4)
     rng = np.random.default_rng(1)
     shapes = gpt2.top_tensors(arch)
@@ -140,7 +141,9 @@ def test_a_stretched_model_is_the_one_with_the_longer_table(xla: bool) -> None:
     for one, position in ((arch, arrays["position"]), (gpt2_arch(n_ctx=50), longer)):
         source = Arrays(arrays | {"position": position})
         plan = weights.plan(source, gpt2, one)
-        engine = Engine(gpt2, one, weights.load(source, plan, 2, tf.float32), xla)
+        engine = Engine(
+            gpt2, one, weights.load(source, plan, 2, tf.float32), (paths.Rule(1, path),)
+        )
         logits.append(engine.prefill(ids, every=True)[1])
     np.testing.assert_allclose(*logits, rtol=0, atol=1e-4)
     assert np.abs(logits[0]).max() > 1
@@ -155,11 +158,11 @@ def test_log_n_is_that_of_bert4keras() -> None:
     np.testing.assert_allclose(found, GOLDEN["attn_softmax_plus"], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("xla", [True, False])
-def test_log_n_in_a_model(tiny_weights: dict[str, np.ndarray], xla: bool) -> None:
+@pytest.mark.parametrize("path", [paths.LAYER, paths.GRAPH])
+def test_log_n_in_a_model(tiny_weights: dict[str, np.ndarray], path: paths.Path) -> None:
     arch = TINY.model_copy(update={"log_n": 20})
     ids = np.random.default_rng(2).integers(0, arch.n_vocab, 40).tolist()
-    engine = make_engine(arch, tiny_weights, xla)
+    engine = make_engine(arch, tiny_weights, path)
     prefix, logits = engine.prefill(ids[:30], every=True)
     wanted = numpy_llama.logits(arch, tiny_weights, ids)
     np.testing.assert_allclose(logits, wanted[:30], rtol=0, atol=1e-3)
