@@ -270,7 +270,7 @@ def sized(params: Params) -> Size:
     named = [*top.items(), *(item for layer in layers for item in layer.items())]
     weights = [weight for _, weight in named]
     read = [weight for name, weight in named if name not in gathered]
-    products = sum(count(weight) for weight in read if len(weight.shape) == 2)
+    products = sum(count(weight) for weight in read if len(weight.shape) > 1)
     outer = count(top["head"] if "head" in top else top["embedding"])
     return Size(
         sum(map(count, weights)),

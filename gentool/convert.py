@@ -74,11 +74,13 @@ def _write_weights(path: Path, opened: Parts, precision: str) -> Iterator[Writte
     from gentool.models import weights
 
     source, plan = opened.source, opened.plan
-    tensors = {name: (DTYPES.get(precision, w.dtype), w.shape) for name, w in plan.items()}
+    dtypes = {name: DTYPES.get(precision, weight.dtype) for name, weight in plan.items()}
+    tensors = {n: (dtypes[n], weights.stored(n, w.shape, dtypes[n])) for n, w in plan.items()}
 
     def cast(name: str) -> np.ndarray:
-        dtype, _ = tensors[name]
-        return _cast(weights.read(source, plan[name]), dtype, plan[name].names)
+        dtype, shape = tensors[name]
+        array = _cast(weights.read(source, plan[name]), dtype, plan[name].names)
+        return weights.slabbed(array, shape)
 
     size = sum(dtype.itemsize * math.prod(shape) for dtype, shape in tensors.values())
     free = shutil.disk_usage(path.parent).free

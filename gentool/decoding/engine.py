@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -83,7 +83,7 @@ class Engine:
         self.step = tf.function(self._step, jit_compile=whole, autograph=False)
         self.hidden_step = tf.function(self._hidden_step, jit_compile=whole, autograph=False)
         self.head = tf.function(self._logits, jit_compile=whole, autograph=False)
-        self._steps: dict[tuple[object, ...], Callable[..., Tensor]] = {}  # by shapes
+        self._steps: dict[tuple[object, ...], Any] = {}  # concrete functions by shapes
 
     def prefill(
         self,
@@ -240,7 +240,8 @@ class Engine:
         hidden: bool,
     ) -> np.ndarray:
         """One step with everything that varies passed as an array, so that nothing is retraced. The
-        function of these shapes is looked up here: tf.function's own way takes milliseconds."""
+        function of these shapes is looked up and called here: tf.function's own way to find it
+        takes milliseconds, and to bind some fifty arguments another."""
         prefix, exists = shared or (None, None)
         arrays = [tf.constant(a, tf.int32) for a in (ids, positions, slot, wanted, held)]
         inputs = (*arrays, tf.constant(seen), cells, prefix, exists)
@@ -248,7 +249,11 @@ class Engine:
         if shapes not in self._steps:
             step = self.hidden_step if hidden else self.step
             self._steps[shapes] = step.get_concrete_function(*inputs)
-        return self._steps[shapes](*inputs).numpy()
+        step = self._steps[shapes]
+        flat = [x.handle if isinstance(x, tf.Variable) else x for x in tf.nest.flatten(inputs)]
+        args = [x for x in flat if x is not None] + step.captured_inputs
+        (out,) = tf.raw_ops.StatefulPartitionedCall(args=args, Tout=[tf.float32], f=step)
+        return out.numpy()
 
     def _step(self, *inputs: Any) -> Tensor:
         """As `_hidden_step`, to float32 logits [N, W, V]."""

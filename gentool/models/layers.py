@@ -18,14 +18,32 @@ from gentool.config import Arch
 
 Tensor = Any
 
-FUSED = 4064  # inputs in float32 that XLA fuses: less than 16 KiB, and whole vectors of 32
+VECTOR = 32  # inputs of 16 bits in 64 bytes
+FUSED = 4064  # inputs in float32 that XLA fuses: less than 16 KiB, and whole vectors
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [..., in] times weight [out, in], plus bias [out]; a weight stored in another type is cast
-    to x's."""
-    y = tf.matmul(x, tf.cast(weight, x.dtype), transpose_b=True)
+    """x [..., in] times weight [out, in], or its slabs [C, out, in/C], plus bias [out]; a weight
+    stored in another type is cast to x's."""
+    y = tf.add_n([tf.matmul(a, tf.cast(w, x.dtype), transpose_b=True) for a, w in slabs(x, weight)])
     return y if bias is None else y + tf.cast(bias, x.dtype)
+
+
+def slabs(x: Tensor, weight: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The products [..., in/C] times [out, in/C] whose sum is x [..., in] times a weight."""
+    if len(weight.shape) == 2:
+        return [(x, weight)]
+    parts = tf.split(x, weight.shape[0], axis=-1)
+    return list(zip(parts, tf.unstack(weight), strict=True))
+
+
+def slab_count(inputs: int) -> int:
+    """How many slabs a 16-bit weight of so many inputs is kept in: as few as XLA can fuse with
+    their cast, each beginning where TensorFlow wants memory to begin."""
+    for count in range(1, inputs // VECTOR + 1):
+        if inputs % (count * VECTOR) == 0 and inputs // count <= FUSED:
+            return count
+    return 1
 
 
 def flat_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -39,15 +57,19 @@ def flat_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 def _one_row(x: Tensor, weight: Tensor) -> Tensor:
     """x [1, in] times weight [out, in] within a compiled program. XLA casts a 16-bit weight while
-    it reads it if x takes less than 16 KiB, and writes the whole weight in float32 first if not; so
-    a longer x is cut. And it computes what gives x again for each of the outputs, but for a last
-    division: hence the walls."""
+    it reads it if x takes less than 16 KiB, and writes the whole weight in float32 first if not: so
+    long ones are in slabs, or are cut here, which reads memory at half the speed. And it computes
+    what gives x again for each of the outputs, but for a last division: hence the walls."""
     x = wall(x)
-    if weight.dtype == x.dtype or x.shape[-1] <= FUSED:
+    inputs = x.shape[-1]
+    if weight.dtype == x.dtype or inputs <= FUSED:
         return linear(x, weight)
-    sizes = [FUSED] * (x.shape[-1] // FUSED)
-    sizes += [x.shape[-1] - sum(sizes)] if x.shape[-1] % FUSED else []
-    parts = zip(tf.split(x, sizes, axis=1), tf.split(weight, sizes, axis=1), strict=True)
+    if len(weight.shape) == 3:
+        parts = slabs(x, weight)
+    else:
+        sizes = [min(FUSED, inputs - start) for start in range(0, inputs, FUSED)]
+        cut = (tf.split(a, sizes, axis=1) for a in (x, weight))
+        parts = list(zip(*cut, strict=True))
     return tf.add_n([wall(linear(part, some)) for part, some in parts])
 
 
@@ -60,8 +82,9 @@ def stored_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     """`linear` with x, and the product, rounded to the type the weight is stored in: the hardware's
     own 16-bit products, which sum in float32."""
     rows = tf.cast(tf.reshape(x, [-1, x.shape[-1]]), weight.dtype)
-    y = tf.matmul(rows, weight, transpose_b=True)
-    y = y if bias is None else tf.nn.bias_add(y, bias)
+    first, *more = (tf.matmul(a, w, transpose_b=True) for a, w in slabs(rows, weight))
+    y = first if bias is None else tf.nn.bias_add(first, bias)
+    y = tf.add_n([tf.cast(part, x.dtype) for part in (y, *more)])
     return tf.cast(tf.reshape(y, [*x.shape[:-1], y.shape[-1]]), x.dtype)
 
 

@@ -17,6 +17,7 @@ from gentool.checkpoints import TensorSource
 from gentool.checkpoints.maps import forget
 from gentool.config import Arch
 from gentool.errors import ModelError
+from gentool.models import layers
 from gentool.models.layers import Tensor
 from gentool.models.names import Take, choose, own
 from gentool.models.transformer import Params
@@ -58,6 +59,25 @@ def plan(source: TensorSource, family: ModuleType, arch: Arch) -> dict[str, Weig
     return found
 
 
+def stored(name: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
+    """The shape a weight of this type is kept in: products of many inputs of a layer, in 16 bits,
+    in slabs."""
+    if dtype.itemsize > 2 or len(shape) != 2 or not name.startswith("layers."):
+        return shape
+    count = layers.slab_count(shape[1])
+    return shape if count == 1 else (count, shape[0], shape[1] // count)
+
+
+def slabbed(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A weight [out, in] in this shape, which is its own or that of its slabs."""
+    return array if array.shape == shape else array.reshape(shape[1], shape[0], -1).swapaxes(0, 1)
+
+
+def _whole(array: np.ndarray) -> np.ndarray:
+    """A weight, if it is in slabs, as [out, in]."""
+    return array.swapaxes(0, 1).reshape(array.shape[1], -1) if array.ndim == 3 else array
+
+
 def _weight(source: TensorSource, take: Take, index: int, shape: tuple[int, ...]) -> Weight:
     """A weight of this shape from its tensors in layer `index`."""
     names = tuple(template.format(i=index) for template in take.names)
@@ -70,7 +90,10 @@ def _weight(source: TensorSource, take: Take, index: int, shape: tuple[int, ...]
                 f"tensor {name} holds {source.dtypes[name]}",
                 "quantised weights are not read: get those in float16, bfloat16 or float32",
             )
-        parts.append(source.shapes[name][::-1] if take.turned else source.shapes[name])
+        part = source.shapes[name][::-1] if take.turned else source.shapes[name]
+        if len(part) == 3 and part[0] == layers.slab_count(part[0] * part[2]):
+            part = (part[1], part[0] * part[2])
+        parts.append(part)
     joined = (sum(part[0] for part in parts if part), *parts[0][1:])
     if joined != shape or any(part[1:] != shape[1:] for part in parts):
         found = " and ".join(str(list(source.shapes[name])) for name in names)
@@ -83,7 +106,7 @@ def _weight(source: TensorSource, take: Take, index: int, shape: tuple[int, ...]
 def read(source: TensorSource, weight: Weight) -> np.ndarray:
     """A weight's array, products [out, in]; a view of the file where it can be one."""
     parts = _parts(source, weight)
-    return np.concatenate(parts) if parts[1:] else parts[0]
+    return np.concatenate(parts) if parts[1:] else _whole(parts[0])
 
 
 def _parts(source: TensorSource, weight: Weight) -> list[np.ndarray]:
@@ -96,9 +119,10 @@ def load(source: TensorSource, plan: Mapping[str, Weight], n_layer: int, dtype: 
     numpy_dtype = np.dtype(dtype.as_numpy_dtype)
     tensors = {}
     for name, weight in plan.items():
+        shape = stored(name, weight.shape, numpy_dtype)
         array, *more = parts = _parts(source, weight)
-        if more or array.dtype != numpy_dtype or not _usable(array):
-            array = _joined(parts, weight.shape, numpy_dtype)
+        if more or array.shape != shape or array.dtype != numpy_dtype or not _usable(array):
+            array = _joined(parts, weight.shape, shape, numpy_dtype)
         tensors[name] = _tensor(array)
     return nested(tensors, n_layer)
 
@@ -109,20 +133,24 @@ def _usable(array: np.ndarray) -> bool:
     return flags.c_contiguous and flags.writeable and array.ctypes.data % ALIGNED == 0
 
 
-def _joined(parts: list[np.ndarray], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Arrays one after another in one of another type. Its memory is numpy's, which asks for huge
-    pages: TensorFlow's own takes 8 microseconds for every 4 kB when it is first written."""
+def _joined(
+    parts: list[np.ndarray], shape: tuple[int, ...], kept: tuple[int, ...], dtype: np.dtype
+) -> np.ndarray:
+    """Arrays one after another in one of another type, `kept` in slabs. Its memory is numpy's,
+    which asks for huge pages: TensorFlow's own takes 8 microseconds for every 4 kB when it is
+    first written."""
     space = np.empty(math.prod(shape) * dtype.itemsize + ALIGNED, np.uint8)
     start = -space.ctypes.data % ALIGNED
-    whole = space[start : start + len(space) - ALIGNED].view(dtype).reshape(shape)
+    whole = space[start : start + len(space) - ALIGNED].view(dtype).reshape(kept)
+    rows = whole if kept == shape else whole.swapaxes(0, 1)  # [out, C, in/C]
     row = 0
-    for part in parts:
+    for part in map(_whole, parts):
         step = max(1, PIECE // max(1, math.prod(part.shape[1:])))
         for first in range(0, len(part), step):
             piece = part[first : first + step]
             if piece.dtype != dtype:
                 piece = tf.cast(tf.constant(piece), dtype).numpy()
-            whole[row : row + len(piece)] = piece
+            rows[row : row + len(piece)] = piece.reshape(len(piece), *rows.shape[1:])
             row += len(piece)
         forget(part)
     return whole

@@ -1,0 +1,63 @@
+"""Products inside one compiled program: what they give, and that XLA makes of them what it should.
+The program is read as XLA's own text."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from gentool.models import layers
+
+RNG = np.random.default_rng(3)
+
+
+def normal(*shape: int) -> tf.Tensor:
+    return tf.constant(RNG.normal(0, 1, shape).astype(np.float32))
+
+
+def program(function, *arguments) -> tuple[str, str]:
+    """The optimised program of a function: its entry, and all that is fused."""
+    compiled = layers.compiled(function)
+    text = compiled.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo")
+    fused, entry = text.split("\nENTRY ")
+    return entry, fused
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("inputs", [64, layers.FUSED, layers.FUSED + 1, 2 * layers.FUSED, 9000])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_product_in_a_program_is_the_plain_one(rows: int, inputs: int, dtype: str) -> None:
+    x, weight, bias = normal(rows, 1, inputs), tf.cast(normal(5, inputs), dtype), normal(5)
+    found = layers.compiled(layers.flat_linear)(x, weight, bias)
+    assert found.shape == (rows, 1, 5)
+    exact = np.float64(x) @ np.float64(tf.cast(weight, tf.float32)).T + np.float64(bias)
+    np.testing.assert_allclose(found, exact, atol=2e-5 * np.sqrt(inputs))
+
+
+@pytest.mark.parametrize("inputs", [256, 10240])
+def test_a_16_bit_weight_is_cast_while_it_is_read(inputs: int) -> None:
+    x, weight = normal(1, 1, inputs), tf.cast(normal(48, inputs), tf.float16)
+    entry, _ = program(lambda x, weight: layers.flat_linear(x, weight), x, weight)
+    written = re.findall(r"= f32\[48,(\d+)\]", entry)
+    assert not written, "the weight is written in float32"
+
+
+def test_what_gives_x_is_not_computed_again_for_every_output() -> None:
+    x, weight, scale = normal(1, 1, 256), tf.cast(normal(48, 256), tf.float16), normal(256)
+
+    def normed(x: tf.Tensor, weight: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+        return layers.flat_linear(layers.rms_norm(x, scale, 1e-5), weight)
+
+    _, fused = program(normed, x, weight, scale)
+    bodies = [body for body in fused.split("\n\n") if " dot(" in body]
+    assert len(bodies) == 1
+    assert "multiply" not in bodies[0]
+
+
+@pytest.mark.parametrize("first", [0.0, 1.0, -3.5, 1e-30, 3e38, np.inf, -np.inf])
+def test_a_wall_changes_nothing(first: float) -> None:
+    x = np.array([[first, 2.0, -1e-30, 1 / 3]], np.float32)
+    np.testing.assert_array_equal(layers.wall(tf.constant(x)), x)
