@@ -32,9 +32,9 @@ def tiny_weights() -> dict[str, np.ndarray]:
     return random_weights(TINY, seed=0)
 
 
-@pytest.fixture(scope="session", params=["LAYER", "PIECES", "STEP", "GRAPH"])
+@pytest.fixture(scope="session", params=["LAYER", "GRAPH"])
 def engine(request: pytest.FixtureRequest, tiny_weights: dict[str, np.ndarray]) -> Any:
-    """One for each path: what fast ones compute is what the plain one does."""
+    """Compiled and plain."""
     from tiny import TINY, make_engine
 
     from gentool.decoding import paths

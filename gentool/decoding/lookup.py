@@ -6,14 +6,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-LONGEST = 3  # tokens that are looked for, then fewer
+LONGEST, SHORTEST = 3, 2  # tokens that are looked for
+ENOUGH = 2  # tokens of a draft that have to come true: about what a step for a draft costs more
+REST, LONGER = (
+    4,
+    4,
+)  # tokens without a draft after one that was in vain; how many times more each time
 
 
 def draft(ids: Sequence[int], count: int) -> list[int]:
     """`count` tokens that may follow `ids`: those after the latest earlier place of its last three
-    tokens, or two, or one, going on in what is drafted; none where the last token is new."""
+    tokens, or two, going on in what is drafted; none where these are new."""
     text = list(ids)
-    for size in range(min(LONGEST, len(text) - 1), 0, -1):
+    for size in range(min(LONGEST, len(text) - 1), SHORTEST - 1, -1):
         last = text[-size:]
         for end in range(len(text) - 1, size - 1, -1):
             if text[end - 1] == last[-1] and text[end - size : end] == last:
@@ -21,3 +26,23 @@ def draft(ids: Sequence[int], count: int) -> list[int]:
                     text.append(text[at])
                 return text[len(ids) :]
     return []
+
+
+class Drafter:
+    """Drafts for one row, which rests where they do not come true: a text that copies gets one at
+    every step, any other hardly any."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._resting, self._rest = count, 0, REST
+
+    def draft(self, ids: Sequence[int]) -> list[int]:
+        return [] if self._resting > 0 else draft(ids, self._count)
+
+    def told(self, drafted: int, true: int) -> None:
+        """That of so many drafted tokens so many came `true`, and one token more was drawn."""
+        if not drafted:
+            self._resting -= 1
+        elif true >= min(ENOUGH, drafted):
+            self._rest = REST
+        else:
+            self._resting, self._rest = self._rest, self._rest * LONGER

@@ -12,7 +12,7 @@ import numpy as np
 from gentool.decoding.buckets import rows as row_bucket
 from gentool.decoding.engine import Engine, Prefix
 from gentool.decoding.filters import Law, adjusted
-from gentool.decoding.lookup import draft
+from gentool.decoding.lookup import Drafter
 from gentool.decoding.sampling import (
     Points,
     likeliest,
@@ -99,11 +99,13 @@ def decode(
 
     live = list(range(len(rows)))
     tail, tail_rows = None, live
+    drafters = [Drafter(how.lookup) for _ in rows]
     drafts: list[list[int]] = [[] for _ in rows]
     logits = np.stack([prompts[row.prompt].logits for row in rows])[:, None]  # [N, T, V]
     while True:
         at = {row: place for place, row in enumerate(tail_rows)}
         going, ended = live, set[int]()
+        before = {row: len(outputs[row]) for row in live}
         for t in range(logits.shape[1]):
             current = logits[[at[row] for row in going], t]
             tokens = _drawn(current, going, prompts, rows, outputs, how, limits, points, constraint)
@@ -121,11 +123,11 @@ def decode(
             return
         if tail is not None and how.lookup:
             tail.rewind(np.array([len(outputs[row]) - 1 for row in tail_rows]))
-        drafts = [[] for _ in rows]
         if how.lookup:
             for row in live:
+                drafters[row].told(len(drafts[row]), len(outputs[row]) - before[row] - 1)
                 text = [*prompts[rows[row].prompt].ids.tolist(), *outputs[row]]
-                drafts[row] = draft(text, how.lookup)
+                drafts[row] = drafters[row].draft(text)
         steps = 1 + (how.lookup if any(drafts) else 0)
         few = row_bucket(len(live)) * 4 <= row_bucket(len(tail_rows))
         kept = live if few else tail_rows  # the dead then cost more than a new shape

@@ -229,9 +229,8 @@ def test_a_search_ends_with_the_context():
 
 
 def test_a_broken_model_is_named(tiny_weights):
-    engine = make_engine(
-        TINY, tiny_weights | {"final_norm": np.full(32, np.nan, np.float32)}, False
-    )
+    broken = tiny_weights | {"final_norm": np.full(32, np.nan, np.float32)}
+    engine = make_engine(TINY, broken, paths.GRAPH)
     with pytest.raises(GentoolError, match="not numbers"):
         ids_of(engine, [1], Contrast(0.6, 4, 2))
 

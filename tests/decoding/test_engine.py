@@ -40,6 +40,25 @@ def test_prefill_continues_a_prefix(engine, reference):
     close(engine.prefill(IDS[21:22], first)[1], reference[21:22])  # the first is as it was
 
 
+@pytest.mark.parametrize("path", [paths.PIECES, paths.STEP])
+def test_other_paths_equal_the_reference(tiny_weights, reference, path):
+    engine = make_engine(TINY, tiny_weights, path)
+    prefix, logits = engine.prefill(IDS[:20], every=True)
+    close(logits, reference[:20])
+    tail, logits = engine.extend([prefix], None, [0, 0], [0, 0], np.stack([IDS[20:22]] * 2), 4)
+    close(logits[1], reference[20:22])
+    _, logits = engine.extend([prefix], tail, [0, 0], [1, 0], np.stack([IDS[22:24]] * 2))
+    close(logits[0], reference[22:24])
+
+
+@pytest.mark.parametrize("path", [paths.PIECES, paths.STEP])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_products_of_16_bits_round_what_they_take_too(tiny_weights, reference, path, dtype):
+    logits = make_engine(TINY, tiny_weights, path, dtype).prefill(IDS[:40], every=True)[1]
+    off = np.abs(logits - reference[:40]).max() / np.abs(reference[:40]).max()
+    assert off < {"float16": 0.01, "bfloat16": 0.05}[dtype]
+
+
 @pytest.mark.parametrize("batch_invariant", [False, True])
 @pytest.mark.parametrize("steps", [(1,) * 12, (5, 1, 4, 2)])
 def test_extend_equals_the_reference_however_it_is_cut(engine, reference, steps, batch_invariant):

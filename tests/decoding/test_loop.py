@@ -10,7 +10,7 @@ from oracle import numpy_llama
 from tiny import TINY, make_engine, random_weights
 
 from gentool.decoding.filters import Law, adjusted
-from gentool.decoding.lookup import draft
+from gentool.decoding.lookup import Drafter, draft
 from gentool.decoding.loop import How, Limits, Prompt, Row, decode
 from gentool.decoding.philox import uniform
 from gentool.decoding.sampling import LAST, Points, likeliest, normalized, pick
@@ -84,7 +84,8 @@ def test_drafts_save_steps(small, monkeypatch):
     [
         ([1, 2, 3, 4, 1, 2, 3], 2, [4, 1]),
         ([1, 2, 9, 2, 3, 1, 2], 1, [9]),  # two tokens were last together before 9
-        ([5, 5], 3, [5, 5, 5]),
+        ([5, 5, 5], 3, [5, 5, 5]),
+        ([5, 5], 3, []),  # one token says little
         ([1, 2, 1, 2, 1], 4, [2, 1, 2, 1]),
         ([1, 2, 3], 4, []),
         ([], 4, []),
@@ -100,10 +101,23 @@ def test_a_draft_is_what_stood_behind_the_last_tokens(text, count):
     assert len(found) in (0, count)
     if found:
         whole = [*text, *found]
-        at = [i for i in range(1, len(text)) if text[i - 1] == text[-1]]
+        at = [i for i in range(2, len(text)) if text[i - 2 : i] == text[-2:]]
         assert any(whole[i : i + count] == found for i in at)
     else:
-        assert text[-1:] == [] or text[-1] not in text[:-1]
+        assert text[-2:] not in [text[i - 2 : i] for i in range(2, len(text))]
+
+
+def test_drafts_rest_where_they_do_not_come_true():
+    drafter, copied = Drafter(3), [1, 2, 3, 1, 2]
+    drafts = []
+    for _ in range(40):
+        drafts.append(len(drafter.draft(copied)))
+        drafter.told(drafts[-1], 1)
+    assert [step for step, drafted in enumerate(drafts) if drafted] == [0, 5, 22]
+    drafter = Drafter(3)
+    for _ in range(40):
+        assert drafter.draft(copied) == [3, 1, 2]
+        drafter.told(3, 2)
 
 
 @pytest.mark.parametrize(
