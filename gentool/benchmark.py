@@ -57,6 +57,7 @@ WEIGHTS = {
     "load": 1,
     "prefill": 1,
     "vote": 1,
+    "steps of 300 rows and of one": 1,
     "compilation": 4,
     "reading memory": 1,
     "products of float32": 1,
@@ -416,13 +417,40 @@ def vote(model: Model, law: Sampling, repeat: int) -> Turns[list[Result]]:
         )
 
     pairs = yield from repeated("vote", repeat, pair)
+    ratio = statistics.median(rows / tree for tree, rows in pairs)
+    most = yield from ceiling(model.engine, model.tokenizer.encode(SUMS), repeat)
     return [
         result("vote", "s", [tree for tree, _ in pairs]),
         result("vote_speed", "samples/s", [SAMPLES / tree for tree, _ in pairs]),
         result("rows", "s", [rows for _, rows in pairs]),
         result("rows_speed", "samples/s", [SAMPLES / rows for _, rows in pairs]),
         result("vote_ratio", "x", [rows / tree for tree, rows in pairs]),
+        result("vote_ceiling", "x", most),
+        result("vote_ratio_share", "%", [100 * ratio / times for times in most]),
     ]
+
+
+def ceiling(engine: Engine, ids: list[int], repeat: int) -> Turns[list[float]]:
+    """How many times longer a step of all samples takes than one of one row: what a tree could gain
+    at most, whose every level were one node."""
+    prefix, _ = engine.prefill(ids)
+
+    def stepping(n: int) -> Callable[[], object]:
+        tokens, rows, owner = np.zeros((n, 1), int), np.arange(n), np.zeros(n, int)
+        tail, _ = engine.extend([prefix], None, owner, rows, tokens, room=ANSWER_TOKENS)
+
+        def step() -> None:
+            tail.rewind(np.ones(n, int))
+            engine.extend([prefix], tail, owner, rows, tokens)
+
+        return step
+
+    many, one = stepping(SAMPLES), stepping(1)
+    return (
+        yield from repeated(
+            "steps of 300 rows and of one", repeat, lambda: seconds(many) / seconds(one)
+        )
+    )
 
 
 # The machine

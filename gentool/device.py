@@ -29,7 +29,8 @@ def setup() -> None:
     with _stderr_aside():
         import tensorflow as tf
 
-        tf.config.list_physical_devices()  # starts the runtime, whose chatter belongs in here too
+        for gpu in tf.config.list_physical_devices("GPU"):  # starts the runtime: its chatter, too
+            tf.config.experimental.set_memory_growth(gpu, True)  # others may run there
     tf.get_logger().setLevel("ERROR")
 
 
@@ -72,13 +73,10 @@ def _stderr_aside() -> Iterator[None]:
 
 
 def kind() -> Literal["CPU", "GPU"]:
-    """What a model runs on; called before anything else runs there."""
+    """What a model runs on."""
     import tensorflow as tf
 
-    gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:  # only what is needed is taken, so that others can run there too
-        tf.config.experimental.set_memory_growth(gpu, True)
-    return "GPU" if gpus else "CPU"
+    return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
 
 
 def describe() -> str:

@@ -41,6 +41,8 @@ QUANTITIES = {
     "rows": "  as independent rows",
     "rows_speed": "  speed",
     "vote_ratio": "  the tree is faster",
+    "vote_ceiling": "  a step of 300 rows takes, of one row's",
+    "vote_ratio_share": "  of which the tree gains",
     "memory_tensorflow": "peak memory: with TensorFlow",
     "memory_load": "  with the model",
     "memory_peak": "  after generating",
