@@ -4,6 +4,7 @@ type weights are stored in, and how many rows their products have.
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path as File
 from typing import Literal, NamedTuple
@@ -66,7 +67,8 @@ def rules(device: Device, stored: str, width: int, xla: bool | None) -> Rules:
         return (Rule(1, STEP),)
     if xla or (stored == "bfloat16" and not fast_bf16()):
         return (Rule(1, LAYER),)
-    return tuple(rule for rule in CPU[stored] if rule.width <= width)
+    kept = [rule for rule in CPU[stored] if rule.width <= width]
+    return (kept[0], *(b for a, b in itertools.pairwise(kept) if a.path is not b.path))
 
 
 def path(rules: Rules, rows: int) -> Path:

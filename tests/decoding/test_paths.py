@@ -28,6 +28,7 @@ def test_what_is_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, pieces = LAYER.words, PIECES.words
     assert chosen("CPU", "float32", None) == [layer, pieces, pieces, layer, layer]
     assert chosen("CPU", "float32", None, width=256) == [layer] * 5
+    assert paths.describe(paths.rules("CPU", "float32", 256, None)) == "compiled layers"
     assert chosen("CPU", "bfloat16", None) == [layer, *[pieces] * 4]
     assert chosen("CPU", "float16", None) == [layer] * 5
     monkeypatch.setattr(paths, "fast_bf16", lambda: False)
