@@ -39,6 +39,21 @@ class Prefix(NamedTuple):
     length: int
 
 
+class _Place(NamedTuple):
+    """Where the tokens [N, T] of a step stand for one layer: their positions [N, T]; the cells of
+    their rows, the slot their own go to, the positions `held` [N, M] in the slots and which of them
+    each token has `seen` [N, T, M]; the shared prefix, whose cells hold 0 to P, if there is one;
+    how far back the layer sees."""
+
+    positions: Tensor
+    slot: Tensor
+    held: Tensor
+    seen: Tensor
+    cells: tuple[tf.Variable, tf.Variable]
+    shared: tuple[Tensor, Tensor, Tensor] | None
+    window: Tensor | None
+
+
 class _Block(NamedTuple):
     """Rows computed in one call: R for each of B prefixes, prefix-major, some of them unused."""
 
@@ -294,50 +309,24 @@ class Engine:
                 window = tf.constant(self.arch.window if narrow else tf.int32.max)
             path = self._path(x)
             layer = self.layer if path is paths.LAYER else functools.partial(self._layer, path)
-            rest = (slot, held, seen, cells[index], shared, window)
-            return layer(weights, x, positions, *rest)
+            place = _Place(positions, slot, held, seen, cells[index], shared, window)
+            return layer(weights, x, place)
 
         x = forward(self.family, self.arch, self.params, ids, positions, COMPUTE, block)
         x = tf.gather(x, wanted, axis=1)  # [N, W, D]
         ops = layers.plain if self.rules[0].path is paths.GRAPH else layers.fused
         return self.family.final(ops, self.arch, self.params.top, x)
 
-    def _layer(
-        self,
-        path: Path,
-        weights: dict[str, Tensor],
-        x: Tensor,
-        positions: Tensor,
-        slot: Tensor,
-        held: Tensor,
-        seen: Tensor,
-        cells: tuple[tf.Variable, tf.Variable],
-        shared: tuple[Tensor, Tensor, Tensor] | None,
-        window: Tensor | None,
-    ) -> Tensor:
-        """x [N, T, D] through one layer, whose new keys and values go into `cells` at `slot`; the
-        slots hold the positions `held` [N, M], those of a prefix 0 to P."""
-        q, k, v = self.family.qkv(path.ops, self.arch, weights, x, positions)
+    def _layer(self, path: Path, weights: dict[str, Tensor], x: Tensor, place: _Place) -> Tensor:
+        """x [N, T, D] through one layer."""
+        q, k, v = self.family.qkv(path.ops, self.arch, weights, x, place.positions)
         attention = self.attention if path is paths.PIECES else self._attention
-        xla = path is not paths.GRAPH
-        context = attention(q, k, v, positions, slot, held, seen, cells, shared, window, xla)
+        context = attention(q, k, v, place, path is not paths.GRAPH)
         return self.family.merge(path.ops, self.arch, weights, x, context)
 
-    def _attention(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        positions: Tensor,
-        slot: Tensor,
-        held: Tensor,
-        seen: Tensor,
-        cells: tuple[tf.Variable, tf.Variable],
-        shared: tuple[Tensor, Tensor, Tensor] | None,
-        window: Tensor | None,
-        xla: bool,
-    ) -> Tensor:
-        """Context [N, T, H*E] of q [N, T, H, E], after k and v [N, T, G, E] went into `cells`."""
+    def _attention(self, q: Tensor, k: Tensor, v: Tensor, place: _Place, xla: bool) -> Tensor:
+        """Context [N, T, H*E] of q [N, T, H, E], after k and v [N, T, G, E] went into the cells."""
+        positions, slot, held, seen, cells, shared, window = place
         if self.arch.log_n is not None:
             q *= log_n(self.arch.log_n, positions, window)[..., None, None]
         for variable, new in zip(cells, (k, v), strict=True):

@@ -8,10 +8,8 @@ from collections.abc import Sequence
 
 LONGEST, SHORTEST = 3, 2  # tokens that are looked for
 ENOUGH = 2  # tokens of a draft that have to come true: about what a step for a draft costs more
-REST, LONGER = (
-    4,
-    4,
-)  # tokens without a draft after one that was in vain; how many times more each time
+REST = 4  # tokens without a draft after one that was in vain
+LONGER = 4  # times as many after the next
 
 
 def draft(ids: Sequence[int], count: int) -> list[int]:

@@ -18,7 +18,7 @@ from gentool.config import Arch
 
 Tensor = Any
 
-FEW = 4  # rows
+FEW = 4  # rows for which a 16-bit weight is read each time rather than written in float32
 VECTOR = 32  # inputs of 16 bits in 64 bytes
 FUSED = 4064  # inputs in float32 that XLA fuses: less than 16 KiB, and whole vectors
 
@@ -91,7 +91,7 @@ def stored_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     first, *more = (tf.matmul(a, w, transpose_b=True) for a, w in slabs(rows, weight))
     y = first if bias is None else tf.nn.bias_add(first, bias)
     y = tf.add_n([tf.cast(part, x.dtype) for part in (y, *more)])
-    return tf.cast(tf.reshape(y, [*x.shape[:-1], y.shape[-1]]), x.dtype)
+    return tf.reshape(y, [*x.shape[:-1], y.shape[-1]])
 
 
 def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:

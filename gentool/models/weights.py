@@ -91,7 +91,7 @@ def _weight(source: TensorSource, take: Take, index: int, shape: tuple[int, ...]
                 "quantised weights are not read: get those in float16, bfloat16 or float32",
             )
         part = source.shapes[name][::-1] if take.turned else source.shapes[name]
-        if len(part) == 3 and part[0] == layers.slab_count(part[0] * part[2]):
+        if len(part) == 3 and 1 < part[0] == layers.slab_count(part[0] * part[2]):
             part = (part[1], part[0] * part[2])
         parts.append(part)
     joined = (sum(part[0] for part in parts if part), *parts[0][1:])
@@ -105,8 +105,8 @@ def _weight(source: TensorSource, take: Take, index: int, shape: tuple[int, ...]
 
 def read(source: TensorSource, weight: Weight) -> np.ndarray:
     """A weight's array, products [out, in]; a view of the file where it can be one."""
-    parts = _parts(source, weight)
-    return np.concatenate(parts) if parts[1:] else _whole(parts[0])
+    parts = list(map(_whole, _parts(source, weight)))
+    return np.concatenate(parts) if parts[1:] else parts[0]
 
 
 def _parts(source: TensorSource, weight: Weight) -> list[np.ndarray]:
@@ -144,7 +144,8 @@ def _joined(
     whole = space[start : start + len(space) - ALIGNED].view(dtype).reshape(kept)
     rows = whole if kept == shape else whole.swapaxes(0, 1)  # [out, C, in/C]
     row = 0
-    for part in map(_whole, parts):
+    for found in parts:
+        part = _whole(found)
         step = max(1, PIECE // max(1, math.prod(part.shape[1:])))
         for first in range(0, len(part), step):
             piece = part[first : first + step]
@@ -152,7 +153,7 @@ def _joined(
                 piece = tf.cast(tf.constant(piece), dtype).numpy()
             rows[row : row + len(piece)] = piece.reshape(len(piece), *rows.shape[1:])
             row += len(piece)
-        forget(part)
+        forget(found)
     return whole
 
 
