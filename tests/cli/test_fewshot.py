@@ -20,7 +20,6 @@ import pytest
 from cli.shell import Done, Screen, gentool, seen, started, within
 from cli.test_complete import told
 
-from gentool import session
 from gentool.cli import boards
 from gentool.cli.fewshot import command
 
@@ -36,28 +35,9 @@ TEMPLATE = "3+5=8\n6+1=7\n4+4=8\n9+2=11\n{input}="
 Run = Callable[..., Done]
 
 
-@pytest.fixture(scope="module")
-def opened() -> Callable[..., session.Model]:
-    """Opens a model once for all runs in this process."""
-    really, models = session.open_model, {}
-
-    def open_model(*how: Any) -> session.Model:
-        key = repr(how)
-        if key not in models:
-            models[key] = really(*how)
-        return models[key]
-
-    return open_model
-
-
 @pytest.fixture
-def run(
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    opened: Callable[..., session.Model],
-) -> Run:
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
     """Runs in this process."""
-    monkeypatch.setattr(session, "open_model", opened)
     return partial(within, capfd, "fewshot")
 
 
