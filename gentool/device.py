@@ -26,7 +26,7 @@ def setup() -> None:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     _keep_programs()
-    with _stderr_aside():
+    with _stderr_aside(), _keras_later():
         import tensorflow as tf
 
         for gpu in tf.config.list_physical_devices("GPU"):  # starts the runtime: its chatter, too
@@ -44,6 +44,19 @@ def _keep_programs() -> None:
     if path and " " not in str(path):  # where TensorFlow would end the flag
         os.environ["TF_XLA_FLAGS"] = f"{said} {CACHE_FLAG}={path}".strip()
         atexit.register(cache.record, path)
+
+
+@contextlib.contextmanager
+def _keras_later() -> Iterator[None]:
+    """Nothing here needs Keras, all of which `import tensorflow` imports at its end, where it goes
+    on without if it must: a quarter of the time. What asks for it later gets it."""
+    eager = "keras.src.optimizers"
+    absent = sys.modules.setdefault(eager, None) is None  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules[eager]
 
 
 @contextlib.contextmanager
