@@ -158,8 +158,7 @@ class Engine:
         fresh = (slots >= tail.used) & (slots - tail.used <= steps[:, None])  # [T, M]
         start = np.array([p.length for p in tail.prefixes])[owner] + tail.length  # [N]
         tail.position[:, tail.used : tail.used + t] = start[:, None] + steps
-        width = self.arch.d_model if hidden else self.arch.n_vocab
-        found = np.empty((n, t, width), np.float32)
+        found = []
         for index, block in enumerate(tail.blocks):
             mine = np.flatnonzero(tail.place[:, 0] == index)
             at = tail.place[mine, 1]
@@ -173,11 +172,16 @@ class Engine:
             seen[at] |= tail.seen[mine, None]
             shared = (block.prefix, block.exists)
             inputs = (ids, positions, tail.used, seen, held, block.cells, shared, steps, hidden)
-            found[mine] = self._run(*inputs)[at]
+            found.append((mine, _taken(self._run(*inputs), at)))
         tail.seen[:, tail.used : tail.used + t] = True
         tail.length += t
         tail.used += t
-        return tail, found
+        if len(found) == 1:
+            return tail, found[0][1]
+        out = np.empty((n, *found[0][1].shape[1:]), np.float32)
+        for mine, rows in found:
+            out[mine] = rows
+        return tail, out
 
     def logits(self, hidden: np.ndarray, batch_invariant: bool = False) -> np.ndarray:
         """float32 logits [N, V] of hidden states [N, D]."""
@@ -268,7 +272,7 @@ class Engine:
         flat = [x.handle if isinstance(x, tf.Variable) else x for x in tf.nest.flatten(inputs)]
         args = [x for x in flat if x is not None] + step.captured_inputs
         (out,) = tf.raw_ops.StatefulPartitionedCall(args=args, Tout=[tf.float32], f=step)
-        return out.numpy()
+        return np.asarray(memoryview(out))  # where it lies, and not to be written
 
     def _step(self, *inputs: Any) -> Tensor:
         """As `_hidden_step`, to float32 logits [N, W, V]."""
@@ -366,6 +370,12 @@ def _stack(prefixes: Sequence[Prefix]) -> tuple[Cells, Tensor]:
 
 def _widen(cells: Tensor, slots: int) -> Tensor:
     return tf.pad(cells, [[0, 0], [0, 0], [0, slots - cells.shape[2]], [0, 0]])
+
+
+def _taken(x: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """x[places], which is no copy where they are the first."""
+    first = len(places)
+    return x[:first] if np.array_equal(places, np.arange(first)) else x[places]
 
 
 def _gather(blocks: list[_Block], old: np.ndarray, cells: Cells, at: np.ndarray) -> None:

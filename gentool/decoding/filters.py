@@ -86,25 +86,29 @@ def weights(logits: np.ndarray, law: Law) -> np.ndarray:
     out = np.empty(rows.shape)
     for row, given in zip(out, rows, strict=True):  # one by one: a row stays in the cache
         row[:] = given
-        _weigh(row, law)
+        weigh(row, law)
     return out.reshape(logits.shape)
 
 
-def _weigh(row: np.ndarray, law: Law) -> None:
-    """Logits [V] to weights [V], in place."""
+def weigh(row: np.ndarray, law: Law) -> None:
+    """As `weights` of one row [V] of float64, in place."""
     best = row.max()
     if best == -np.inf:  # nothing is left
         row[0] = best = 0.0
     row -= best
-    with np.errstate(over="ignore"):  # to -inf, which is right
-        row /= law.temperature
+    if law.temperature != 1:
+        with np.errstate(over="ignore"):  # to -inf, which is right
+            row /= law.temperature
     if 0 < law.top_k < len(row):
         kept = top_k(row, law.top_k)
         few = _narrowed(np.exp(row[kept]), law)
         row[:] = 0
         row[kept] = few
-    else:
-        row[:] = _narrowed(np.exp(row, out=row), law)
+        return
+    np.exp(row, out=row)
+    narrowed = _narrowed(row, law)
+    if narrowed is not row:
+        row[:] = narrowed
 
 
 def _narrowed(w: np.ndarray, law: Law) -> np.ndarray:

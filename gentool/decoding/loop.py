@@ -107,7 +107,9 @@ def decode(
         going, ended = live, set[int]()
         before = {row: len(outputs[row]) for row in live}
         for t in range(logits.shape[1]):
-            current = logits[[at[row] for row in going], t]
+            places = [at[row] for row in going]
+            everywhere = places == list(range(len(logits)))
+            current = logits[:, t] if everywhere else logits[places, t]
             tokens = _drawn(current, going, prompts, rows, outputs, how, limits, points, constraint)
             yield tokens
             ended |= {token.row for token in tokens if over(token)}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gentool.decoding.filters import Law, weights
+from gentool.decoding.filters import Law, weigh
 from gentool.decoding.philox import uniform
 from gentool.errors import GentoolError
 
@@ -30,11 +30,6 @@ class Draws(NamedTuple):
     high: np.ndarray
 
 
-def cumulative(logits: np.ndarray, law: Law) -> np.ndarray:
-    """The cumulative weights [..., V] that `draw` inverts, summed in float64 in order of ids."""
-    return np.cumsum(weights(logits, law), axis=-1)
-
-
 def draw(cumulated: np.ndarray, u: float) -> int:
     """The first id whose cumulative weight [V] exceeds u * total, so never one of weight 0."""
     return int(np.searchsorted(cumulated, u * cumulated[-1], side="right"))
@@ -46,8 +41,11 @@ def pick(logits: np.ndarray, law: Law, u: np.ndarray) -> Draws:
         ids = logits.argmax(axis=-1)  # the lowest id of the largest
         return Draws(ids, np.zeros(len(ids)), np.ones(len(ids)))
 
-    def one(row: np.ndarray, point: float) -> tuple[float, float, float]:
-        mass = cumulative(row, law)
+    def one(row: np.ndarray, point: float, room: np.ndarray) -> tuple[float, float, float]:
+        weight, mass = room
+        weight[:] = row
+        weigh(weight, law)
+        np.cumsum(weight, out=mass)  # in order of ids; numpy keeps its lock where they are one
         id = draw(mass, point)
         low = mass[id - 1] if id else 0.0
         return id, low / mass[-1], mass[id] / mass[-1]
@@ -97,9 +95,8 @@ def log_probabilities(logits: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """The model's own log p(id) [N], before any filter, of logits [N, V]; natural, float64: those
     of `normalized`, bit for bit."""
 
-    def one(row: np.ndarray, id: int) -> float:
-        exact = row.astype(np.float64)
-        exact -= exact.max()
+    def one(row: np.ndarray, id: int, room: np.ndarray) -> float:
+        exact = np.subtract(row, np.float64(row.max()), out=room[0])
         chosen = exact[id]
         return float(chosen - np.log(np.exp(exact, out=exact).sum()))
 
@@ -114,14 +111,19 @@ def normalized(logits: np.ndarray) -> np.ndarray:
 
 
 def _rows(one: Callable[..., Any], logits: np.ndarray, of_each: np.ndarray) -> np.ndarray:
-    """What `one` makes of each row of logits [N, V] and its element of `of_each` [N]. Many are
-    shared among the cores: numpy holds no lock while it computes."""
-    parts = min(os.cpu_count() or 1, logits.size // PART)
-    if parts < 2:
-        return np.array([one(*pair) for pair in zip(logits, of_each, strict=True)])
+    """What `one` makes of each row of logits [N, V] and its element of `of_each` [N], given
+    float64 [2, V] to compute in: memory that is new each time costs more than the arithmetic. Many
+    rows are shared among the cores: numpy holds no lock while it computes."""
+
+    def some(rows: np.ndarray, others: np.ndarray) -> list[Any]:
+        room = np.empty((2, rows.shape[-1]))
+        return [one(row, other, room) for row, other in zip(rows, others, strict=True)]
+
+    parts = max(1, min(os.cpu_count() or 1, logits.size // PART))
+    if parts == 1:
+        return np.array(some(logits, of_each))
     cut = (np.array_split(x, parts) for x in (logits, of_each))
-    found = _threads().map(lambda rows, others: list(map(one, rows, others)), *cut)
-    return np.array([each for part in found for each in part])
+    return np.array([each for part in _threads().map(some, *cut) for each in part])
 
 
 @functools.cache

@@ -25,7 +25,5 @@ def opened() -> Callable[..., session.Model]:
 
 
 @pytest.fixture(autouse=True)
-def models_stay_open(
-    monkeypatch: pytest.MonkeyPatch, opened: Callable[..., session.Model]
-) -> None:
+def models_stay_open(monkeypatch: pytest.MonkeyPatch, opened: Callable[..., session.Model]) -> None:
     monkeypatch.setattr(session, "open_model", opened)
