@@ -29,7 +29,7 @@ NO_END = frozenset[int]()
 
 @cache
 def engine_of(folder):
-    return gentool.load(str(folder), precision="fp32").engine
+    return gentool.load(str(folder), precision="fp32", xla=False).engine
 
 
 def find(engine, prompt, beams, end=NO_END, adjust=None, **more):

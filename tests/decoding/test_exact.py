@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from oracle import numpy_llama
 from tiny import TINY, make_engine, random_weights
 
-from gentool.decoding import exact, tree
+from gentool.decoding import exact, paths, tree
 from gentool.decoding.filters import Law, adjusted, weights
 
 SIX = TINY.model_copy(update={"n_vocab": 6})
@@ -26,7 +26,7 @@ def arrays(seed):
 
 @cache
 def model(seed):
-    return make_engine(SIX, arrays(seed))
+    return make_engine(SIX, arrays(seed), paths.GRAPH)
 
 
 def stops(ids):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from oracle import numpy_llama
 from tiny import TINY, make_engine, random_weights
 
+from gentool.decoding import paths
 from gentool.decoding.filters import Law, adjusted
 from gentool.decoding.lookup import Drafter, draft
 from gentool.decoding.loop import How, Limits, Prompt, Row, decode
@@ -21,7 +22,7 @@ LAW = Law()
 @pytest.fixture(scope="module")
 def small():
     """A model that repeats itself, so that drafts come true now and then."""
-    return make_engine(TINY, random_weights(TINY, 3))
+    return make_engine(TINY, random_weights(TINY, 3), paths.GRAPH)
 
 
 def run(engine, prompts, rows, law=LAW, most=12, **how):
