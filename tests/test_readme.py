@@ -10,13 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from gentool import device
+
 README = Path(__file__).parents[1] / "README.md"
 BLOCK = re.compile(r"(?<=```console\n).*?(?=^```$)", re.DOTALL | re.MULTILINE)
 
 
-def run(command: str, folder: Path) -> str:
-    """What `command` prints to a pipe, stdout and stderr as they come."""
+def run(command: str, folder: Path, programs: Path) -> str:
+    """What `command` prints to a pipe, stdout and stderr as they come; what XLA compiles for it is
+    kept in `programs` for the next."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("GENTOOL_")}
+    env["TF_XLA_FLAGS"] = f"{device.CACHE_FLAG}={programs}"
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
     done = subprocess.run(
         ["bash", "-c", command],
@@ -32,15 +36,20 @@ def run(command: str, folder: Path) -> str:
     return output
 
 
-def rerun(block: str, folder: Path) -> str:
+def rerun(block: str, folder: Path, programs: Path) -> str:
     """A block with the output of each of its commands as it is now."""
     commands = [line[2:] for line in block.splitlines() if line.startswith("$ ")]
-    return "".join(f"$ {command}\n{run(command, folder)}" for command in commands)
+    return "".join(f"$ {command}\n{run(command, folder, programs)}" for command in commands)
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("programs")
 
 
 @pytest.mark.parametrize("block", BLOCK.findall(README.read_text("utf-8")))
-def test_transcript(block: str, tmp_path: Path) -> None:
-    assert rounded(rerun(block, tmp_path)) == rounded(block)
+def test_transcript(block: str, tmp_path: Path, programs: Path) -> None:
+    assert rounded(rerun(block, tmp_path, programs)) == rounded(block)
 
 
 def rounded(text: str) -> str:
@@ -58,8 +67,9 @@ def rewrite() -> None:
     """Puts today's output into the README."""
     import tempfile
 
-    with tempfile.TemporaryDirectory() as folder:
-        text = BLOCK.sub(lambda m: rerun(m[0], Path(folder)), README.read_text("utf-8"))
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as programs:
+        paths = Path(folder), Path(programs)
+        text = BLOCK.sub(lambda m: rerun(m[0], *paths), README.read_text("utf-8"))
     README.write_text(text, "utf-8")
 
 
