@@ -18,7 +18,9 @@ from gentool.config import Arch
 
 Tensor = Any
 
-FEW = 4  # rows for which a 16-bit weight is read each time rather than written in float32
+FEW = 2  # rows for which a 16-bit weight is read each time rather than written in float32
+SOME = 64  # rows for which it is written in parts that stay in the cache
+PART = 5 << 18  # numbers of such a part at most: 5 MiB in float32
 VECTOR = 32  # inputs of 16 bits in 64 bytes
 FUSED = 4064  # inputs in float32 that XLA fuses: less than 16 KiB, and whole vectors
 
@@ -50,11 +52,13 @@ def slab_count(inputs: int) -> int:
 def flat_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`linear` as one product of two matrices, for x of known shape: XLA on a CPU makes of three
     axes a loop that reads a weight at a quarter of the speed. To read a 16-bit weight for each of a
-    few rows is quicker than to write it in float32."""
+    few rows is quicker than to write it in float32; for some, than to write all of it at once."""
     rows = tf.reshape(x, [-1, x.shape[-1]])
-    few = 1 if weight.dtype == x.dtype else FEW
-    if rows.shape[0] <= few:
-        y = tf.concat([_one_row(row, weight) for row in tf.split(rows, rows.shape[0])], axis=0)
+    n, cast = rows.shape[0], weight.dtype != x.dtype
+    if n <= (FEW if cast else 1):
+        y = tf.concat([_one_row(row, weight) for row in tf.split(rows, n)], axis=0)
+    elif cast and n <= SOME:
+        y = _in_parts(rows, weight)
     else:
         y = linear(rows, weight)
     y = tf.reshape(y, [*x.shape[:-1], y.shape[-1]])
@@ -77,6 +81,28 @@ def _one_row(x: Tensor, weight: Tensor) -> Tensor:
         cut = (tf.split(a, sizes, axis=1) for a in (x, weight))
         parts = list(zip(*cut, strict=True))
     return tf.add_n([wall(linear(part, some)) for part, some in parts])
+
+
+def _in_parts(x: Tensor, weight: Tensor) -> Tensor:
+    """x [N, in] times weight [out, in], or its slabs, of which only a part at a time is written in
+    float32, so that it stays in the cache."""
+    n, out, inputs = x.shape[0], weight.shape[-2], weight.shape[-1]
+    cuts = part_count(out, inputs)
+    parts = tf.reshape(weight, [-1, out // cuts, inputs])
+    xs = tf.transpose(tf.reshape(x, [n, -1, inputs]), [1, 0, 2])  # [C, N, in/C]
+
+    def product(index: Tensor) -> Tensor:
+        part = tf.cast(parts[index], x.dtype)
+        return tf.matmul(part, xs[index // cuts], transpose_b=True)  # [out/cuts, N]
+
+    y = tf.map_fn(product, tf.range(parts.shape[0]), fn_output_signature=x.dtype)
+    return tf.transpose(tf.reduce_sum(tf.reshape(y, [-1, out, n]), axis=0))
+
+
+def part_count(out: int, inputs: int) -> int:
+    """Into how many equal parts a weight [out, in] is cut; 1 where they would be too small."""
+    fewest = -(-out * inputs // PART)
+    return next((k for k in range(fewest, 8 * fewest) if out % k == 0), 1)
 
 
 def wall(x: Tensor) -> Tensor:

@@ -28,13 +28,34 @@ def program(function, *arguments) -> tuple[str, str]:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("inputs", [64, layers.FUSED, layers.FUSED + 1, 2 * layers.FUSED, 9000])
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("rows", [1, 2, 7, 65])
 def test_a_product_in_a_program_is_the_plain_one(rows: int, inputs: int, dtype: str) -> None:
     x, weight, bias = normal(rows, 1, inputs), tf.cast(normal(5, inputs), dtype), normal(5)
     found = layers.compiled(layers.flat_linear)(x, weight, bias)
     assert found.shape == (rows, 1, 5)
     exact = np.float64(x) @ np.float64(tf.cast(weight, tf.float32)).T + np.float64(bias)
     np.testing.assert_allclose(found, exact, atol=2e-5 * np.sqrt(inputs))
+
+
+@pytest.mark.parametrize("slabs", [1, 3])
+@pytest.mark.parametrize(("out", "cuts"), [(6, 1), (20, 2), (30, 3), (64, 8), (997, 1)])
+def test_a_product_in_parts_is_the_plain_one(
+    out: int, cuts: int, slabs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "PART", 10 * 32)
+    assert layers.part_count(out, 32) == cuts
+    x, whole = normal(7, 1, 32 * slabs), tf.cast(normal(out, 32 * slabs), tf.float16)
+    weight = tf.stack(tf.split(whole, slabs, axis=1)) if slabs > 1 else whole
+    found = layers.compiled(layers.flat_linear)(x, weight)
+    exact = np.float64(x) @ np.float64(tf.cast(whole, tf.float32)).T
+    np.testing.assert_allclose(found, exact, atol=2e-4)
+
+
+def test_a_16_bit_weight_is_written_in_parts_for_some_rows() -> None:
+    x, weight = normal(16, 1, 1024), tf.cast(normal(4096, 1024), tf.float16)
+    entry, others = program(lambda x, weight: layers.flat_linear(x, weight), x, weight)
+    written = [int(out) * 1024 for out in re.findall(r"= f32\[(?:1,)?(\d+),1024\]", entry + others)]
+    assert written and max(written) <= layers.PART
 
 
 @pytest.mark.parametrize("inputs", [256, 10240])
