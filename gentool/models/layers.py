@@ -88,11 +88,13 @@ def _in_parts(x: Tensor, weight: Tensor) -> Tensor:
     float32, so that it stays in the cache."""
     n, out, inputs = x.shape[0], weight.shape[-2], weight.shape[-1]
     cuts = part_count(out, inputs)
-    parts = tf.reshape(weight, [-1, out // cuts, inputs])
+    # bfloat16 as bits, or XLA would write all of it in float32 before the loop
+    kept = tf.uint16 if weight.dtype == tf.bfloat16 else weight.dtype
+    parts = tf.bitcast(tf.reshape(weight, [-1, out // cuts, inputs]), kept)
     xs = tf.transpose(tf.reshape(x, [n, -1, inputs]), [1, 0, 2])  # [C, N, in/C]
 
     def product(index: Tensor) -> Tensor:
-        part = tf.cast(parts[index], x.dtype)
+        part = tf.cast(tf.bitcast(parts[index], weight.dtype), x.dtype)
         return tf.matmul(part, xs[index // cuts], transpose_b=True)  # [out/cuts, N]
 
     y = tf.map_fn(product, tf.range(parts.shape[0]), fn_output_signature=x.dtype)

@@ -51,10 +51,13 @@ def test_a_product_in_parts_is_the_plain_one(
     np.testing.assert_allclose(found, exact, atol=2e-4)
 
 
-def test_a_16_bit_weight_is_written_in_parts_for_some_rows() -> None:
-    x, weight = normal(16, 1, 1024), tf.cast(normal(4096, 1024), tf.float16)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_16_bit_weight_is_written_in_parts_for_some_rows(dtype: str) -> None:
+    x, weight = normal(16, 1, 1024), tf.cast(normal(4096, 1024), dtype)
     entry, others = program(lambda x, weight: layers.flat_linear(x, weight), x, weight)
-    written = [int(out) * 1024 for out in re.findall(r"= f32\[(?:1,)?(\d+),1024\]", entry + others)]
+    written = [
+        int(out) * 1024 for out in re.findall(r"= f32\[(?:\d+,)?(\d+),1024\]", entry + others)
+    ]
     assert written and max(written) <= layers.PART
 
 
