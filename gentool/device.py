@@ -49,14 +49,17 @@ def _keep_programs() -> None:
 @contextlib.contextmanager
 def _keras_later() -> Iterator[None]:
     """Nothing here needs Keras, all of which `import tensorflow` imports at its end, where it goes
-    on without if it must: a quarter of the time. What asks for it later gets it."""
+    on without if it must: a quarter of the time. Who imports it later gets it; while this lasts,
+    nobody does, in no thread."""
     eager = "keras.src.optimizers"
-    absent = sys.modules.setdefault(eager, None) is None  # type: ignore[arg-type]
+    if eager in sys.modules:
+        yield
+        return
+    sys.modules[eager] = None  # type: ignore[assignment]
     try:
         yield
     finally:
-        if absent:
-            del sys.modules[eager]
+        del sys.modules[eager]
 
 
 @contextlib.contextmanager

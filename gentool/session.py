@@ -74,7 +74,7 @@ class Model:
         """float32 [T, V]: row t holds the logits of the token after ids[: t + 1]."""
         self._check(self._ids(ids), 0, "the text")
         _, logits = self.engine.prefill(list(ids), every=True)
-        return logits
+        return logits.copy()  # the caller's own, without the bucket they lie in
 
     def complete(
         self,

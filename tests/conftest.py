@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from gentool import device
 
-os.environ["TF_XLA_FLAGS"] = f"{device.CACHE_FLAG}="  # every run compiles for itself
+os.environ["TF_XLA_FLAGS"] = f"{device.CACHE_FLAG}="  # what a run compiles is its own
 device.setup()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a job in the background, for all below
     signal.signal(signal.SIGINT, signal.default_int_handler)

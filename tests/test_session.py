@@ -229,7 +229,8 @@ def test_an_unknown_precision_is_refused():
 
 def test_a_model_without_tokenizer_works_on_ids_and_says_what_it_lacks(model):
     whole, model = model, gentool.load("tiny-zh", set={"tokenizer": None})
-    assert model.logits([1, 5, 9]).shape[0] == 3
+    logits = model.logits([1, 5, 9])
+    assert logits.shape[0] == 3 and logits.flags.writeable
     ids = whole.tokenizer.encode(PROMPT)
     sample = model.complete(ids, seed=1, max_tokens=9)[0]
     assert sample.text == ""

@@ -109,7 +109,7 @@ class Engine:
     ) -> tuple[Prefix, np.ndarray]:
         """Computes ids [T] after `prefix`; gives the longer prefix and float32 logits [1, V] after
         the last id, or [T, V] after each of them when `every`; the `hidden` states [1 or T, D] that
-        those come from instead, if asked for."""
+        those come from instead, if asked for. They are the engine's: not to be written."""
         start, count = prefix.length if prefix else 0, len(ids)
         t = buckets.tokens(count)
         p = buckets.tokens(start + t)
@@ -140,7 +140,7 @@ class Engine:
         """Row i continues row parents[i] of `tail`, or, where there is no tail yet, prefix
         owner[i] of `prefixes` (a tail remembers its own), by tokens[i]: tokens [N, T] to the new
         tail and float32 logits [N, T, V], or the `hidden` states [N, T, D] that those come from.
-        `tail` is consumed: its cells are updated in place. A first call names the `room`, the
+        `tail` is consumed: its cells are updated in place; what is given is not to be written. A first call names the `room`, the
         tokens a row may come to. Under `batch_invariant` rows are computed in blocks of one fixed
         shape with one prefix, so that a row's bits do not depend on its neighbours."""
         owner = np.asarray(owner)
@@ -172,7 +172,7 @@ class Engine:
             seen[at] |= tail.seen[mine, None]
             shared = (block.prefix, block.exists)
             inputs = (ids, positions, tail.used, seen, held, block.cells, shared, steps, hidden)
-            found.append((mine, _taken(self._run(*inputs), at)))
+            found.append((mine, taken(self._run(*inputs), at)))
         tail.seen[:, tail.used : tail.used + t] = True
         tail.length += t
         tail.used += t
@@ -372,8 +372,8 @@ def _widen(cells: Tensor, slots: int) -> Tensor:
     return tf.pad(cells, [[0, 0], [0, 0], [0, slots - cells.shape[2]], [0, 0]])
 
 
-def _taken(x: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """x[places], which is no copy where they are the first."""
+def taken(x: np.ndarray, places: Sequence[int] | np.ndarray) -> np.ndarray:
+    """x[places], which is no copy where they are the first of all."""
     first = len(places)
     return x[:first] if np.array_equal(places, np.arange(first)) else x[places]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from gentool.decoding.buckets import rows as row_bucket
-from gentool.decoding.engine import Engine, Prefix
+from gentool.decoding.engine import Engine, Prefix, taken
 from gentool.decoding.filters import Law, adjusted
 from gentool.decoding.lookup import Drafter
 from gentool.decoding.sampling import (
@@ -107,9 +107,7 @@ def decode(
         going, ended = live, set[int]()
         before = {row: len(outputs[row]) for row in live}
         for t in range(logits.shape[1]):
-            places = [at[row] for row in going]
-            everywhere = places == list(range(len(logits)))
-            current = logits[:, t] if everywhere else logits[places, t]
+            current = taken(logits[:, t], [at[row] for row in going])
             tokens = _drawn(current, going, prompts, rows, outputs, how, limits, points, constraint)
             yield tokens
             ended |= {token.row for token in tokens if over(token)}

@@ -48,7 +48,7 @@ CPU = {
     ),
     "bfloat16": (
         Rule(1, LAYER),  # 7 / 13
-        Rule(2, PIECES),  # 40 / 13; 8 rows 43 / 16; 64 rows 99 / 38; 512 rows 454 / 220
+        Rule(2, PIECES),  # 12 / 13; 8 rows 25 / 16; 64 rows 110 / 38; 512 rows 454 / 220
     ),
     "float16": (Rule(1, LAYER),),
 }

@@ -20,7 +20,7 @@ Tensor = Any
 
 FEW = 2  # rows for which a 16-bit weight is read each time rather than written in float32
 SOME = 64  # rows for which it is written in parts that stay in the cache
-PART = 5 << 18  # numbers of such a part at most: 5 MiB in float32
+PART = 5 << 18  # numbers of such a part: 5 MiB in float32
 VECTOR = 32  # inputs of 16 bits in 64 bytes
 FUSED = 4064  # inputs in float32 that XLA fuses: less than 16 KiB, and whole vectors
 
@@ -51,8 +51,9 @@ def slab_count(inputs: int) -> int:
 
 def flat_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`linear` as one product of two matrices, for x of known shape: XLA on a CPU makes of three
-    axes a loop that reads a weight at a quarter of the speed. To read a 16-bit weight for each of a
-    few rows is quicker than to write it in float32; for some, than to write all of it at once."""
+    axes a loop that reads a weight at a quarter of the speed. A 16-bit weight is read once for each
+    of a few rows, and written in float32 part by part for some: either is quicker than all at once.
+    """
     rows = tf.reshape(x, [-1, x.shape[-1]])
     n, cast = rows.shape[0], weight.dtype != x.dtype
     if n <= (FEW if cast else 1):
@@ -85,26 +86,25 @@ def _one_row(x: Tensor, weight: Tensor) -> Tensor:
 
 def _in_parts(x: Tensor, weight: Tensor) -> Tensor:
     """x [N, in] times weight [out, in], or its slabs, of which only a part at a time is written in
-    float32, so that it stays in the cache."""
+    float32, so that it stays in the cache. The last part begins where it is as long as the others.
+    """
     n, out, inputs = x.shape[0], weight.shape[-2], weight.shape[-1]
-    cuts = part_count(out, inputs)
+    count = -(-out // max(1, PART // inputs))
+    size = -(-out // count)
     # bfloat16 as bits, or XLA would write all of it in float32 before the loop
     kept = tf.uint16 if weight.dtype == tf.bfloat16 else weight.dtype
-    parts = tf.bitcast(tf.reshape(weight, [-1, out // cuts, inputs]), kept)
+    slabs = tf.bitcast(tf.reshape(weight, [-1, out, inputs]), kept)  # [C, out, in/C]
     xs = tf.transpose(tf.reshape(x, [n, -1, inputs]), [1, 0, 2])  # [C, N, in/C]
 
     def product(index: Tensor) -> Tensor:
-        part = tf.cast(tf.bitcast(parts[index], weight.dtype), x.dtype)
-        return tf.matmul(part, xs[index // cuts], transpose_b=True)  # [out/cuts, N]
+        slab, start = index // count, tf.minimum(index % count * size, out - size)
+        part = tf.bitcast(tf.slice(slabs, [slab, start, 0], [1, size, inputs])[0], weight.dtype)
+        return tf.matmul(tf.cast(part, x.dtype), xs[slab], transpose_b=True)  # [size, N]
 
-    y = tf.map_fn(product, tf.range(parts.shape[0]), fn_output_signature=x.dtype)
-    return tf.transpose(tf.reduce_sum(tf.reshape(y, [-1, out, n]), axis=0))
-
-
-def part_count(out: int, inputs: int) -> int:
-    """Into how many equal parts a weight [out, in] is cut; 1 where they would be too small."""
-    fewest = -(-out * inputs // PART)
-    return next((k for k in range(fewest, 8 * fewest) if out % k == 0), 1)
+    y = tf.map_fn(product, tf.range(slabs.shape[0] * count), fn_output_signature=x.dtype)
+    y = tf.reduce_sum(tf.reshape(y, [-1, count, size, n]), axis=0)
+    last = y[-1, count * size - out :]  # without what the part before it has
+    return tf.transpose(tf.concat([tf.reshape(y[:-1], [-1, n]), last], axis=0))
 
 
 def wall(x: Tensor) -> Tensor:

@@ -24,6 +24,6 @@ def opened() -> Callable[..., session.Model]:
     return open_model
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def models_stay_open(monkeypatch: pytest.MonkeyPatch, opened: Callable[..., session.Model]) -> None:
     monkeypatch.setattr(session, "open_model", opened)

@@ -23,6 +23,8 @@ from cli.test_complete import told
 from gentool.cli import boards
 from gentool.cli.fewshot import command
 
+pytestmark = pytest.mark.usefixtures("models_stay_open")
+
 PROMPTS = Path(__file__).parents[2] / "configs/prompts"
 SUM = str(PROMPTS / "addition.txt")
 OPPOSITE = str(PROMPTS / "opposites.txt")

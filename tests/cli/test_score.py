@@ -11,6 +11,8 @@ from cli.shell import gentool, within
 from cli.test_complete import told
 from pytest import CaptureFixture
 
+pytestmark = pytest.mark.usefixtures("models_stay_open")
+
 WEATHER = "今天天气不错"
 
 

@@ -9,6 +9,8 @@ from functools import partial
 import pytest
 from cli.shell import Done, within
 
+pytestmark = pytest.mark.usefixtures("models_stay_open")
+
 PROMPT = "从前有一只小猫，"
 
 

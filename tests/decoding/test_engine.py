@@ -124,6 +124,12 @@ def test_windows_are_the_same_however_a_text_is_cut(tiny_weights):
         close(logits[0], whole[at : at + 1])
 
 
+def test_logits_are_read_where_they_lie(engine):
+    prefix, logits = engine.prefill(IDS[:5])
+    _, rows = engine.extend([prefix], None, [0, 0, 0], [0, 0, 0], np.array([[1], [2], [3]]))
+    assert not logits.flags.owndata and not rows.flags.owndata
+
+
 def test_an_owner_must_be_its_parents(engine):
     prefixes = [engine.prefill(IDS[:5])[0], engine.prefill(IDS[:6])[0]]
     tail, _ = engine.extend(prefixes, None, [0, 1], [0, 0], np.ones((2, 1), int), 4)

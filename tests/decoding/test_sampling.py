@@ -1,10 +1,12 @@
 """Draws: which id a random number picks, and the model's own probability of it."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from gentool.decoding import sampling
 from gentool.decoding.filters import Law, weights
 from gentool.decoding.sampling import draw, log_probabilities, pick
 
@@ -50,3 +52,18 @@ def test_log_probability_is_the_models_own():
     values = np.log(np.float32([0.2, 0.3, 0.5]))
     found = log_probabilities(np.stack([values, values + 5]), np.array([1, 2]))
     np.testing.assert_allclose(found, np.log([0.3, 0.5]), atol=1e-6)
+
+
+@pytest.mark.parametrize("law", [Law(), Law(top_k=5), Law(0.7, top_p=0.8)])
+def test_rows_of_several_threads_are_as_alone(law, monkeypatch):
+    rng = np.random.default_rng(2)
+    logits, u = rng.normal(0, 3, (40, 700)).astype(np.float32), rng.random(40)
+    ids = rng.integers(0, 700, 40)
+    alone = [pick(logits[i : i + 1], law, u[i : i + 1]) for i in range(40)]
+    told = [log_probabilities(logits[i : i + 1], ids[i : i + 1]) for i in range(40)]
+    monkeypatch.setattr(sampling, "PART", 1000)
+    monkeypatch.setattr(sampling.os, "cpu_count", lambda: 4)
+    together = pick(logits, law, u)
+    for found, each in zip(together, zip(*alone, strict=True), strict=True):
+        np.testing.assert_array_equal(found, np.concatenate(each))
+    np.testing.assert_array_equal(log_probabilities(logits, ids), np.concatenate(told))
