@@ -140,9 +140,10 @@ class Engine:
         """Row i continues row parents[i] of `tail`, or, where there is no tail yet, prefix
         owner[i] of `prefixes` (a tail remembers its own), by tokens[i]: tokens [N, T] to the new
         tail and float32 logits [N, T, V], or the `hidden` states [N, T, D] that those come from.
-        `tail` is consumed: its cells are updated in place; what is given is not to be written. A first call names the `room`, the
-        tokens a row may come to. Under `batch_invariant` rows are computed in blocks of one fixed
-        shape with one prefix, so that a row's bits do not depend on its neighbours."""
+        `tail` is consumed: its cells are updated in place; what is given is not to be written. A
+        first call names the `room`, the tokens a row may come to. Under `batch_invariant` rows are
+        computed in blocks of one fixed shape with one prefix, so that a row's bits do not depend on
+        its neighbours."""
         owner = np.asarray(owner)
         n, t = tokens.shape
         if tail is None:
