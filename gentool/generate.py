@@ -244,6 +244,8 @@ def adjusting(job: Job, prompt: int, follow: constraints.Following | None) -> be
         scores: np.ndarray, _: Sequence[int], outputs: Sequence[tuple[int, ...]]
     ) -> np.ndarray:
         changed = adjusted(scores, law, [ids] * len(outputs), outputs)
+        if follow and changed is scores:
+            changed = scores.copy()
         for row, output in zip(changed, outputs, strict=True):
             mask = follow.mask(output) if follow else None
             if mask is not None:
