@@ -183,8 +183,8 @@ def skipped(name: str, unit: str, reason: str) -> list[Result]:
 
 def cold_start(config: ModelConfig, options: Sequence[str], repeat: int) -> Turns[list[Result]]:
     """Seconds from starting `gentool complete` to its first character; and from starting Python to
-    the end of `import tensorflow`, in turns, so that both meet the same machine. How long either
-    process takes to end is not counted."""
+    the end of `import tensorflow`, which brings Keras where gentool does not; in turns, so that
+    both meet the same machine. How long either process takes to end is not counted."""
     if config.tokenizer is None:
         return skipped("cold_start", "s", f"{config.name} has no tokenizer")
     complete = ["-m", "gentool", "complete", PROMPT, "--max-tokens", "1", "--seed", str(SEED)]
