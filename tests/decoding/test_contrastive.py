@@ -106,7 +106,7 @@ PROMPT = st.lists(st.integers(0, 11), min_size=1, max_size=20)
 ALPHA = st.sampled_from([0.0, 0.2, 0.6, 0.9, 1.0])
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 3),
     prompt=PROMPT,

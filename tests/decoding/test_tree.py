@@ -77,7 +77,7 @@ LAWS = st.builds(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     weights=st.integers(0, 2),
     prompt=st.sampled_from(PROMPTS),
