@@ -49,8 +49,9 @@ def copying(engine: Engine, ids: Sequence[int]) -> Callable[..., Any]:
         tail, logits = extend(*given, **named)
         steps = logits.shape[1]
         after = int(tail.length[0]) - steps + 1 + np.arange(steps)
-        logits[0, np.arange(steps), np.take(ids, after, mode="wrap")] += 1000
-        return tail, logits
+        raised = logits.copy()
+        raised[0, np.arange(steps), np.take(ids, after, mode="wrap")] += 1000
+        return tail, raised
 
     return told
 
