@@ -364,7 +364,7 @@ def graphs(engine: Engine, ids: list[int], room: int, repeat: int) -> Turns[list
 
     block = extend(engine).blocks[0]
     copies = tuple((tf.Variable(k), tf.Variable(v)) for k, v in prefix.cells)
-    of_prefill = inputs(prefix.cells[0][0].shape[2], copies, None, None)
+    of_prefill = inputs(prefix.cells[0][0].shape[1], copies, None, None)
     of_step = inputs(1, block.cells, block.prefix, block.exists)
 
     def once() -> tuple[float, ...]:
@@ -387,13 +387,13 @@ def made(fresh: Engine, shape: Sequence[Any], call: Callable[[], object]) -> tup
 
 
 def inputs(t: int, cells: Any, prefix: Any, exists: Any) -> tuple[Any, ...]:
-    """Inputs of `Engine.step` for t tokens of every row of these cells [N, G, M, E]."""
+    """Inputs of `Engine.step` for t tokens of one row, whose cells are [G, M, E] a layer."""
     import tensorflow as tf
 
-    n, _, slots, _ = cells[0][0].shape
+    slots = cells[0][0].shape[1]
     ints = functools.partial(tf.zeros, dtype=tf.int32)
-    ids, positions, slot, wanted, held = map(ints, ([n, t], [n, t], [], [1], [n, slots]))
-    seen = tf.zeros([n, t, slots], tf.bool)
+    ids, positions, slot, wanted, held = map(ints, ([1, t], [1, t], [], [1], [1, slots]))
+    seen = tf.zeros([1, t, slots], tf.bool)
     return ids, positions, slot, wanted, held, seen, cells, prefix, exists
 
 

@@ -33,7 +33,7 @@ COMPUTE = tf.float32  # of the stream; weights stored in 16 bits are cast inside
 
 
 class Prefix(NamedTuple):
-    """What prefill leaves: `cells` [1, G, P, E] a layer, of which the first `length` exist."""
+    """What prefill leaves: `cells` [G, P, E] a layer, of which the first `length` exist."""
 
     cells: Cells
     length: int
@@ -58,9 +58,9 @@ class _Block(NamedTuple):
     """Rows computed in one call: R for each of B prefixes, prefix-major, some of them unused."""
 
     owners: tuple[int, ...]  # B indexes into the tail's prefixes
-    prefix: Cells  # [B, G, P, E]
+    prefix: Cells  # [B*G, P, E]
     exists: Tensor  # [B, P] which prefix cells exist
-    cells: Cells  # variables [B*R, G, M, E]
+    cells: Cells  # variables [B*R*G, M, E]
 
 
 @dataclass
@@ -163,7 +163,7 @@ class Engine:
         for index, block in enumerate(tail.blocks):
             mine = np.flatnonzero(tail.place[:, 0] == index)
             at = tail.place[mine, 1]
-            size = block.cells[0][0].shape[0]
+            size = block.cells[0][0].shape[0] // self.arch.n_kv_head
             ids, positions = np.zeros((2, size, t), np.int32)
             held = np.zeros((size, len(slots)), np.int32)  # position of each slot
             held[at] = tail.position[mine]
@@ -238,12 +238,12 @@ class Engine:
             cells = self._new_cells(size, tail.seen.shape[1])
             if old is not None:
                 mine = place[:, 0] == index
-                _gather(tail.blocks, old[mine], cells, place[mine, 1])
+                _gather(tail.blocks, old[mine], cells, place[mine, 1], self.arch.n_kv_head)
             blocks.append(_Block(owned, prefix, exists, cells))
         tail.blocks, tail.place = blocks, place
 
     def _new_cells(self, rows: int, slots: int) -> Cells:
-        shape = [rows, self.arch.n_kv_head, slots, self.arch.d_head]
+        shape = [rows * self.arch.n_kv_head, slots, self.arch.d_head]
         zeros = tf.zeros(shape, COMPUTE)
         return tuple((tf.Variable(zeros), tf.Variable(zeros)) for _ in range(self.arch.n_layer))
 
@@ -352,12 +352,12 @@ def _copy(source: Cells, target: Cells) -> None:
     """Puts all slots of `source` at the front of `target`."""
     for old, new in zip(source, target, strict=True):
         for a, b in zip(old, new, strict=True):
-            b[:, :, : a.shape[2]].assign(a)
+            b[:, : a.shape[1]].assign(a)
 
 
 def _stack(prefixes: Sequence[Prefix]) -> tuple[Cells, Tensor]:
-    """Prefixes side by side: cells [B, G, P, E], P that of the longest, and which exist [B, P]."""
-    p = max(prefix.cells[0][0].shape[2] for prefix in prefixes)
+    """Prefixes side by side: cells [B*G, P, E], P that of the longest, and which exist [B, P]."""
+    p = max(prefix.cells[0][0].shape[1] for prefix in prefixes)
     length = np.array([prefix.length for prefix in prefixes])
     exists = tf.constant(np.arange(p) < length[:, None])
     if len(prefixes) == 1:
@@ -370,7 +370,7 @@ def _stack(prefixes: Sequence[Prefix]) -> tuple[Cells, Tensor]:
 
 
 def _widen(cells: Tensor, slots: int) -> Tensor:
-    return tf.pad(cells, [[0, 0], [0, 0], [0, slots - cells.shape[2]], [0, 0]])
+    return tf.pad(cells, [[0, 0], [0, slots - cells.shape[1]], [0, 0]])
 
 
 def taken(x: np.ndarray, places: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -379,13 +379,16 @@ def taken(x: np.ndarray, places: Sequence[int] | np.ndarray) -> np.ndarray:
     return x[:first] if np.array_equal(places, np.arange(first)) else x[places]
 
 
-def _gather(blocks: list[_Block], old: np.ndarray, cells: Cells, at: np.ndarray) -> None:
-    """Fills rows `at` of `cells` from places `old` [N, 2] of `blocks`."""
-    offsets = np.cumsum([0] + [block.cells[0][0].shape[0] for block in blocks])
-    source = np.zeros(cells[0][0].shape[0], np.int32)
-    source[at] = offsets[old[:, 0]] + old[:, 1]
+def _gather(
+    blocks: list[_Block], old: np.ndarray, cells: Cells, at: np.ndarray, heads: int
+) -> None:
+    """Fills rows `at` of `cells` from places `old` [N, 2] of `blocks`, each row so many heads."""
+    offsets = np.cumsum([0] + [block.cells[0][0].shape[0] // heads for block in blocks])
+    rows = np.zeros(cells[0][0].shape[0] // heads, np.int32)
+    rows[at] = offsets[old[:, 0]] + old[:, 1]
+    source = (rows[:, None] * heads + np.arange(heads, dtype=np.int32)).reshape(-1)  # [N*G]
     for index, layer in enumerate(cells):
         for kind, new in enumerate(layer):
             olds = [block.cells[index][kind] for block in blocks]
-            rows = tf.gather(tf.concat(olds, axis=0) if len(olds) > 1 else olds[0], source)
-            new[:, :, : rows.shape[2]].assign(rows)
+            moved = tf.gather(tf.concat(olds, axis=0) if len(olds) > 1 else olds[0], source)
+            new[:, : moved.shape[1]].assign(moved)

@@ -69,11 +69,14 @@ def flat_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 def _one_row(x: Tensor, weight: Tensor) -> Tensor:
     """x [1, in] times weight [out, in] within a compiled program. XLA casts a 16-bit weight while
     it reads it if x takes less than 16 KiB, and writes the whole weight in float32 first if not: so
-    long ones are in slabs, or are cut here, which reads memory at half the speed. And it computes
-    what gives x again for each of the outputs, but for a last division: hence the walls."""
+    long ones are in slabs, or are cut here, which reads memory at half the speed. It computes what
+    gives x again for each of the outputs, but for a last division, and it makes of a product and
+    the bias added to it one loop of one thread: hence the walls."""
     x = wall(x)
     inputs = x.shape[-1]
-    if weight.dtype == x.dtype or inputs <= FUSED:
+    if weight.dtype == x.dtype:
+        return wall(linear(x, weight))
+    if inputs <= FUSED:
         return linear(x, weight)
     if len(weight.shape) == 3:
         parts = slabs(x, weight)

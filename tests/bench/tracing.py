@@ -27,7 +27,7 @@ def milliseconds(layers: int) -> float:
     arrays = random_weights(arch, seed=0)
     prefix, _ = make_engine(arch, arrays).prefill([1])
     cells = tuple((tf.Variable(k), tf.Variable(v)) for k, v in prefix.cells)
-    shapes = inputs(prefix.cells[0][0].shape[2], cells, None, None)
+    shapes = inputs(prefix.cells[0][0].shape[1], cells, None, None)
     took = []
     for _ in range(REPEAT):
         fresh = make_engine(arch, arrays)
