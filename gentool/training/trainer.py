@@ -9,8 +9,11 @@ import json
 import math
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,34 +81,52 @@ def train(recipe: Recipe, data: Path, run: Path, hours: float | None) -> Iterato
     saved = time.monotonic()
     try:
         while done < steps and seconds < limit:
-            began = time.monotonic()
-            rate = learning_rate(o, max(done / steps, seconds / limit))
-            ids = tf.constant(tokens.stack(windows, done, o.batch))
-            learnt = functions.train(ids, tf.constant(rate), tf.constant(done + 1.0))
-            loss, norm = map(float, learnt)
-            if not math.isfinite(norm):
-                raise GentoolError(
-                    f"step {done} has loss {loss} and a gradient of norm {norm}",
-                    f"lower optimizer.learning_rate, now {o.learning_rate}; {run} is as before",
-                )
-            took = time.monotonic() - began
-            done, seconds = done + 1, seconds + took
-            measured = None
-            if time.monotonic() - saved > CHECKPOINT_SECONDS or done == steps:
-                if held_out:
-                    measured = float(
-                        np.mean([functions.losses(tf.constant(x)).numpy().mean() for x in held_out])
+            with _undisturbed():
+                began = time.monotonic()
+                rate = learning_rate(o, max(done / steps, seconds / limit))
+                ids = tf.constant(tokens.stack(windows, done, o.batch))
+                learnt = functions.train(ids, tf.constant(rate), tf.constant(done + 1.0))
+                loss, norm = map(float, learnt)
+                if not math.isfinite(norm):
+                    raise GentoolError(
+                        f"step {done} has loss {loss} and a gradient of norm {norm}",
+                        f"lower optimizer.learning_rate, now {o.learning_rate}; {run} is as before",
                     )
-                _save(run, state, done, seconds)
-                saved = time.monotonic()
-            left = max(0.0, min((steps - done) * seconds / done, limit - seconds))
-            speed = per_step / took
-            progress = Progress(done, steps, done * per_step, loss, rate, speed, left, measured)
-            _log(run, progress, seconds)
+                took = time.monotonic() - began
+                done, seconds = done + 1, seconds + took
+                measured = None
+                if time.monotonic() - saved > CHECKPOINT_SECONDS or done == steps:
+                    if held_out:
+                        losses = [functions.losses(tf.constant(x)).numpy() for x in held_out]
+                        measured = float(np.mean([part.mean() for part in losses]))
+                    _save(run, state, done, seconds)
+                    saved = time.monotonic()
+                left = max(0.0, min((steps - done) * seconds / done, limit - seconds))
+                speed = per_step / took
+                progress = Progress(done, steps, done * per_step, loss, rate, speed, left, measured)
+                _log(run, progress, seconds)
             yield progress
     finally:
         _save(run, state, done, seconds)
     _export(recipe, run, state)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until a step is over, so that what is saved is what was logged."""
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+    came: list[int] = []
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.signal(number, lambda it, frame: came.append(it)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
 
 
 def _claim(run: Path, recipe: Recipe) -> None:

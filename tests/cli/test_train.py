@@ -96,9 +96,7 @@ def test_killed_interrupted_and_finished(place: Path) -> None:
 
     done = gentool(*arguments(place, "-v"))
     assert (done.code, done.out) == (0, f"{place / 'run' / 'model'}\n")
-    # the interruption may come after a step was taken and before it was logged
-    steps_saved = (after[-1], after[-1] + 1)
-    assert any(f"resumed at step {step} of {STEPS}" in done.err for step in steps_saved)
+    assert f"resumed at step {after[-1]} of {STEPS}" in done.err  # what is saved was logged
     assert f"step {STEPS}: held-out loss" in done.err
     last = steps(place)[len(before) + len(after) :]
     assert last == list(range(after[-1] + 1, STEPS + 1))
