@@ -113,7 +113,7 @@ class Engine:
         start, count = prefix.length if prefix else 0, len(ids)
         t = buckets.tokens(count)
         p = buckets.tokens(start + t)
-        cells = self._new_cells(1, p)
+        cells = self._new_cells(self._cells_shape(1, p))
         if prefix:
             _copy(prefix.cells, cells)
         padded = np.zeros((1, t), np.int32)
@@ -213,7 +213,8 @@ class Engine:
 
     def _lay_out(self, tail: Tail, old: np.ndarray | None, batch_invariant: bool) -> None:
         """Gives each row its place: all rows in one block, an equal number for each prefix, or, to
-        be invariant, each prefix in blocks of BLOCK_ROWS. Copies cells from `old` places [N, 2]."""
+        be invariant, each prefix in blocks of BLOCK_ROWS. Moves cells from `old` places [N, 2],
+        within the same memory where one block becomes one of its shape."""
         owners = list(dict.fromkeys(tail.owner.tolist()))
         place = np.zeros((len(tail.owner), 2), int)
         plan: list[tuple[tuple[int, ...], int]] = []  # owners and rows of each block
@@ -235,15 +236,22 @@ class Engine:
             if owned not in stacks:
                 stacks[owned] = _stack([tail.prefixes[o] for o in owned])
             prefix, exists = stacks[owned]
-            cells = self._new_cells(size, tail.seen.shape[1])
+            shape = self._cells_shape(size, tail.seen.shape[1])
+            alone = len(tail.blocks) == len(plan) == 1
+            if alone and tail.blocks[0].cells[0][0].shape == shape:
+                cells = tail.blocks[0].cells
+            else:
+                cells = self._new_cells(shape)
             if old is not None:
                 mine = place[:, 0] == index
                 _gather(tail.blocks, old[mine], cells, place[mine, 1], self.arch.n_kv_head)
             blocks.append(_Block(owned, prefix, exists, cells))
         tail.blocks, tail.place = blocks, place
 
-    def _new_cells(self, rows: int, slots: int) -> Cells:
-        shape = [rows * self.arch.n_kv_head, slots, self.arch.d_head]
+    def _cells_shape(self, rows: int, slots: int) -> list[int]:
+        return [rows * self.arch.n_kv_head, slots, self.arch.d_head]
+
+    def _new_cells(self, shape: list[int]) -> Cells:
         zeros = tf.zeros(shape, COMPUTE)
         return tuple((tf.Variable(zeros), tf.Variable(zeros)) for _ in range(self.arch.n_layer))
 
@@ -391,4 +399,7 @@ def _gather(
         for kind, new in enumerate(layer):
             olds = [block.cells[index][kind] for block in blocks]
             moved = tf.gather(tf.concat(olds, axis=0) if len(olds) > 1 else olds[0], source)
-            new[:, : moved.shape[1]].assign(moved)
+            if moved.shape == new.shape:
+                new.assign(moved)
+            else:
+                new[:, : moved.shape[1]].assign(moved)
