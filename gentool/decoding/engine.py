@@ -349,9 +349,11 @@ class Engine:
         prefix = None
         if shared is not None:
             keys, values, exists = shared
-            rows = tf.repeat(exists, q.shape[0] // exists.shape[0], axis=0)[:, None]  # [N, 1, P]
+            n, (b, p) = q.shape[0], exists.shape
+            rows = tf.broadcast_to(tf.reshape(exists, [b, 1, p]), [b, n // b, p])
+            rows = tf.reshape(rows, [n, 1, p])
             if window is not None:
-                rows &= positions[..., None] - tf.range(rows.shape[-1]) < window  # [N, T, P]
+                rows &= positions[..., None] - tf.range(p) < window  # [N, T, P]
             prefix = keys, values, rows
         return attend(self.arch, q, prefix, (*cells, seen))
 

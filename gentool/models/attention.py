@@ -55,14 +55,14 @@ def attend(
     m = tail_k.shape[1]
     own = tf.matmul(tf.reshape(queries, [n * g, -1, e]), tail_k, transpose_b=True)
     own = capped(tf.reshape(own, [n, arch.n_head, t, m]), arch.score_cap)
-    scores = tf.where(seen[:, None], own, tf.float32.min)  # [N, H, T, M]
+    scores = tf.where(tf.expand_dims(seen, 1), own, tf.float32.min)  # [N, H, T, M]
     if prefix is not None:
         prefix_k, prefix_v, seen = prefix
         b, p = prefix_k.shape[0] // g, prefix_k.shape[1]
         shared = tf.matmul(_by_prefix(queries, b, g), prefix_k, transpose_b=True)
         shared = tf.transpose(tf.reshape(shared, [b, g, n // b, -1, p]), [0, 2, 1, 3, 4])
         shared = capped(tf.reshape(shared, [n, arch.n_head, t, p]), arch.score_cap)
-        shared = tf.where(seen[:, None], shared, tf.float32.min)
+        shared = tf.where(tf.expand_dims(seen, 1), shared, tf.float32.min)
         scores = tf.concat([shared, scores], axis=-1)  # [N, H, T, P+M]
     weights = tf.cast(tf.nn.softmax(scores), q.dtype)
     context = tf.matmul(tf.reshape(weights[..., -m:], [n * g, -1, m]), tail_v)

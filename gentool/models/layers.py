@@ -56,7 +56,9 @@ def flat_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     """
     rows = tf.reshape(x, [-1, x.shape[-1]])
     n, cast = rows.shape[0], weight.dtype != x.dtype
-    if n <= (FEW if cast else 1):
+    if n == 1:
+        y = _one_row(rows, weight)
+    elif cast and n <= FEW:
         y = tf.concat([_one_row(row, weight) for row in tf.split(rows, n)], axis=0)
     elif cast and n <= SOME:
         y = _in_parts(rows, weight)
@@ -72,10 +74,11 @@ def _one_row(x: Tensor, weight: Tensor) -> Tensor:
     long ones are in slabs, or are cut here, which reads memory at half the speed. It computes what
     gives x again for each of the outputs, but for a last division, and it makes of a product and
     the bias added to it one loop of one thread: hence the walls."""
-    x = wall(x)
+    one = wall(x)
+    x /= one
     inputs = x.shape[-1]
     if weight.dtype == x.dtype:
-        return wall(linear(x, weight))
+        return linear(x, weight) / one
     if inputs <= FUSED:
         return linear(x, weight)
     if len(weight.shape) == 3:
@@ -84,7 +87,7 @@ def _one_row(x: Tensor, weight: Tensor) -> Tensor:
         sizes = [min(FUSED, inputs - start) for start in range(0, inputs, FUSED)]
         cut = (tf.split(a, sizes, axis=1) for a in (x, weight))
         parts = list(zip(*cut, strict=True))
-    return tf.add_n([wall(linear(part, some)) for part, some in parts])
+    return tf.add_n([linear(part, some) / one for part, some in parts])
 
 
 def _in_parts(x: Tensor, weight: Tensor) -> Tensor:
@@ -111,8 +114,9 @@ def _in_parts(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def wall(x: Tensor) -> Tensor:
-    """x [N, D], divided by a 1 that XLA does not know to be one."""
-    return x / tf.maximum(tf.minimum(x[:1, :1], 1.0), 1.0)
+    """A 1 [1, 1] of which XLA does not know, for x [1, D] of numbers, that it is one: what is
+    divided by it is computed before what comes after."""
+    return tf.maximum(tf.minimum(tf.slice(x, [0, 0], [1, 1]), 1.0), 1.0)
 
 
 def stored_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

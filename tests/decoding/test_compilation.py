@@ -1,5 +1,5 @@
-"""XLA compiles one layer once for each shape, whatever the depth, the step or the prompt, and has it
-write new cells where the old ones lie: seen in what XLA dumps, in a process of its own."""
+"""XLA compiles one layer once for each shape, whatever the depth, the step or the prompt, and lets
+it write new cells where the old ones lie: seen in what XLA dumps, in a process of its own."""
 
 import os
 import re
