@@ -40,3 +40,13 @@ def engine(request: pytest.FixtureRequest, tiny_weights: dict[str, np.ndarray]) 
     from gentool.decoding import paths
 
     return make_engine(TINY, tiny_weights, getattr(paths, request.param))
+
+
+@pytest.fixture(scope="session")
+def plain(tiny_weights: dict[str, np.ndarray]) -> Any:
+    """Plain: for laws of what happens around the layers, which many shapes try."""
+    from tiny import TINY, make_engine
+
+    from gentool.decoding import paths
+
+    return make_engine(TINY, tiny_weights, paths.GRAPH)

@@ -126,14 +126,20 @@ def test_a_text_counts_once_however_often_it_is_drawn(model, monkeypatch):
     assert sum(a.mass for a in whole.answers) + whole.invalid_mass <= 1 + 1e-9
 
 
+WIDE = request([SUMS], 600, temperature=1.5, top_p=1.0, max_tokens=4)
+
+
+@pytest.fixture(scope="module")
+def exact(model):
+    return final(model.votes(WIDE, [Ballot(exact=True, within=0.02, budget=2000)]))[0, "exact"]
+
+
 @pytest.mark.parametrize("kept", [3, 1 << 12])
-def test_what_is_estimated_is_not_biased(model, monkeypatch, kept):
+def test_what_is_estimated_is_not_biased(model, exact, monkeypatch, kept):
     """Also where most tokens of a node are forgotten."""
-    ask = request([SUMS], 600, temperature=1.5, top_p=1.0, max_tokens=4)
-    exact = final(model.votes(ask, [Ballot(exact=True, within=0.02, budget=2000)]))[0, "exact"]
     monkeypatch.setattr(decoding_exact, "KEPT", kept)
     ballot = Ballot(600, exact=True, within=0.02, budget=2)
-    guess = final(model.votes(ask, [ballot]))[0, "exact"]
+    guess = final(model.votes(WIDE, [ballot]))[0, "exact"]
     assert guess.verdict == "estimated" and guess.unseen > 0.2
     shares = {answer.answer: answer.share for answer in guess.answers}
     for answer in exact.answers[:5]:

@@ -1,4 +1,4 @@
-"""Runs in the test's own process, which open a model once."""
+"""Runs in the test's own process, which open a model once and compile nothing unasked."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from gentool import session
 
 @pytest.fixture(scope="session")
 def opened() -> Callable[..., session.Model]:
-    """Opens a model once for all runs in this process."""
+    """Opens a model once for all runs in this process. They are of many shapes, a few steps each;
+    what a user gets who does not say, compiled layers, the processes of `gentool` compute."""
     really, models = session.open_model, {}
 
-    def open_model(*how: Any) -> session.Model:
+    def open_model(config: Any, precision: str | None, xla: bool | None) -> session.Model:
+        how = config, precision, bool(xla)
         key = repr(how)
         if key not in models:
             models[key] = really(*how)

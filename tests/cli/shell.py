@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import re
@@ -14,12 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from pytest import CaptureFixture
+from pytest import CaptureFixture, MonkeyPatch
 
 from gentool import cli
 
 COMMAND = [sys.executable, "-m", "gentool"]
-CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("GENTOOL_", "TF_", "NO_COLOR"))}
+OURS = ("GENTOOL_", "NO_COLOR")  # what the user may have set
+CLEAN = {k: v for k, v in os.environ.items() if not k.startswith((*OURS, "TF_"))}
 CLEAN |= {"PYTHONPATH": str(Path(__file__).parents[2]), "TERM": "xterm"}
 
 
@@ -42,16 +44,27 @@ def gentool(
     return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def within(capfd: CaptureFixture[str], *arguments: str) -> Done:
+def within(
+    capfd: CaptureFixture[str],
+    *arguments: str,
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+) -> Done:
     """The same in this process, which has TensorFlow already."""
-    argv, sys.argv = sys.argv, ["gentool", *arguments]
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     capfd.readouterr()
-    try:
-        code = cli.main()
-    finally:
-        sys.argv = argv
-        signal.signal(signal.SIGTERM, handler)
+    with MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(OURS)]:
+            patch.delenv(name)
+        for name, value in (env or {}).items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", ["gentool", *arguments])
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        try:
+            code = cli.main()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
     return Done(code, *capfd.readouterr())
 
 

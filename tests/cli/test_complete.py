@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
-from cli.shell import CLEAN, COMMAND, Done, Screen, gentool, started
+from cli.shell import CLEAN, COMMAND, Done, Screen, gentool, started, within
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +36,14 @@ from gentool.request import Chunk, Sample
 
 WEATHER = "今天天气不错"
 NOTHING = Flags(**{name: None for name in Flags.__dataclass_fields__} | {"set": (), "stop": ()})
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], models_stay_open: None) -> Run:
+    """Runs in this process."""
+    return partial(within, capfd, "complete")
 
 
 def told(done: Done, code: int, message: str, hint: str) -> None:
@@ -123,9 +133,9 @@ def test_rows_are_line_numbers_from_0_and_an_argument_is_as_typed() -> None:
     ],
 )
 def test_a_wrong_call_is_two_lines_and_exit_2(
-    arguments: list[str], stdin: bytes, message: str, hint: str
+    run: Run, arguments: list[str], stdin: bytes, message: str, hint: str
 ) -> None:
-    told(gentool("complete", *arguments, stdin=stdin), 2, message, hint)
+    told(run(*arguments, stdin=stdin), 2, message, hint)
 
 
 def test_an_unknown_command_and_none() -> None:
@@ -133,8 +143,8 @@ def test_an_unknown_command_and_none() -> None:
     told(gentool(), 2, "no command", "gentool --help")
 
 
-def test_a_broken_model_folder_is_exit_3(tmp_path: Path) -> None:
-    told(gentool("complete", "a", "-m", str(tmp_path)), 3, "has no gentool.yaml", "folder")
+def test_a_broken_model_folder_is_exit_3(run: Run, tmp_path: Path) -> None:
+    told(run("a", "-m", str(tmp_path)), 3, "has no gentool.yaml", "folder")
 
 
 def test_a_run_that_fails_keeps_the_file_that_was_there(tmp_path: Path) -> None:
@@ -145,11 +155,11 @@ def test_a_run_that_fails_keeps_the_file_that_was_there(tmp_path: Path) -> None:
     assert output.read_text() == "a result"
 
 
-def test_a_bad_variable_is_named_and_a_flag_goes_before_it() -> None:
+def test_a_bad_variable_is_named_and_a_flag_goes_before_it(run: Run) -> None:
     env = {"GENTOOL_TOP_K": "many"}
-    told(gentool("complete", "a", env=env), 2, "GENTOOL_TOP_K is 'many'", "whole number")
-    told(gentool("complete", "a", env={"GENTOOL_XLA": "so"}), 2, "GENTOOL_XLA: 'so'", "1 or 0")
-    told(gentool("complete", "", "--top-k", "3", env=env), 2, "prompt is empty", "at least")
+    told(run("a", env=env), 2, "GENTOOL_TOP_K is 'many'", "whole number")
+    told(run("a", env={"GENTOOL_XLA": "so"}), 2, "GENTOOL_XLA: 'so'", "1 or 0")
+    told(run("", "--top-k", "3", env=env), 2, "prompt is empty", "at least")
 
 
 def test_flags_before_environment_before_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,8 +178,8 @@ def test_flags_before_environment_before_yaml(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_terminal_without_prompt_is_told_not_waited_for() -> None:
     screen = Screen()
-    run = [*COMMAND, "complete"]
-    done = subprocess.run(run, stdin=screen.slave, capture_output=True, env=CLEAN, timeout=60)
+    waiting = [*COMMAND, "complete"]
+    done = subprocess.run(waiting, stdin=screen.slave, capture_output=True, env=CLEAN, timeout=60)
     told(Done(done.returncode, done.stdout.decode(), done.stderr.decode()), 2, "no prompt", "-f")
 
 
@@ -263,10 +273,12 @@ def seeded() -> str:
     return done.out
 
 
-def test_argument_stdin_json_and_file_give_the_same_text(seeded: str, tmp_path: Path) -> None:
+def test_argument_stdin_json_and_file_give_the_same_text(
+    run: Run, seeded: str, tmp_path: Path
+) -> None:
     path = tmp_path / "result.json"
     options = ("--json", "-v", "--seed", "1", "--max-new-tokens", "24", "-o", str(path))
-    done = gentool("complete", "-", *options, stdin=f"{WEATHER}\n".encode())
+    done = run("-", *options, stdin=f"{WEATHER}\n".encode())
     assert (done.code, done.out) == (0, "")
     record = json.loads(path.read_text("utf-8"))
     assert list(record) == ["prompt", "row", "model", "seed", "precision", "samples"]
@@ -289,32 +301,32 @@ def test_a_terminal_gets_the_same_text_while_it_grows(seeded: str) -> None:
         assert process.wait(60) == 0
 
 
-def test_lines_in_order_with_their_own_samples_and_one_row_alone(tmp_path: Path) -> None:
+def test_lines_in_order_with_their_own_samples_and_one_row_alone(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "lines"
     path.write_text(f"{WEATHER}\n从前有座山，\n1+1=2\n", "utf-8")
-    run = ("complete", "--lines", "-n", "2", "--batch-invariant", "--max-tokens", "8")
-    run += ("-f", str(path), "--echo")
+    flags = ("--lines", "-n", "2", "--batch-invariant", "--max-tokens", "8")
+    flags += ("-f", str(path), "--echo")
     env = {"GENTOOL_SEED": "5"}
-    done = gentool(*run, env=env)
+    done = run(*flags, env=env)
     assert (done.code, done.err) == (0, "")
     starts = [WEATHER] * 2 + ["从前有座山，"] * 2 + ["1+1=2"] * 2
     lines = done.out.split("\n")
     assert lines.pop() == "" and len(lines) == 6
     assert all(line.startswith(start) for line, start in zip(lines, starts, strict=True))
     assert len(set(lines)) > 3
-    row = gentool(*run, "--row", "1", "-0", env=env)
+    row = run(*flags, "--row", "1", "-0", env=env)
     assert [escaped(text) for text in row.out.split("\0")] == [*lines[2:4], ""]
 
 
-def test_greedy_samples_are_all_the_same() -> None:
+def test_greedy_samples_are_all_the_same(run: Run) -> None:
     options = ("--temperature", "0", "-n", "2", "--max-tokens", "6", "--stop", "。")
-    done = gentool("complete", WEATHER, *options, env={"GENTOOL_TEMPERATURE": "9"})
+    done = run(WEATHER, *options, env={"GENTOOL_TEMPERATURE": "9"})
     first, second = done.out.splitlines()
     assert first == second and "。" not in first
 
 
-def test_no_lines_no_output() -> None:
-    assert gentool("complete", "--lines") == (0, "", "")
+def test_no_lines_no_output(run: Run) -> None:
+    assert run("--lines") == (0, "", "")
 
 
 def test_a_reader_that_leaves_ends_the_run_quietly() -> None:

@@ -355,13 +355,9 @@ def test_what_is_no_prompt(
     told(run(str(path)), 2, message, hint)
 
 
-def test_standard_input_is_named() -> None:
-    told(
-        gentool("fewshot", "-", stdin="天气\n".encode()),
-        2,
-        "standard input has no examples",
-        "--stop",
-    )
+def test_standard_input_is_named(run: Run) -> None:
+    done = run("-", stdin="天气\n".encode())
+    told(done, 2, "standard input has no examples", "--stop")
 
 
 def test_no_valid_answer(run: Run) -> None:
@@ -579,9 +575,9 @@ def test_labels_give_an_accuracy(run: Run, template: str, write: Callable[..., s
 def test_an_interrupted_run_of_rows_goes_on_to_the_same_file(
     run: Run, template: str, write: Callable[..., str], tmp_path: Path
 ) -> None:
-    inputs = [f"{i}+{j}" for i in range(1, 7) for j in range(1, 5)]
+    inputs = [f"{i}+{j}" for i in range(1, 3) for j in range(1, 5)]
     data = write("d.csv", "\n".join(["input,label", *(f"{one},8" for one in inputs)]))
-    flags = (template, "--data", data, "--json", *DIGITS[:-2], "--no-curtail")
+    flags = (template, "--data", data, "--json", *DIGITS[:-2], "--no-curtail", "--no-xla")
     path, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
     with started("fewshot", *flags, "-o", str(path), stderr=subprocess.DEVNULL) as process:
         until = time.monotonic() + 120
@@ -594,9 +590,9 @@ def test_an_interrupted_run_of_rows_goes_on_to_the_same_file(
     path.write_bytes(b"".join(lines[:2]) + lines[2][:100])
     done = run(*flags, "-o", str(path))
     assert done.code == 0, done.err
-    assert done.err.splitlines()[0] == f"2 of 24 rows are in {path}; going on"
+    assert done.err.splitlines()[0] == f"2 of 8 rows are in {path}; going on"
     assert run(*flags, "-o", str(whole), "--seed", str(seed)).code == 0
-    assert path.read_bytes() == whole.read_bytes() and len(records(path)) == 25
+    assert path.read_bytes() == whole.read_bytes() and len(records(path)) == 9
 
 
 def test_a_file_of_another_run_is_refused_and_left_alone(

@@ -69,9 +69,12 @@ def test_wrong_calls(run: Run, own: Path, arguments: list[str], message: str, hi
 
 
 def test_list_and_its_objects(run: Run, own: Path) -> None:
+    """In a process of its own and here."""
     assert run("add", "mine", LLAMA).code == 0
     (own / "wrong.yaml").write_text("a: [")
+    env = {"XDG_CONFIG_HOME": os.environ["XDG_CONFIG_HOME"]}
     text, objects = run("list"), run("list", "--json")
+    assert gentool("models", "list", env=env) == text
     assert (text.code, text.err, objects.code, objects.err) == (0, "", 0, "")
     records = [json.loads(line) for line in objects.out.splitlines()]
     keys = ["name", "family", "n_layer", "d_model", "origin", "state", "path"]
@@ -168,11 +171,13 @@ def test_verify_names_a_recorded_file_that_is_gone(run: Run, tmp_path: Path) -> 
     assert done.err.startswith("error: gone.txt is missing\n")
 
 
-def test_a_model_is_completed_by_the_name_it_was_given(own: Path, run: Run, tmp_path: Path) -> None:
+def test_a_model_is_completed_by_the_name_it_was_given(
+    run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = copied("hf_gpt2", tmp_path / "folder")
     assert run("add", "mine", str(folder), "--set", "sampling.max_tokens=3").code == 0
-    env = {"XDG_CONFIG_HOME": os.environ["XDG_CONFIG_HOME"]}
-    elsewhere = gentool("complete", "-m", "mine", "Hello", "--json", env=env, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    elsewhere = within(capfd, "complete", "-m", "mine", "Hello", "--json", "--no-xla")
     assert (elsewhere.code, elsewhere.err) == (0, "")
     record = json.loads(elsewhere.out)
     assert record["model"] == "mine" and len(record["samples"][0]["ids"]) <= 3

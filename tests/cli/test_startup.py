@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -64,8 +65,9 @@ def test_a_mistake_is_found_before_tensorflow_is_imported(arguments: list[str]) 
 
 @pytest.mark.parametrize("arguments", HELP, ids=" ".join)
 def test_help_takes_less_than_200_ms(arguments: list[str]) -> None:
-    times = []
-    for _ in range(7):
+    """At its best of seven, the rest of which nobody waits for."""
+    times = [math.inf]
+    while len(times) <= 7 and min(times) >= 0.2:
         began = time.perf_counter()
         subprocess.run([*COMMAND, *arguments], env=CLEAN, capture_output=True, check=True)
         times.append(time.perf_counter() - began)

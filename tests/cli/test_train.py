@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from cli.shell import CLEAN, Done, gentool
+from cli.shell import CLEAN, gentool, within
+from pytest import CaptureFixture
 
 RECIPE = """\
 name: toy
@@ -75,7 +76,7 @@ def wait_for_steps(process: subprocess.Popen[bytes], place: Path, count: int) ->
         time.sleep(0.02)
 
 
-def test_killed_interrupted_and_finished(place: Path) -> None:
+def test_killed_interrupted_and_finished(place: Path, capfd: CaptureFixture[str]) -> None:
     with begin(place) as process:
         wait_for_steps(process, place, 20)
         process.kill()
@@ -101,9 +102,8 @@ def test_killed_interrupted_and_finished(place: Path) -> None:
     last = steps(place)[len(before) + len(after) :]
     assert last == list(range(after[-1] + 1, STEPS + 1))
 
-    made = gentool(
-        "complete", "天", "-m", str(place / "run" / "model"), "--max-tokens", "8", "--json"
-    )
+    model = str(place / "run" / "model")
+    made = within(capfd, "complete", "天", "-m", model, "--max-tokens", "8", "--json")
     assert made.code == 0
     assert json.loads(made.out)["model"] == "toy"
 
@@ -116,17 +116,20 @@ def test_killed_interrupted_and_finished(place: Path) -> None:
         ("n_kv_head: 1", "n_kv_head: 3", "n_head 2 is not a multiple of n_kv_head 3", "change"),
     ],
 )
-def test_a_wrong_recipe(place: Path, old: str, new: str, message: str, hint: str) -> None:
+def test_a_wrong_recipe(
+    place: Path, capfd: CaptureFixture[str], old: str, new: str, message: str, hint: str
+) -> None:
     path = place / "wrong.yaml"
     path.write_text(RECIPE.replace(old, new), "utf-8")
-    done = gentool("train", str(path), "--data", str(place), "--out", str(place / "new"))
+    wrong = ("train", str(path), "--data", str(place), "--out", str(place / "new"))
+    done = within(capfd, *wrong)
     assert (done.code, done.out) == (2, "")
     error, second = done.err.splitlines()
     assert str(path) in error and message in error and hint in second
     assert not (place / "new").exists()
 
 
-def test_wrong_calls(place: Path) -> None:
+def test_wrong_calls(place: Path, capfd: CaptureFixture[str]) -> None:
     recipe = str(place / "toy.yaml")
     calls = {
         ("train",): "RECIPE.yaml is missing",
@@ -135,5 +138,5 @@ def test_wrong_calls(place: Path) -> None:
         (*arguments(place, "--hours", "0"),): "--hours is '0'",
     }
     for call, message in calls.items():
-        done: Done = gentool(*call)
+        done = within(capfd, *call)
         assert done.code == 2 and message in done.err.splitlines()[0]

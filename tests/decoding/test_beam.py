@@ -191,7 +191,7 @@ def texts(n_vocab, prompt, length, end, least):
     return done
 
 
-VOCABULARY = st.integers(4, 6)
+VOCABULARY = st.sampled_from([4, 6])  # each is an engine that traces every shape for itself
 PENALTY = st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.0])
 
 
@@ -281,7 +281,7 @@ def test_what_has_ended_stays_as_it_is(task, width):
 def test_prompts_together_are_as_alone(engine, rule):
     """Of different lengths, and ending at different steps."""
     rng = np.random.default_rng(3)
-    prompts = [rng.integers(0, TINY.n_vocab, n) for n in (3, 20, 9, 1, 40)]
+    prompts = [rng.integers(0, TINY.n_vocab, n) for n in (3, 20, 9, 1, 31)]
     computed = [engine.prefill(ids) for ids in prompts]
     prefixes, logits = [p for p, _ in computed], np.concatenate([x for _, x in computed])
     end = frozenset(range(5, 40))

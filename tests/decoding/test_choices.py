@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import TINY, make_engine, random_weights
 
-from gentool.decoding import choices, scoring
+from gentool.decoding import choices, paths, scoring
 from gentool.decoding.sampling import normalized
 
 IDS = np.random.default_rng(11).integers(0, TINY.n_vocab, 20).tolist()
@@ -41,25 +41,25 @@ def alone(engine, choice, end):
 
 @settings(max_examples=20)
 @given(sets, ends, st.booleans())
-def test_masses_are_those_of_each_choice_alone(engine, prompt, chosen, end, invariant):
-    found = choices.masses(engine, *prompt, chosen, end, invariant)
-    wanted = [alone(engine, choice, end) for choice in chosen]
+def test_masses_are_those_of_each_choice_alone(plain, chosen, end, invariant):
+    found = choices.masses(plain, *plain.prefill(IDS), chosen, end, invariant)
+    wanted = [alone(plain, choice, end) for choice in chosen]
     np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE)
 
 
 @settings(max_examples=20)
 @given(sets, ends)
-def test_extend_computes_exactly_the_distinct_inner_nodes(engine, prompt, chosen, end):
+def test_extend_computes_exactly_the_distinct_inner_nodes(plain, chosen, end):
     with pytest.MonkeyPatch.context() as patch:
-        rows, extend = [], engine.extend
+        rows, extend = [], plain.extend
 
         def counted(prefixes, tail, owner, parents, tokens, **kwargs):
             rows.extend(tokens[:, 0])
             assert tokens.shape[1] == 1
             return extend(prefixes, tail, owner, parents, tokens, **kwargs)
 
-        patch.setattr(engine, "extend", counted)
-        choices.masses(engine, *prompt, chosen, end)
+        patch.setattr(plain, "extend", counted)
+        choices.masses(plain, *plain.prefill(IDS), chosen, end)
     inner = {c[:size] for c in chosen for size in range(1, len(c) + (end is not None))}
     assert sorted(rows) == sorted(node[-1] for node in inner)
 
@@ -73,7 +73,7 @@ def test_all_continuations_of_a_length_together_are_certain(engine, prompt, leng
 
 def test_all_continuations_of_a_small_vocabulary():
     arch = TINY.model_copy(update={"n_vocab": 7})
-    engine = make_engine(arch, random_weights(arch, seed=2))
+    engine = make_engine(arch, random_weights(arch, seed=2), paths.GRAPH)
     start = engine.prefill([3, 1, 4])
     for length in (3, 4):
         every = list(itertools.product(range(7), repeat=length))
@@ -83,7 +83,7 @@ def test_all_continuations_of_a_small_vocabulary():
 def test_with_the_end_a_choice_and_one_it_begins_exclude_each_other():
     """Every text ends at once, after one token, or has two tokens."""
     arch = TINY.model_copy(update={"n_vocab": 9})
-    engine = make_engine(arch, random_weights(arch, seed=3))
+    engine = make_engine(arch, random_weights(arch, seed=3), paths.GRAPH)
     prefix, logits = engine.prefill([3, 1, 4])
     end = frozenset({2, 5})
     others = [t for t in range(9) if t not in end]

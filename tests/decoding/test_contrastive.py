@@ -102,13 +102,14 @@ def reference(arch, arrays, prompt, how, end):
             return
 
 
+SEED = st.integers(0, 1)  # each is an engine that traces every shape for itself
 PROMPT = st.lists(st.integers(0, 11), min_size=1, max_size=20)
 ALPHA = st.sampled_from([0.0, 0.2, 0.6, 0.9, 1.0])
 
 
 @settings(max_examples=25)
 @given(
-    seed=st.integers(0, 3),
+    seed=SEED,
     prompt=PROMPT,
     alpha=ALPHA,
     k=st.sampled_from([1, 2, 4, 5, 12, 40]),
@@ -162,20 +163,20 @@ def test_hidden_states_equal_the_reference(engine, tiny_weights):
 
 
 @settings(max_examples=20)
-@given(seed=st.integers(0, 3), prompt=PROMPT, alpha=ALPHA, k=st.integers(1, 12))
+@given(seed=SEED, prompt=PROMPT, alpha=ALPHA, k=st.integers(1, 12))
 def test_alpha_0_and_k_1_are_greedy(seed, prompt, alpha, k):
     engine, text = small(seed)[2], list(prompt)
-    for _ in range(10):
+    for _ in range(6):
         text.append(int(engine.prefill(text)[1].argmax()))
-    assert ids_of(engine, prompt, Contrast(0.0, k, 10)) == text[len(prompt) :]
-    assert ids_of(engine, prompt, Contrast(alpha, 1, 10)) == text[len(prompt) :]
+    assert ids_of(engine, prompt, Contrast(0.0, k, 6)) == text[len(prompt) :]
+    assert ids_of(engine, prompt, Contrast(alpha, 1, 6)) == text[len(prompt) :]
 
 
 @settings(max_examples=20)
-@given(seed=st.integers(0, 3), prompt=PROMPT, cut=st.integers(1, 11))
+@given(seed=SEED, prompt=PROMPT, cut=st.integers(1, 7))
 def test_the_caller_may_stop(seed, prompt, cut):
     """What has been said does not depend on what was to follow, and a search leaves nothing."""
-    engine, how = small(seed)[2], Contrast(0.6, 4, 12)
+    engine, how = small(seed)[2], Contrast(0.6, 4, 8)
     whole = ids_of(engine, prompt, how)
     steps = search(engine, prompt, how, NO_END)
     assert [next(steps).id for _ in range(cut)] == whole[:cut]
@@ -185,7 +186,7 @@ def test_the_caller_may_stop(seed, prompt, cut):
 
 
 @settings(max_examples=20)
-@given(seed=st.integers(0, 3), prompt=PROMPT, end=st.frozensets(st.integers(0, 11), max_size=6))
+@given(seed=SEED, prompt=PROMPT, end=st.frozensets(st.integers(0, 11), max_size=6))
 def test_tokens_tell_what_the_model_says(seed, prompt, end):
     arch, arrays, engine = small(seed)
     tokens = list(search(engine, prompt, Contrast(0.6, 4, 12, 2), end, told=3))

@@ -71,7 +71,7 @@ def expansion(seed, law, least, most):
 
 @settings(max_examples=20)
 @given(
-    seed=st.integers(0, 2),
+    seed=st.integers(1, 2),
     temperature=st.sampled_from([0.3, 0.7, 1.0, 3.0]),
     top_k=st.sampled_from([0, 3]),
     top_p=st.sampled_from([1.0, 0.9]),

@@ -32,11 +32,11 @@ def test_windows_predict_every_token_once_and_hold_no_more_than_their_width(data
 
 @settings(max_examples=20)
 @given(data=st.data(), count=st.integers(2, 50), window=st.integers(4, 30))
-def test_each_token_is_predicted_by_its_window(engine, tiny_weights, data, count, window):
+def test_each_token_is_predicted_by_its_window(plain, tiny_weights, data, count, window):
     first = data.draw(st.integers(0, 2))
     width = window - first
     stride = data.draw(st.integers(1, window))
-    found = scoring.score(engine, IDS[:count], window, stride, first)
+    found = scoring.score(plain, IDS[:count], window, stride, first)
     start, rest = IDS[:first], IDS[first:count]
     assert found.dtype == np.float64 and len(found) == max(0, len(rest) - (first == 0))
     stride = min(stride, width)
@@ -55,18 +55,18 @@ def test_a_context_that_suffices_is_direct_scoring(engine):
         np.testing.assert_allclose(found, direct, atol=TOLERANCE)
 
 
-def test_logits_of_a_long_text_are_never_held_together(engine, monkeypatch):
-    whole = scoring.score(engine, IDS, 64, 32, 1)
-    held, prefill = [], engine.prefill
+def test_logits_of_a_long_text_are_never_held_together(plain, monkeypatch):
+    whole = scoring.score(plain, IDS, 64, 32, 1)
+    held, prefill = [], plain.prefill
 
     def watched(*args, **kwargs):
         prefix, logits = prefill(*args, **kwargs)
         held.append(len(logits))
         return prefix, logits
 
-    monkeypatch.setattr(engine, "prefill", watched)
+    monkeypatch.setattr(plain, "prefill", watched)
     monkeypatch.setattr(scoring, "LOGITS", 20 * TINY.n_vocab)
-    np.testing.assert_allclose(scoring.score(engine, IDS, 64, 32, 1), whole, atol=TOLERANCE)
+    np.testing.assert_allclose(scoring.score(plain, IDS, 64, 32, 1), whole, atol=TOLERANCE)
     assert max(held) == 16
     assert sum(held) < 120  # those before a window's new tokens are not asked for
 
