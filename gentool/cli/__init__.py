@@ -4,14 +4,14 @@ place where an exception becomes two lines on stderr and an exit code.
 
 from __future__ import annotations
 
-import signal
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 from click import exceptions
 
 from gentool import __version__, device
+from gentool.cli import signals
 from gentool.cli.options import HELP, Group, spelled
 from gentool.console import Console
 from gentool.errors import Exit, GentoolError, UsageError, nearest
@@ -72,15 +72,7 @@ program = Program(
 def main() -> int:
     """Runs the command line of this process; gives its exit code."""
     console = Console()
-    signal.signal(signal.SIGTERM, _terminate)
-    interrupted: list[int] = []
-
-    def interrupt(signum: int, frame: object) -> NoReturn:
-        interrupted.append(signum)
-        raise KeyboardInterrupt
-
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)
+    signals.listen()
     try:
         with program.make_context("gentool", sys.argv[1:], obj=console) as context:
             program.invoke(context)
@@ -94,12 +86,7 @@ def main() -> int:
         return Exit.BROKEN_PIPE
     except BaseException as failure:
         console.end_line()
-        # TensorFlow may make another exception of the one that Ctrl-C raises
-        return Exit.INTERRUPTED if interrupted else _explain(failure, console)
-
-
-def _terminate(signum: int, frame: object) -> NoReturn:
-    sys.exit(Exit.TERMINATED)
+        return signals.came[0] if signals.came else _explain(failure, console)
 
 
 def _explain(failure: BaseException, console: Console) -> int:

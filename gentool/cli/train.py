@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from gentool.cli import options, tables
+from gentool.cli import options, signals, tables
 from gentool.console import Console
 from gentool.errors import UsageError
 
@@ -59,8 +59,9 @@ def train(console: Console, flags: Flags) -> None:
                 show(event.step, event.steps, event.seconds_left, text)
                 if event.held_out is not None:
                     console.detail(f"step {event.step}: held-out loss {event.held_out:.3f}")
-    except (KeyboardInterrupt, SystemExit):
-        console.error(f"stopped, {run} is saved", "the same command continues it")
+    except BaseException:
+        if signals.came:
+            console.error(f"stopped, {run} is saved", "the same command continues it")
         raise
     console.write(f"{run / 'model'}\n")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from gentool.cli import boards
+from gentool.cli import boards, signals
 from gentool.console import Console
 from gentool.errors import Exit, GentoolError
 
@@ -130,6 +130,8 @@ def watched(console: Console, tallies: Iterator[Tally]) -> tuple[Tally | None, b
             for tally in tallies:
                 footer = boards.progress(tally, time.monotonic() - began)
                 show(boards.board(tally, footer))
-    except KeyboardInterrupt:
+    except BaseException as failure:
+        if not signals.interrupted(failure):
+            raise
         return tally, True
     return tally, False
