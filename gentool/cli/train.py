@@ -9,7 +9,7 @@ import click
 
 from gentool.cli import options, signals, tables
 from gentool.console import Console
-from gentool.errors import UsageError
+from gentool.errors import GentoolError, UsageError
 
 EXAMPLES = """
 gentool train configs/train/tiny-zh.yaml --data CORPUS --out RUN --hours 2
@@ -59,8 +59,10 @@ def train(console: Console, flags: Flags) -> None:
                 show(event.step, event.steps, event.seconds_left, text)
                 if event.held_out is not None:
                     console.detail(f"step {event.step}: held-out loss {event.held_out:.3f}")
-    except BaseException:
-        if signals.came:
+    except BaseException as failure:
+        if signals.came and isinstance(failure, GentoolError):  # it could not be saved
+            console.error(failure.message, failure.hint)
+        elif signals.came:
             console.error(f"stopped, {run} is saved", "the same command continues it")
         raise
     console.write(f"{run / 'model'}\n")
