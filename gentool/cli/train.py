@@ -59,11 +59,12 @@ def train(console: Console, flags: Flags) -> None:
                 show(event.step, event.steps, event.seconds_left, text)
                 if event.held_out is not None:
                     console.detail(f"step {event.step}: held-out loss {event.held_out:.3f}")
-    except BaseException as failure:
-        if signals.came and isinstance(failure, GentoolError):  # it could not be saved
+    except (KeyboardInterrupt, SystemExit):
+        console.error(f"stopped, {run} is saved", "the same command continues it")
+        raise
+    except GentoolError as failure:
+        if signals.came:  # it could not be saved, of which nobody else would tell
             console.error(failure.message, failure.hint)
-        elif signals.came:
-            console.error(f"stopped, {run} is saved", "the same command continues it")
         raise
     console.write(f"{run / 'model'}\n")
 
