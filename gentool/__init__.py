@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gentool.session import Model
+    from gentool.generation.session import Model
 
 __version__ = "0.1.0"
 __all__ = ["Sample", "load"]
@@ -21,15 +21,16 @@ def load(
 ) -> Model:
     """Opens a model: a name, a folder or a YAML file. `set` overrides keys of its YAML, dotted;
     `precision` is the YAML's where it is not given."""
-    from gentool import config, session
+    from gentool.config import lookup
+    from gentool.generation import session
 
-    chosen = config.load(model, set or {})
+    chosen = lookup.load(model, set or {})
     return session.open_model(chosen, precision or chosen.precision, xla)
 
 
 def __getattr__(name: str) -> Any:
     if name == "Sample":
-        from gentool.request import Sample
+        from gentool.generation.request import Sample
 
         return Sample
     raise AttributeError(f"module 'gentool' has no attribute {name!r}")

@@ -20,9 +20,10 @@ import numpy as np
 
 from gentool import registry, tokenizers
 from gentool.checkpoints import safetensors
-from gentool.config import FOLDER_FILE, ModelConfig
+from gentool.config.lookup import FOLDER_FILE
+from gentool.config.model import ModelConfig
 from gentool.errors import ModelError, UsageError
-from gentool.session import Parts, parts
+from gentool.generation.session import Parts, parts
 
 WEIGHTS = "model.safetensors"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

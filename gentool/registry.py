@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from gentool import checkpoints, config, schema, tokenizers
-from gentool.config import ModelConfig, ModelFile
+from gentool import checkpoints, tokenizers
+from gentool.config import lookup, schema
+from gentool.config.model import LEARNED_POSITIONS, ModelConfig, ModelFile
 from gentool.errors import GentoolError, ModelError, UsageError, nearest
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
@@ -38,15 +39,15 @@ class Entry(NamedTuple):
 
 def entries() -> list[Entry]:
     """All models that have a name, by name."""
-    return [_entry(name, path) for name, path in sorted(config.known().items())]
+    return [_entry(name, path) for name, path in sorted(lookup.known().items())]
 
 
 def _entry(name: str, path: Path) -> Entry:
-    places: dict[Path, Origin] = {config.own(): "own", config.configs(): "configs"}
+    places: dict[Path, Origin] = {lookup.own(): "own", lookup.configs(): "configs"}
     origin = places.get(path.parent, "packaged")
     try:
         file = schema.parse(ModelFile, schema.read_yaml(path), str(path))
-        config.load(name)
+        lookup.load(name)
     except ModelError:
         return Entry(name, path, origin, "no weights here", file)
     except GentoolError:
@@ -58,19 +59,19 @@ def describe(name: str, place: str, overrides: Mapping[str, object]) -> ModelCon
     """The model in a folder or of a YAML file as one called `name`, its files by absolute paths and
     with their sums. Where configs/ has that name, its sampling and tokenizer settings are taken
     over, and its numbers must be those of the folder."""
-    path = config.locate(place)
-    data = config.keys(path)
-    shipped = config.configs() / f"{name}.yaml"
+    path = lookup.locate(place)
+    data = lookup.keys(path)
+    shipped = lookup.configs() / f"{name}.yaml"
     if shipped.is_file():
         data = _completed(data, schema.read_yaml(shipped), place, name)
-    found = config.checked(path, data | {"name": name}, overrides)
+    found = lookup.checked(path, data | {"name": name}, overrides)
     tokenizer = found.tokenizer
     if tokenizer:
         model = _absolute(found.folder / tokenizer.model)
         tokenizer = tokenizer.model_copy(update={"model": model})
     checkpoint = _absolute(found.folder / found.checkpoint)
     return found.model_copy(
-        update={"checkpoint": checkpoint, "tokenizer": tokenizer, "folder": config.own()}
+        update={"checkpoint": checkpoint, "tokenizer": tokenizer, "folder": lookup.own()}
     )
 
 
@@ -127,9 +128,9 @@ def place_of(name: str) -> Path:
             f"{name!r} is no name of a model",
             f"letters, digits, . _ and -, a letter or digit first, at most {LONGEST}",
         )
-    if name in config.packaged():
+    if name in lookup.packaged():
         raise UsageError(f"{name} is the model inside gentool", "give another name")
-    return config.own() / f"{name}.yaml"
+    return lookup.own() / f"{name}.yaml"
 
 
 def new_place(name: str) -> Path:
@@ -147,7 +148,7 @@ def remove(name: str) -> Path:
     """Deletes the YAML of one of the user's models, and nothing else."""
     path = place_of(name)
     if not path.is_file():
-        own = [found.stem for found in config.own().glob("*.yaml")]
+        own = [found.stem for found in lookup.own().glob("*.yaml")]
         hint = nearest(name, own, "your models") if own else "you have added none"
         raise UsageError(f"there is no model {name} of your own", hint)
     try:
@@ -165,7 +166,7 @@ def text(model: ModelFile) -> str:
         if isinstance(value, schema.Strict):
             said_only = key != "arch"  # whose every number is written
             value = value.model_dump(exclude_none=True, exclude_unset=said_only)
-            rotary = model.family not in config.LEARNED_POSITIONS
+            rotary = model.family not in LEARNED_POSITIONS
             unused = ("n_position",) if rotary else ()
             value = {k: v for k, v in value.items() if (said_only or v != []) and k not in unused}
         if value not in (None, {}):

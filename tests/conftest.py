@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from gentool import device
+from gentool.runtimes.xla import device
 
 os.environ["TF_XLA_FLAGS"] = f"{device.CACHE_FLAG}="  # what a run compiles is its own
 device.setup()
@@ -37,7 +37,7 @@ def engine(request: pytest.FixtureRequest, tiny_weights: dict[str, np.ndarray]) 
     """Compiled and plain."""
     from tiny import TINY, make_engine
 
-    from gentool.decoding import paths
+    from gentool.runtimes.xla import backend as paths
 
     return make_engine(TINY, tiny_weights, getattr(paths, request.param))
 
@@ -47,6 +47,6 @@ def plain(tiny_weights: dict[str, np.ndarray]) -> Any:
     """Plain: for laws of what happens around the layers, which many shapes try."""
     from tiny import TINY, make_engine
 
-    from gentool.decoding import paths
+    from gentool.runtimes.xla import backend as paths
 
     return make_engine(TINY, tiny_weights, paths.GRAPH)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from gentool.checkpoints import safetensors
-from gentool.config import Arch
+from gentool.config.model import Arch
 from gentool.models import gpt2
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -18,12 +18,14 @@ import pytest
 from folders import GOLDEN, arch, copied, random_gpt2, sharded
 
 import gentool
-from gentool import config, registry
+from gentool import registry
+from gentool.config import lookup
+from gentool.config.model import LEARNED_POSITIONS
+from gentool.config.schema import read_yaml
 from gentool.convert import DTYPES, convert
 from gentool.errors import GentoolError, ModelError, UsageError
+from gentool.generation.session import parts
 from gentool.models import load_family
-from gentool.schema import read_yaml
-from gentool.session import parts
 
 HEADS = {"arch.n_head": 4}
 BERT = {
@@ -45,7 +47,7 @@ MODELS = {
 def made(
     source: Path | str, target: Path, precision: str = "auto", said: dict[str, object] | None = None
 ) -> Path:
-    written = list(convert(config.load(str(source), said or {}), target, precision))
+    written = list(convert(lookup.load(str(source), said or {}), target, precision))
     done = [part.done for part in written]
     assert done == sorted(set(done)) and done[-1] == written[-1].size
     return target
@@ -94,7 +96,7 @@ def test_the_folder_is_the_same_model(name: str, tmp_path: Path, out: Path) -> N
     assert os.listdir(out) == ["model"]
 
     # the YAML says everything: it is read without any other file, has all numbers and all sums
-    before, after = config.load(str(source), said), config.load(str(target))
+    before, after = lookup.load(str(source), said), lookup.load(str(target))
     assert (after.arch, after.family, after.sampling) == (
         before.arch,
         before.family,
@@ -102,7 +104,7 @@ def test_the_folder_is_the_same_model(name: str, tmp_path: Path, out: Path) -> N
     )
     assert len((target / "gentool.yaml").read_text("utf-8").splitlines()) <= 30
     numbers = {key for key, value in after.arch.model_dump().items() if value not in (None, [])}
-    rotary = after.family not in config.LEARNED_POSITIONS
+    rotary = after.family not in LEARNED_POSITIONS
     written = read_yaml(target / "gentool.yaml")
     assert written["arch"].keys() == numbers - ({"n_position"} if rotary else set())
     assert written["sha256"].keys() == names - {"gentool.yaml"}
@@ -165,7 +167,7 @@ def test_all_files_of_a_tokenizer_come_along(
     assert found == sorted([*names, "gentool.yaml", "model.safetensors"])
     sums = read_yaml(target / "gentool.yaml")["sha256"]
     assert sums.keys() == {*names, "model.safetensors"}
-    old, new = config.load(str(source), said), config.load(str(target))
+    old, new = lookup.load(str(source), said), lookup.load(str(target))
     assert new.tokenizer == old.tokenizer.model_copy(update={"model": keys["model"]})
     tokenizers = [parts(model).tokenizer for model in (old, new)]
     assert len({tuple(t.encode("Hello 今天")) for t in tokenizers}) == 1
@@ -174,7 +176,7 @@ def test_all_files_of_a_tokenizer_come_along(
 @pytest.mark.parametrize("precision", DTYPES)
 def test_precision_is_the_type_of_every_weight(precision: str, out: Path) -> None:
     target = made(GOLDEN / "hf_llama", out / "m", precision)
-    old, new = (parts(config.load(str(p))) for p in (GOLDEN / "hf_llama", target))
+    old, new = (parts(lookup.load(str(p))) for p in (GOLDEN / "hf_llama", target))
     from gentool.models import weights
 
     for name, weight in new.plan.items():
@@ -202,7 +204,7 @@ def test_a_number_too_large_is_an_error_naming_the_tensor(
 
 def test_an_infinity_stays_one_and_hides_nothing(tmp_path: Path, out: Path) -> None:
     source = random_gpt2(tmp_path / "m", arch(), np.float32, position=[np.inf, np.nan])
-    found = parts(config.load(str(made(source, out / "m", "fp16")))).source.read("position")
+    found = parts(lookup.load(str(made(source, out / "m", "fp16")))).source.read("position")
     np.testing.assert_array_equal(found.flat[:2], np.array([np.inf, np.nan], np.float16))
     source = random_gpt2(tmp_path / "n", arch(), np.float32, layers_0_down=[np.inf, 1e9])
     assert "layers.0.down has" in refused(ModelError, source, out / "n", "fp16")
@@ -212,7 +214,7 @@ def test_an_infinity_stays_one_and_hides_nothing(tmp_path: Path, out: Path) -> N
     "name", ["1e5", "今天", "null", "0x10", "~", "a b", "#", "- a", "it's", "=b"]
 )
 def test_any_name_is_read_back(name: str, small: Path, out: Path) -> None:
-    assert config.load(str(made(small, out / name))).name == name
+    assert lookup.load(str(made(small, out / name))).name == name
 
 
 # Where it is written
@@ -285,18 +287,18 @@ def test_nothing_is_removed_or_written_through_a_link(
 
 
 def test_of_two_conversions_to_one_place_one_is_refused(small: Path, out: Path) -> None:
-    model = config.load(str(small))
+    model = lookup.load(str(small))
     first = convert(model, out / "m", "auto")
     next(first)
     assert "is being written already" in refused(UsageError, small, out / "m")
     list(first)
     assert os.listdir(out) == ["m"]
-    assert {state for _, state in registry.verify(config.load(str(out / "m")))} == {"as recorded"}
+    assert {state for _, state in registry.verify(lookup.load(str(out / "m")))} == {"as recorded"}
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_a_place_taken_meanwhile_is_left_alone(kind: str, small: Path, out: Path) -> None:
-    running = convert(config.load(str(small)), out / "m", "auto")
+    running = convert(lookup.load(str(small)), out / "m", "auto")
     next(running)
     (out / "m").touch() if kind == "file" else (out / "m").mkdir()
     with pytest.raises(UsageError, match="exists already"):
@@ -305,7 +307,7 @@ def test_a_place_taken_meanwhile_is_left_alone(kind: str, small: Path, out: Path
 
 
 def test_an_abandoned_conversion_leaves_nothing(small: Path, out: Path) -> None:
-    running = convert(config.load(str(small)), out / "m", "auto")
+    running = convert(lookup.load(str(small)), out / "m", "auto")
     next(running)
     assert os.listdir(out) == [".m.partial"]
     running.close()
@@ -335,7 +337,7 @@ def test_a_disk_that_is_too_small_and_one_that_fills_up(small: Path, out: Path, 
         assert f"needs {size // 10**5}" in message and "are free" in message
         made(small, out / "small")
     with mounted(out, f"size={size + (1 << 18)}"):
-        running = convert(config.load(str(large)), out / "m", "auto")
+        running = convert(lookup.load(str(large)), out / "m", "auto")
         next(running)
         with (out / "other").open("wb") as other, contextlib.suppress(OSError):
             other.write(bytes(size))

@@ -13,10 +13,11 @@ from folders import GOLDEN, arch, copied, random_gpt2, sharded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gentool import config, registry
-from gentool.config import Arch, ModelFile, RopeScaling, Sampling, TokenizerConfig
+from gentool import registry
+from gentool.config import lookup
+from gentool.config.model import Arch, ModelFile, RopeScaling, Sampling, TokenizerConfig
+from gentool.config.schema import parse, read_yaml
 from gentool.errors import Exit, GentoolError, ModelError, UsageError
-from gentool.schema import parse, read_yaml
 
 LLAMA = str(GOLDEN / "hf_llama")
 
@@ -101,8 +102,8 @@ def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, 
 @pytest.mark.parametrize("name", ["a", "A.b_c-9", "0", "1e5", "null", "x" * 200, "a..b"])
 def test_names_that_can_be_given(name: str) -> None:
     path = add(name, LLAMA)
-    assert path == config.own() / f"{name}.yaml"
-    assert config.load(name).name == name
+    assert path == lookup.own() / f"{name}.yaml"
+    assert lookup.load(name).name == name
     assert registry.remove(name) == path and not path.exists()
 
 
@@ -147,7 +148,7 @@ def test_files_are_named_by_absolute_paths_that_hold(
     monkeypatch.chdir(tmp_path / "here")
     path = add("a", ".")
     monkeypatch.chdir("/")
-    found = config.load("a")
+    found = lookup.load("a")
     assert found.checkpoint == str(tmp_path / "here/model.safetensors")
     assert found.tokenizer.model == str(tmp_path / "here/tokenizer.json")
     assert found.sha256.keys() == {found.checkpoint, found.tokenizer.model}
@@ -159,7 +160,7 @@ def test_a_megatron_folder_with_what_it_does_not_say() -> None:
     with pytest.raises(ModelError, match="arch.n_head is missing"):
         registry.describe("cpm", str(folder), {})
     add("cpm", folder, **{"arch.n_head": "4", "sampling.temperature": "0.5"})
-    found = config.load("cpm")
+    found = lookup.load("cpm")
     assert (found.arch.n_head, found.sampling.temperature) == (4, 0.5)
     assert found.checkpoint == str(folder) and len(found.sha256) == 3
     assert {state for _, state in registry.verify(found)} == {"as recorded"}
@@ -167,7 +168,7 @@ def test_a_megatron_folder_with_what_it_does_not_say() -> None:
 
 def test_a_yaml_file_and_a_known_name(tmp_path: Path) -> None:
     add("other", "tiny-zh")
-    packaged, found = config.load("tiny-zh"), config.load("other")
+    packaged, found = lookup.load("tiny-zh"), lookup.load("other")
     assert (found.arch, found.sampling) == (packaged.arch, packaged.sampling)
     assert list(found.sha256.values()) == list(packaged.sha256.values())
     with pytest.raises(ModelError, match="does not exist"):
@@ -177,7 +178,7 @@ def test_a_yaml_file_and_a_known_name(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="model.safetensors does not exist"):
         add("some", yaml)
     add("some", yaml, checkpoint=str(packaged.folder / "model.safetensors"))
-    assert config.load("some").arch == packaged.arch
+    assert lookup.load("some").arch == packaged.arch
 
 
 def test_links_of_a_cache_keep_their_names(tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_links_of_a_cache_keep_their_names(tmp_path: Path) -> None:
         shutil.copy(path, blobs / str(number))
         (snapshot / path.name).symlink_to(f"../../blobs/{number}")
     add("cached", snapshot)
-    found = config.load("cached")
+    found = lookup.load("cached")
     assert found.checkpoint == str(snapshot / "model.safetensors")
     assert {state for _, state in registry.verify(found)} == {"as recorded"}
 
@@ -310,14 +311,14 @@ def test_remove_deletes_the_yaml_and_nothing_else(tmp_path: Path, own: Path) -> 
         assert "other" in caught.value.hint
     (own / "broken.yaml").write_text("name: [")
     registry.remove("broken")
-    assert (config.configs() / "gpt2.yaml").is_file()
+    assert (lookup.configs() / "gpt2.yaml").is_file()
 
 
 # Sums
 
 
 def states(name: str) -> dict[str, str]:
-    return {Path(path).name: state for path, state in registry.verify(config.load(name))}
+    return {Path(path).name: state for path, state in registry.verify(lookup.load(name))}
 
 
 def test_every_file_of_a_model_is_compared(tmp_path: Path) -> None:

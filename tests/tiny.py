@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from gentool.config import Arch
-from gentool.decoding import paths
+from gentool.config.model import Arch
 from gentool.decoding.engine import Engine
 from gentool.models import llama, weights
 from gentool.models.transformer import Params
+from gentool.runtimes.xla import backend as paths
 
 TINY = Arch(
     n_layer=2,

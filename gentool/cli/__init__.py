@@ -10,11 +10,12 @@ from typing import Any
 import click
 from click import exceptions
 
-from gentool import __version__, device
+from gentool import __version__
 from gentool.cli import signals
+from gentool.cli.console import Console
 from gentool.cli.options import HELP, Group, spelled
-from gentool.console import Console
 from gentool.errors import Exit, GentoolError, UsageError, nearest
+from gentool.runtimes.xla import device
 
 COMMANDS = {
     "complete": ("gentool.cli.complete:command", "continue a prompt"),

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gentool.cli import options, tables
-from gentool.console import Console
+from gentool.cli import flags as tables
+from gentool.cli import options
+from gentool.cli.console import Console
 from gentool.errors import UsageError
 
 if TYPE_CHECKING:
-    from gentool.benchmark import Plan, Report, Result, Turns
+    from gentool.benchmark.model import Plan, Report, Result, Turns
 
 EXAMPLES = """
 gentool bench
@@ -123,15 +124,15 @@ def bench(console: Console, flags: Flags) -> None:
     The vote is over five sums, 8 tokens at most, against the same samples drawn as independent
     rows. Prefill and decoding are cut to the context; what was cut, or skipped, is said.
     """
-    from gentool import config
+    from gentool.config import lookup
 
     if flags.json and flags.jsonl:
         raise UsageError("both --json and --jsonl are given", "drop one")
-    chosen = config.load(flags.model or tables.DEFAULT_MODEL, dict(flags.set))
+    chosen = lookup.load(flags.model or tables.DEFAULT_MODEL, dict(flags.set))
     if flags.output not in (None, "-"):
         console.redirect(flags.output)
 
-    from gentool import benchmark
+    from gentool.benchmark import model as benchmark
 
     plan = planned(flags)
     turns = benchmark.run(chosen, flags.precision, flags.xla, same(flags), plan)
@@ -146,7 +147,7 @@ def bench(console: Console, flags: Flags) -> None:
 
 
 def planned(flags: Flags) -> Plan:
-    from gentool import benchmark
+    from gentool.benchmark import model as benchmark
 
     given = {name: getattr(flags, name) for name in benchmark.Plan._fields}
     return benchmark.Plan(**{name: value for name, value in given.items() if value is not None})
@@ -165,7 +166,7 @@ def same(flags: Flags) -> list[str]:
 
 def watched(console: Console, turns: Turns[Report], weight: int) -> Report:
     """The report, after showing what is being measured."""
-    from gentool.benchmark import WEIGHTS
+    from gentool.benchmark.model import WEIGHTS
 
     began, done = time.monotonic(), 0
     with console.progress() as show:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gentool.cli import options, tables
+from gentool.cli import flags as tables
+from gentool.cli import options
+from gentool.cli.console import Console
 from gentool.cli.prompts import escaped, read, whole
-from gentool.console import Console
 from gentool.errors import UsageError
 
 if TYPE_CHECKING:
-    from gentool.scores import Choice, Normalize
+    from gentool.generation.score import Choice, Normalize
 
 EXAMPLES = r"""
 gentool choose "今天天气" --choice 不错 --choice 很好
@@ -93,16 +94,16 @@ def choose(console: Console, flags: Flags) -> None:
     A choice's tokens are what encoding it behind the prompt adds to those of the prompt; where that
     changes the prompt's last token, they are the choice's own.
     """
-    from gentool import config
+    from gentool.config import lookup
 
     prompt = whole(read(flags.prompt, flags.file, to="choose"))
     if not flags.choice:
         raise UsageError("no choice", "give some, as in --choice 不错 --choice 很好")
-    chosen = config.load(flags.model or tables.DEFAULT_MODEL, dict(flags.set))
+    chosen = lookup.load(flags.model or tables.DEFAULT_MODEL, dict(flags.set))
     if flags.output not in (None, "-"):
         console.redirect(flags.output)
 
-    from gentool import session
+    from gentool.generation import session
 
     model = session.open_model(chosen, flags.precision, flags.xla)
     console.detail(model.describe())

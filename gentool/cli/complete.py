@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gentool.cli import options, tables
+from gentool.cli import flags as tables
+from gentool.cli import options
+from gentool.cli.console import Console
 from gentool.cli.prompts import Prompt, escaped, read_prompts
-from gentool.console import Console
 from gentool.errors import UsageError
 
 if TYPE_CHECKING:
-    from gentool.request import Chunk, Sample
+    from gentool.generation.request import Chunk, Sample
 
 EXAMPLES = r"""
 gentool complete "今天天气不错"
@@ -94,10 +95,10 @@ def complete(console: Console, flags: Flags) -> None:
 
     --alternatives prints the probability of each before its text; --json gives a beam's score.
     """
-    from gentool import config
+    from gentool.config import lookup
 
     prompts = read_prompts(flags)
-    chosen = config.load(flags.model or tables.DEFAULT_MODEL, dict(flags.set))
+    chosen = lookup.load(flags.model or tables.DEFAULT_MODEL, dict(flags.set))
     sampling = tables.sampling(chosen, flags)
     search = tables.search(flags)
     if flags.logprobs is not None and not flags.json:
@@ -110,8 +111,8 @@ def complete(console: Console, flags: Flags) -> None:
         console.overwrite()
         return
 
-    from gentool import request as ask
-    from gentool import session
+    from gentool.generation import request as ask
+    from gentool.generation import session
 
     model = session.open_model(chosen, flags.precision, flags.xla)
     console.overwrite()

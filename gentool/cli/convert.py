@@ -9,8 +9,9 @@ from pathlib import Path
 
 import click
 
-from gentool.cli import options, tables
-from gentool.console import Console
+from gentool.cli import flags as tables
+from gentool.cli import options
+from gentool.cli.console import Console
 
 EXAMPLES = """
 gentool convert CPM/ cpm-lm
@@ -36,9 +37,9 @@ def convert(console: Console, flags: Flags) -> None:
     it is complete, and not at all after an error. Its weights have the precision they had, or the
     one asked for; its gentool.yaml has every number, and the SHA-256 of its files.
     """
-    from gentool import config
+    from gentool.config import lookup
 
-    model = config.load(flags.source, dict(flags.set))
+    model = lookup.load(flags.source, dict(flags.set))
 
     from gentool import convert
 

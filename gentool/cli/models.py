@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import click
 
-from gentool.cli import options, tables
-from gentool.console import Console
+from gentool.cli import flags as tables
+from gentool.cli import options
+from gentool.cli.console import Console
 from gentool.errors import GentoolError, ModelError
 
 EXAMPLES = """
@@ -82,12 +83,13 @@ def list(console: Console, flags: ListFlags) -> None:
 
 def show(console: Console, flags: ModelFlags) -> None:
     """Prints the YAML of a model: the file of a name, or what a folder says of itself."""
-    from gentool import config, folder, registry, schema
+    from gentool import registry
+    from gentool.config import folder, lookup, schema
 
-    path = config.locate(flags.model)
+    path = lookup.locate(flags.model)
     console.detail(str(path))
     if flags.set or folder.is_such(path):
-        console.write(registry.text(config.load(flags.model, dict(flags.set))))
+        console.write(registry.text(lookup.load(flags.model, dict(flags.set))))
     else:
         schema.read_yaml(path)
         console.write(path.read_text("utf-8"))
@@ -105,7 +107,7 @@ def add(console: Console, flags: AddFlags) -> None:
     registry.new_place(flags.name)  # a wrong name is found before any work
     described = registry.describe(flags.name, flags.place, dict(flags.set))
 
-    from gentool import session
+    from gentool.generation import session
 
     session.parts(described)
     if described.tokenizer is None:
@@ -122,9 +124,10 @@ def remove(console: Console, flags: NameFlags) -> None:
 
 def verify(console: Console, flags: ModelFlags) -> None:
     """Reads all files of a model and prints for each whether it is as it was recorded."""
-    from gentool import config, registry
+    from gentool import registry
+    from gentool.config import lookup
 
-    model = config.load(flags.model, dict(flags.set))
+    model = lookup.load(flags.model, dict(flags.set))
     if not model.sha256:
         raise GentoolError(
             f"{model.name} has no recorded sums", "gentool models add and convert record them"

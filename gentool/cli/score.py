@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from gentool.cli import options, tables
+from gentool.cli import flags as tables
+from gentool.cli import options
+from gentool.cli.console import Console
 from gentool.cli.prompts import RowsError, Source, escaped, lines, read, whole
-from gentool.console import Console
 from gentool.errors import GentoolError, UsageError
 
 if TYPE_CHECKING:
-    from gentool.scores import Score
-    from gentool.session import Model
+    from gentool.generation.score import Score
+    from gentool.generation.session import Model
 
 EXAMPLES = r"""
 gentool score "今天天气不错"
@@ -91,7 +92,7 @@ def score(console: Console, flags: Flags) -> None:
     numbers; the exit code is 4. --jsonl and --json print the same as objects; an object of --jsonl
     keeps its other keys, or has an error. With --tokens they have ids, tokens and logprobs too.
     """
-    from gentool import config
+    from gentool.config import lookup
 
     if flags.lines and flags.jsonl:
         raise UsageError("both --lines and --jsonl are given", "drop one")
@@ -99,9 +100,9 @@ def score(console: Console, flags: Flags) -> None:
         raise UsageError("--tokens with --lines is a table a line", "add --json")
     source = read(flags.text, flags.file, "text", "score")
     rows = list(rows_of(source, flags))
-    chosen = config.load(flags.model or tables.DEFAULT_MODEL, dict(flags.set))
+    chosen = lookup.load(flags.model or tables.DEFAULT_MODEL, dict(flags.set))
 
-    from gentool import scores
+    from gentool.generation import score as scores
 
     scores.check_stride(flags.stride, chosen.arch.n_ctx)
     if flags.output not in (None, "-"):
@@ -110,7 +111,7 @@ def score(console: Console, flags: Flags) -> None:
         console.overwrite()
         return
 
-    from gentool import session
+    from gentool.generation import session
 
     model = session.open_model(chosen, flags.precision, flags.xla)
     _ = model.tokenizer  # without one no row can be scored

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from gentool.cli import options, signals, tables
-from gentool.console import Console
+from gentool.cli import flags as tables
+from gentool.cli import options, signals
+from gentool.cli.console import Console
 from gentool.errors import GentoolError, UsageError
 
 EXAMPLES = """
@@ -43,7 +44,7 @@ def train(console: Console, flags: Flags) -> None:
     for name in chosen.data.sources:
         corpus.locate(Path(flags.data), name)
 
-    from gentool import device
+    from gentool.runtimes.xla import device
 
     device.setup()
     from gentool.training import trainer

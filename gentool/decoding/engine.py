@@ -19,13 +19,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from gentool.config import Arch
-from gentool.decoding import buckets, paths
-from gentool.decoding.paths import Path, Rules
-from gentool.models import layers
-from gentool.models.attention import attend, log_n, write_cells
-from gentool.models.layers import Tensor
+from gentool.config.model import Arch
 from gentool.models.transformer import Params, forward
+from gentool.runtimes.xla import backend as paths
+from gentool.runtimes.xla import buckets
+from gentool.runtimes.xla import ops as layers
+from gentool.runtimes.xla.attention import attend, log_n, write_cells
+from gentool.runtimes.xla.backend import Path, Rules
+from gentool.runtimes.xla.ops import Tensor
 
 Cells = tuple[tuple[Tensor, Tensor], ...]  # keys and values of each layer
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gentool.decoding.buckets import rows as row_bucket
 from gentool.decoding.engine import Engine, Prefix, taken
 from gentool.decoding.filters import Law, adjusted
 from gentool.decoding.lookup import Drafter
@@ -21,6 +20,7 @@ from gentool.decoding.sampling import (
     numbers,
     pick,
 )
+from gentool.runtimes.xla.buckets import rows as row_bucket
 
 if TYPE_CHECKING:
     from gentool.decoding.constraints import Constraint

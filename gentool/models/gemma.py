@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from gentool.config import Arch
-from gentool.models.layers import Ops, Tensor
+from gentool.config.model import Arch
 from gentool.models.llama import DIALECTS, head, heads, layer_tensors, rotated, top_tensors
+from gentool.runtimes.xla.ops import Ops, Tensor
 
 __all__ = ["DIALECTS", "embed", "final", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
 

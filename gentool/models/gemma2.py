@@ -4,10 +4,10 @@ logits and its windows on some layers are numbers in Arch.
 
 from __future__ import annotations
 
-from gentool.config import Arch
+from gentool.config.model import Arch
 from gentool.models import llama
 from gentool.models.gemma import embed, final, norm, qkv, top_tensors
-from gentool.models.layers import Ops, Tensor, capped
+from gentool.runtimes.xla.ops import Ops, Tensor, capped
 
 __all__ = ["DIALECTS", "embed", "final", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from gentool.config import Arch
-from gentool.models.layers import Ops, Tensor
+from gentool.config.model import Arch
 from gentool.models.names import Dialect, Take, take, turned
+from gentool.runtimes.xla.ops import Ops, Tensor
 
 
 def top_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:

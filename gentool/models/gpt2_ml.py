@@ -4,11 +4,12 @@ none before attention, and the MLP's residual taken before its norm. gelu is the
 
 from __future__ import annotations
 
-from gentool.config import Arch
-from gentool.models import gpt2, layers
+from gentool.config.model import Arch
+from gentool.models import gpt2
 from gentool.models.gpt2 import head, keras_layer
-from gentool.models.layers import Ops, Tensor
 from gentool.models.names import Dialect, take
+from gentool.runtimes.xla import ops as layers
+from gentool.runtimes.xla.ops import Ops, Tensor
 
 __all__ = ["DIALECTS", "embed", "final", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
 

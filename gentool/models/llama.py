@@ -9,9 +9,9 @@ from types import MappingProxyType
 
 import tensorflow as tf
 
-from gentool.config import Arch
-from gentool.models.layers import Ops, Tensor, frequencies
+from gentool.config.model import Arch
 from gentool.models.names import Dialect, take
+from gentool.runtimes.xla.ops import Ops, Tensor, frequencies
 
 
 def top_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from gentool.config import Arch
+from gentool.config.model import Arch
 from gentool.models import gpt2
 from gentool.models.gpt2 import embed, head
-from gentool.models.layers import Ops, Tensor
 from gentool.models.names import Dialect, take, turned
+from gentool.runtimes.xla.ops import Ops, Tensor
 
 __all__ = ["DIALECTS", "embed", "final", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from gentool.config import Arch
+from gentool.config.model import Arch
 from gentool.models import llama
-from gentool.models.layers import Ops, Tensor
 from gentool.models.llama import embed, final, head, heads, merge, rotated, top_tensors
+from gentool.runtimes.xla.ops import Ops, Tensor
 
 __all__ = ["DIALECTS", "embed", "final", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from gentool.config import Arch
-from gentool.models.layers import Tensor
+from gentool.config.model import Arch
+from gentool.runtimes.xla.ops import Tensor
 
 
 class Params(NamedTuple):

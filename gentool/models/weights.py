@@ -15,12 +15,12 @@ import tensorflow as tf
 
 from gentool.checkpoints import TensorSource
 from gentool.checkpoints.maps import forget
-from gentool.config import Arch
+from gentool.config.model import Arch
 from gentool.errors import ModelError
-from gentool.models import layers
-from gentool.models.layers import Tensor
 from gentool.models.names import Take, choose, own
 from gentool.models.transformer import Params
+from gentool.runtimes.xla import ops as layers
+from gentool.runtimes.xla.ops import Tensor
 
 FLOATS = {np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)}
 ALIGNED = 64  # bytes, which TensorFlow wants

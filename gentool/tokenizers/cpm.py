@@ -14,7 +14,7 @@ from pathlib import Path
 import sentencepiece
 
 from gentool import cache
-from gentool.config import TokenizerConfig
+from gentool.config.model import TokenizerConfig
 from gentool.errors import ModelError
 from gentool.tokenizers import joined
 from gentool.tokenizers.sentencepiece import read, surface

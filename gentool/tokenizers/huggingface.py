@@ -12,7 +12,7 @@ from typing import Any
 
 import tokenizers
 
-from gentool.config import TokenizerConfig
+from gentool.config.model import TokenizerConfig
 from gentool.errors import ModelError
 from gentool.tokenizers import MERGES, contents, joined
 from gentool.tokenizers.tokenizer_json import check, flat, once

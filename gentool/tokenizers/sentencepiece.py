@@ -8,7 +8,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from gentool.config import TokenizerConfig
+from gentool.config.model import TokenizerConfig
 from gentool.errors import ModelError
 from gentool.tokenizers import contents, joined
 

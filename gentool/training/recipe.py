@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gentool.config import Arch, Sampling
-from gentool.schema import Strict, parse, read_yaml
+from gentool.config.model import Arch, Sampling
+from gentool.config.schema import Strict, parse, read_yaml
 
 Share = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -23,7 +23,7 @@ class Pieces(Strict):
 
 class Mixture(Strict):
     """Shares of the tokens drawn: text files by name (FILE.txt or FILE.txt.zst), and documents
-    made by gentool.training.synthetic."""
+    made by gentool.training.synthetic.documents."""
 
     sources: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9]\w*$")], Share]
     synthetic: Annotated[float, Field(ge=0)] = 0.0

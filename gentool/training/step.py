@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from gentool.config import Arch
-from gentool.models.layers import Tensor, compiled, fused
+from gentool.config.model import Arch
 from gentool.models.transformer import forward
 from gentool.models.weights import nested
+from gentool.runtimes.xla.ops import Tensor, compiled, fused
 from gentool.training.recipe import Optimizer
 
 COMPUTE = tf.bfloat16

@@ -10,8 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gentool.training import corpus, held_out, pieces, synthetic
+from gentool.training import corpus
+from gentool.training import vocabulary as pieces
 from gentool.training.recipe import Recipe
+from gentool.training.synthetic import documents as synthetic
+from gentool.training.synthetic import held_out
 
 VOCABULARY = "tokenizer.model"
 SYNTHETIC = "synthetic"  # the name of the made documents among the sources

@@ -23,7 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from gentool import registry
-from gentool.config import FOLDER_FILE, ModelConfig, TokenizerConfig
+from gentool.config.lookup import FOLDER_FILE
+from gentool.config.model import ModelConfig, TokenizerConfig
 from gentool.errors import GentoolError, UsageError
 from gentool.models import load_family
 from gentool.training import step, tokens

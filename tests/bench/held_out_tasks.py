@@ -1,5 +1,6 @@
-"""Accuracy on the held-out few-shot prompts of gentool.training.synthetic, by vote, greedy and
-exact: ten pairs of numbers never added in training, orders and formats of capitals never seen."""
+"""Accuracy on the held-out few-shot prompts of gentool.training.synthetic, by vote,
+greedy and exact: ten pairs of numbers never added in training, orders and formats of capitals
+never seen."""
 
 from __future__ import annotations
 
@@ -10,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 import gentool
-from gentool.request import Request
-from gentool.session import Model
-from gentool.training import synthetic
+from gentool.generation.request import Request
+from gentool.generation.session import Model
+from gentool.training.synthetic import documents as synthetic
 from gentool.voting.accuracy import Part, accuracy
 from gentool.voting.answers import Rule, answer
 from gentool.voting.tally import Ballot

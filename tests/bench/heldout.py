@@ -28,7 +28,8 @@ import numpy as np
 
 import gentool
 from gentool.errors import GentoolError
-from gentool.training import corpus, held_out, recipe
+from gentool.training import corpus, recipe
+from gentool.training.synthetic import held_out
 
 Bits = Callable[[str], float]  # of one document
 

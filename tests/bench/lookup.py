@@ -17,7 +17,7 @@ import numpy as np
 
 import gentool
 from gentool.decoding.engine import Engine, Tail
-from gentool.request import Draw, Sample
+from gentool.generation.request import Draw, Sample
 
 LINES = (
     "小红昨天去图书馆还书\n爷爷每天早上在院子里浇花\n那只黑猫跳上了屋顶\n"

@@ -30,7 +30,7 @@ class Gentool:
 
 
 def opening() -> Opening:
-    from gentool import device
+    from gentool.runtimes.xla import device
 
     device.setup()
     import tensorflow as tf

@@ -9,14 +9,14 @@ from __future__ import annotations
 import statistics
 import time
 
-from gentool import device
+from gentool.runtimes.xla import device
 
 device.setup()
 
 import tensorflow as tf  # noqa: E402
 from tiny import TINY, make_engine, random_weights  # noqa: E402
 
-from gentool.benchmark import inputs  # noqa: E402
+from gentool.benchmark.model import inputs  # noqa: E402
 
 LAYERS = (1, 4, 12, 32)
 REPEAT = 7

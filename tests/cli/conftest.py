@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gentool import session
+from gentool.generation import session
 
 
 @pytest.fixture(scope="session")

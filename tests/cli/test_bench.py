@@ -12,8 +12,8 @@ from cli.test_complete import told
 from folders import arch, random_gpt2
 from pytest import CaptureFixture
 
-from gentool import benchmark
-from gentool.benchmark import Report, Result
+from gentool.benchmark import model as benchmark
+from gentool.benchmark.model import Report, Result
 from gentool.cli.bench import Flags, aligned, batches, planned, same, text
 
 NOTHING = Flags(**{name: None for name in Flags.__dataclass_fields__} | {"set": ()})

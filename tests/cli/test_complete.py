@@ -27,12 +27,12 @@ from gentool.cli.complete import (
     listed,
     read_prompts,
 )
+from gentool.cli.console import Console
+from gentool.cli.flags import sampling
 from gentool.cli.options import unescaped
-from gentool.cli.tables import sampling
-from gentool.config import load
-from gentool.console import Console
+from gentool.config.lookup import load
 from gentool.errors import UsageError
-from gentool.request import Chunk, Sample
+from gentool.generation.request import Chunk, Sample
 
 WEATHER = "今天天气不错"
 NOTHING = Flags(**{name: None for name in Flags.__dataclass_fields__} | {"set": (), "stop": ()})

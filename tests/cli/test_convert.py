@@ -13,7 +13,8 @@ import pytest
 from cli.shell import Done, Screen, started, within
 from folders import GOLDEN, arch, copied, random_gpt2, sparse_gpt2
 
-from gentool import config, registry
+from gentool import registry
+from gentool.config import lookup
 
 Run = Callable[..., Done]
 GPT2 = str(GOLDEN / "hf_gpt2")
@@ -62,7 +63,7 @@ def test_a_folder_appears_and_is_printed(run: Run, tmp_path: Path) -> None:
     done = run("convert", GPT2, "my gpt2/")
     assert (done.code, done.out) == (0, "my gpt2/\n")
     assert done.err == ""  # what is done at once needs no progress
-    assert config.load("./my gpt2").name == "my gpt2"
+    assert lookup.load("./my gpt2").name == "my gpt2"
     told(run("convert", GPT2, "my gpt2"), 2, "my gpt2 exists already", "does not exist yet")
     half = run("convert", "my gpt2", "half", "--precision", "fp16", "-q")
     assert half == (0, "half/\n", "")
@@ -108,7 +109,7 @@ def test_signals_leave_nothing_and_a_kill_one_hidden_folder(run: Run, tmp_path: 
     small = random_gpt2(tmp_path / "small", arch(), "float32")
     assert run("convert", str(small), str(target), "-q") == (0, f"{target}/\n", "")
     assert os.listdir(tmp_path / "out") == ["m-9"]
-    assert {state for _, state in registry.verify(config.load(str(target)))} == {"as recorded"}
+    assert {state for _, state in registry.verify(lookup.load(str(target)))} == {"as recorded"}
 
 
 def test_a_terminal_sees_a_bar_that_goes_away(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ import pytest
 from cli.shell import Done, Screen, gentool, seen, started, within
 from cli.test_complete import told
 
-from gentool.cli import boards
 from gentool.cli.fewshot import command
+from gentool.cli.fewshot import report as boards
 
 pytestmark = pytest.mark.usefixtures("models_stay_open")
 

@@ -12,7 +12,8 @@ import pytest
 from cli.shell import Done, gentool, within
 from folders import GOLDEN, arch, copied, random_gpt2
 
-from gentool import config, registry
+from gentool import registry
+from gentool.config import lookup
 
 Run = Callable[..., Done]
 LLAMA = str(GOLDEN / "hf_llama")
@@ -96,12 +97,12 @@ def test_list_and_its_objects(run: Run, own: Path) -> None:
 
 
 def test_show_a_name_a_folder_and_a_file(run: Run, tmp_path: Path) -> None:
-    path = config.configs() / "cpm-lm.yaml"
+    path = lookup.configs() / "cpm-lm.yaml"
     assert run("show", "cpm-lm") == (0, path.read_text("utf-8"), "")
     shown = run("show", LLAMA)  # a folder without YAML: what follows from its files
     assert (shown.code, shown.err) == (0, "")
     (tmp_path / "m.yaml").write_text(shown.out.replace("checkpoint: ", f"checkpoint: {LLAMA}/"))
-    assert config.load(str(tmp_path / "m.yaml")).arch == config.load(LLAMA).arch
+    assert lookup.load(str(tmp_path / "m.yaml")).arch == lookup.load(LLAMA).arch
     done = run("show", str(tmp_path / "m.yaml"), "-v")
     assert done == (0, (tmp_path / "m.yaml").read_text(), f"{tmp_path / 'm.yaml'}\n")
     told(run("show", str(GOLDEN / "cpm_megatron/ckpt")), 3, "arch.n_head is missing", "--set")

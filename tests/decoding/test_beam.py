@@ -15,10 +15,10 @@ from oracle import numpy_llama
 from tiny import TINY, make_engine, random_weights
 
 import gentool
-from gentool.decoding import paths
 from gentool.decoding.beam import Beams, search, steps
 from gentool.decoding.sampling import normalized
 from gentool.errors import GentoolError, UsageError
+from gentool.runtimes.xla import backend as paths
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SHARED = Path(__file__).parents[3] / "shared" / "golden"

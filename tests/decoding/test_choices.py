@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import TINY, make_engine, random_weights
 
-from gentool.decoding import choices, paths, scoring
+from gentool.decoding import choices, scoring
 from gentool.decoding.sampling import normalized
+from gentool.runtimes.xla import backend as paths
 
 IDS = np.random.default_rng(11).integers(0, TINY.n_vocab, 20).tolist()
 TOLERANCE = 1e-4  # 1e-5 of the largest logit, which is above 10 in these models

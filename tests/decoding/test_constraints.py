@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gentool import tokenizers
-from gentool.config import PACKAGE, TokenizerConfig
+from gentool.config.lookup import PACKAGE
+from gentool.config.model import TokenizerConfig
 from gentool.decoding.constraints import (
     Banned,
     Constraint,
@@ -25,8 +26,8 @@ from gentool.decoding.constraints import (
 )
 from gentool.errors import GentoolError, UsageError
 from gentool.tokenizers import joined
-from gentool.tokenizers.pieces import pieces
 from gentool.tokenizers.stream import TextStream
+from gentool.tokenizers.token_bytes import pieces
 
 GOLDEN = Path(__file__).parent.parent / "golden/tokenizers"
 FILES = {

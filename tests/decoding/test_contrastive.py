@@ -13,10 +13,10 @@ from oracle import numpy_llama
 from tiny import TINY, make_engine, random_weights
 
 import gentool
-from gentool.decoding import paths
 from gentool.decoding.contrastive import Contrast, search
 from gentool.decoding.filters import Law, adjusted
 from gentool.errors import GentoolError
+from gentool.runtimes.xla import backend as paths
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NO_END = frozenset[int]()

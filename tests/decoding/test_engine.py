@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from oracle import numpy_llama
 from tiny import TINY, make_engine, random_weights
 
-from gentool.decoding import buckets, paths
+from gentool.runtimes.xla import backend as paths
+from gentool.runtimes.xla import buckets
 
 RNG = np.random.default_rng(5)
 IDS = RNG.integers(0, TINY.n_vocab, 100)

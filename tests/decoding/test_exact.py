@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from oracle import numpy_llama
 from tiny import TINY, make_engine, random_weights
 
-from gentool.decoding import exact, paths, tree
+from gentool.decoding import exact, tree
 from gentool.decoding.filters import Law, adjusted, weights
+from gentool.runtimes.xla import backend as paths
 
 SIX = TINY.model_copy(update={"n_vocab": 6})
 PROMPT = [1, 4, 2, 4]

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from oracle import numpy_llama
 from tiny import TINY, make_engine, random_weights
 
-from gentool.decoding import paths
 from gentool.decoding.filters import Law, adjusted
 from gentool.decoding.lookup import Drafter, draft
 from gentool.decoding.loop import How, Limits, Prompt, Row, decode
 from gentool.decoding.philox import uniform
 from gentool.decoding.sampling import LAST, Points, likeliest, normalized, pick
+from gentool.runtimes.xla import backend as paths
 
 LAW = Law()
 

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from oracle import numpy_llama
 from tiny import TINY, make_engine
 
-from gentool.decoding import paths, scoring
+from gentool.decoding import scoring
 from gentool.decoding.sampling import normalized
 from gentool.errors import GentoolError
+from gentool.runtimes.xla import backend as paths
 
 IDS = np.random.default_rng(7).integers(0, TINY.n_vocab, 100).tolist()
 TOLERANCE = 1e-4  # 1e-5 of the largest logit, which is above 10 in these models

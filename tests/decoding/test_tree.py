@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import TINY, make_engine, random_weights
 
-from gentool.decoding import loop, paths, tree
+from gentool.decoding import loop, tree
 from gentool.decoding.filters import Law, adjusted
+from gentool.runtimes.xla import backend as paths
 
 PROMPTS = [[5, 9, 5, 9, 5], list(range(20)), [7]]
 END = frozenset({3, 40})

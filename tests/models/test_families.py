@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import gentool
-from gentool import config, registry
-from gentool.session import Model
+from gentool import registry
+from gentool.config import lookup
+from gentool.generation.session import Model
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SHARED = Path(__file__).parents[3] / "shared" / "golden"
@@ -150,7 +151,7 @@ def test_a_yaml_of_30_lines_is_the_same_model(row: Row, tmp_path: Path) -> None:
     text = registry.text(found)
     assert len(text.splitlines()) <= 30
     (tmp_path / "mine.yaml").write_text(text, "utf-8")
-    again = config.load(str(tmp_path / "mine.yaml"))
+    again = lookup.load(str(tmp_path / "mine.yaml"))
     assert again.model_copy(update={"folder": found.folder}) == found
     ids, wanted = next(texts(row))
     model = gentool.load(str(tmp_path / "mine.yaml"), precision="fp32", xla=False)

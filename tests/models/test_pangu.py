@@ -9,11 +9,12 @@ from oracle import numpy_pangu
 from safetensors.numpy import save_file
 
 import gentool
-from gentool import checkpoints, folder
-from gentool.config import Arch
+from gentool import checkpoints
+from gentool.config import folder
+from gentool.config.model import Arch
 from gentool.errors import ModelError
+from gentool.generation.session import Request
 from gentool.models import pangu, weights
-from gentool.session import Request
 
 LAYERS, HEADS, WIDTH, VOCABULARY, POSITIONS = 3, 4, 32, 61, 24
 TABLES = ("position_embeddings", "top_query")

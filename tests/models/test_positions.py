@@ -10,13 +10,15 @@ import tensorflow as tf
 from oracle import numpy_llama
 from tiny import TINY, Arrays, make_engine
 
-from gentool.config import Arch, ModelFile
-from gentool.decoding import paths
+from gentool.config.folder import describe
+from gentool.config.model import Arch, ModelFile
+from gentool.config.schema import parse
 from gentool.decoding.engine import Engine
 from gentool.errors import UsageError
-from gentool.folder import describe
-from gentool.models import attention, gpt2, layers, weights
-from gentool.schema import parse
+from gentool.models import gpt2, weights
+from gentool.runtimes.xla import attention
+from gentool.runtimes.xla import backend as paths
+from gentool.runtimes.xla import ops as layers
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "bert4keras_math" / "golden.npz")
 

@@ -6,7 +6,8 @@ import tensorflow as tf
 from tiny import TINY, Arrays, load, random_weights
 
 from gentool.errors import ModelError
-from gentool.models import layers, llama, weights
+from gentool.models import llama, weights
+from gentool.runtimes.xla import ops as layers
 
 
 def test_a_missing_tensor_is_named(tiny_weights):

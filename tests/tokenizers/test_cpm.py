@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gentool import cache, tokenizers
-from gentool.config import TokenizerConfig
+from gentool.config.model import TokenizerConfig
 from gentool.errors import ModelError
 from gentool.tokenizers import cpm
 

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gentool import tokenizers
-from gentool.config import TokenizerConfig
+from gentool.config.model import TokenizerConfig
 from gentool.errors import ModelError
 from gentool.tokenizers import huggingface
 

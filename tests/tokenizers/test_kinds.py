@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gentool import tokenizers
-from gentool.config import PACKAGE, TokenizerConfig
+from gentool.config.lookup import PACKAGE
+from gentool.config.model import TokenizerConfig
 from gentool.errors import ModelError
 from gentool.tokenizers import joined
 from gentool.tokenizers.stream import TextStream

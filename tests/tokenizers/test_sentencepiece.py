@@ -7,15 +7,16 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gentool import config, tokenizers
-from gentool.config import TokenizerConfig
+from gentool import tokenizers
+from gentool.config import lookup
+from gentool.config.model import TokenizerConfig
 from gentool.errors import ModelError
 from gentool.tokenizers.sentencepiece import surface
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    model = config.load("tiny-zh")
+    model = lookup.load("tiny-zh")
     return tokenizers.load(model.tokenizer, model.folder)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gentool import tokenizers
-from gentool.config import TokenizerConfig
+from gentool.config.model import TokenizerConfig
 from gentool.errors import ModelError
 
 GOLDEN = Path(__file__).parent.parent / "golden/tokenizers/bert"

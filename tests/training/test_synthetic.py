@@ -5,14 +5,15 @@ import re
 
 import pytest
 
-from gentool.training import held_out, synthetic
-from gentool.training.facts import CAPITALS
-from gentool.training.synthetic import (
+from gentool.training.synthetic import documents as synthetic
+from gentool.training.synthetic import held_out
+from gentool.training.synthetic.documents import (
     CAPITAL_FORMATS,
     CAPITAL_SENTENCES,
     chinese_number,
     documents,
 )
+from gentool.training.synthetic.facts import CAPITALS
 
 CHINESE = {chinese_number(number): number for number in range(200)}
 PLUS = r"\s*(?:\+|＋|加上|加|和)\s*"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gentool.config import configs
+from gentool.config.lookup import configs
 from gentool.voting.examples import Shots, fill, joined, placeholders, shots
 
 # Prompts whose examples and question stand a line each, with nothing before them -> the cue.

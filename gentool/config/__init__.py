@@ -1,0 +1,1 @@
+"""Models as files say them: checked, frozen."""

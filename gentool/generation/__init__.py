@@ -1,0 +1,1 @@
+"""Text in, text out: requests and the model's verbs."""

@@ -1,0 +1,88 @@
+"""Attention over two kinds of cells: a prefix that all rows of a prompt share and that has no row
+axis, and a tail each row has of its own. The only code that knows how cells lie in memory.
+
+Rows and heads are one axis there: that is what XLA makes of the batch of a product, and where it
+had to turn [N, G] into it, between the slice update and the product, it updated two copies.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import tensorflow as tf
+from tensorflow.compiler.tf2xla.python import xla as xla_ops
+
+from gentool.config.model import Arch
+from gentool.runtimes.xla.ops import Tensor, capped
+
+LONG = 256  # queries of which it pays to compute a quarter at a time
+
+
+def write_cells(cells: tf.Variable, new: Tensor, slot: Tensor, xla: bool) -> None:
+    """Puts new [N, T, G, E] into cells [N*G, M, E] at slots slot..slot+T, in place. XLA updates
+    the variable where it lies only through its own slice update, which nothing else can run."""
+    new = tf.transpose(new, [0, 2, 1, 3])  # [N, G, T, E]
+    new = tf.reshape(new, [-1, *new.shape[2:]])  # [N*G, T, E]
+    if xla:
+        start = tf.stack([0, slot, 0])
+        cells.assign(xla_ops.dynamic_update_slice(cells, new, start))
+    else:
+        cells[:, slot : slot + new.shape[1]].assign(new)
+
+
+def attend(
+    arch: Arch,
+    q: Tensor,
+    prefix: tuple[Tensor, Tensor, Tensor] | None,
+    tail: tuple[Tensor, Tensor, Tensor],
+) -> Tensor:
+    """Context [N, T, H*E] of queries q [N, T, H, E]. `prefix` is keys and values [B*G, P, E] and
+    which of them each query sees [N, T or 1, P], rows being grouped by their prefix (N = B*R);
+    `tail` is keys and values [N*G, M, E] and which of them each query sees [N, T, M]. Softmax in
+    float32; hidden scores are chosen away, never added to. Where the queries fill a long tail, none
+    sees a slot after its own, and so each quarter of them gets only the slots up to its last."""
+    n, t, g, e = q.shape[0], q.shape[1], arch.n_kv_head, arch.d_head
+    if prefix is None and t == tail[0].shape[1] and t >= LONG:
+        ends = [t * part // 4 for part in range(5)]
+        parts = []
+        for start, end in itertools.pairwise(ends):
+            k, v, seen = tail[0][:, :end], tail[1][:, :end], tail[2][:, start:end, :end]
+            parts.append(attend(arch, q[:, start:end], None, (k, v, seen)))
+        return tf.concat(parts, axis=1)
+    queries = tf.transpose(q, [0, 2, 1, 3]) * (arch.query_scale or e) ** -0.5  # [N, H, T, E]
+    tail_k, tail_v, seen = tail
+    m = tail_k.shape[1]
+    own = tf.matmul(tf.reshape(queries, [n * g, -1, e]), tail_k, transpose_b=True)
+    own = capped(tf.reshape(own, [n, arch.n_head, t, m]), arch.score_cap)
+    scores = tf.where(tf.expand_dims(seen, 1), own, tf.float32.min)  # [N, H, T, M]
+    if prefix is not None:
+        prefix_k, prefix_v, seen = prefix
+        b, p = prefix_k.shape[0] // g, prefix_k.shape[1]
+        shared = tf.matmul(_by_prefix(queries, b, g), prefix_k, transpose_b=True)
+        shared = tf.transpose(tf.reshape(shared, [b, g, n // b, -1, p]), [0, 2, 1, 3, 4])
+        shared = capped(tf.reshape(shared, [n, arch.n_head, t, p]), arch.score_cap)
+        shared = tf.where(tf.expand_dims(seen, 1), shared, tf.float32.min)
+        scores = tf.concat([shared, scores], axis=-1)  # [N, H, T, P+M]
+    weights = tf.cast(tf.nn.softmax(scores), q.dtype)
+    context = tf.matmul(tf.reshape(weights[..., -m:], [n * g, -1, m]), tail_v)
+    context = tf.reshape(context, [n, arch.n_head, t, e])
+    if prefix is not None:
+        part = tf.matmul(_by_prefix(weights[..., :-m], b, g), prefix_v)  # [B*G, R*H/G*T, E]
+        part = tf.transpose(tf.reshape(part, [b, g, n // b, -1, e]), [0, 2, 1, 3, 4])
+        context += tf.reshape(part, [n, arch.n_head, t, e])
+    return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), [n, t, arch.n_head * e])
+
+
+def log_n(base: int, positions: Tensor, window: Tensor | None) -> Tensor:
+    """What log-n scaling (Su 2021, kexue.fm 8823) multiplies the scores of each query by: float32
+    [N, T] for positions [N, T], log(max(n, 16)) / log(base) where a query sees n keys."""
+    n = positions + 1 if window is None else tf.minimum(positions + 1, window)
+    return tf.math.log(tf.cast(tf.maximum(n, 16), tf.float32)) / math.log(base)
+
+
+def _by_prefix(x: Tensor, b: int, g: int) -> Tensor:
+    """x [N, H, T, Z] with its rows grouped under their prefixes: [B*G, R*H/G*T, Z]."""
+    n, h, t, z = x.shape
+    x = tf.transpose(tf.reshape(x, [b, n // b, g, h // g * t, z]), [0, 2, 1, 3, 4])
+    return tf.reshape(x, [b * g, n // b * (h // g) * t, z])
