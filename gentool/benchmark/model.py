@@ -29,7 +29,7 @@ import numpy as np
 from gentool import __version__
 from gentool.config.model import ModelConfig, Sampling
 from gentool.errors import GentoolError
-from gentool.generation import session
+from gentool.generation import opening
 from gentool.generation.request import Request
 from gentool.generation.session import Model
 from gentool.runtimes.xla import device
@@ -256,7 +256,7 @@ def opened(
         model = None
         gc.collect()
         began = time.perf_counter()
-        model = session.open_model(config, precision, xla)
+        model = opening.open_model(config, precision, xla)
         took.append(time.perf_counter() - began)
         results = results or [peak("memory_load")]
     assert model is not None

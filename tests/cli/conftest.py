@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from gentool.generation import session
+from gentool.generation import opening
 
 
 @pytest.fixture(scope="session")
 def opened() -> Callable[..., session.Model]:
     """Opens a model once for all runs in this process. They are of many shapes, a few steps each;
     what a user gets who does not say, compiled layers, the processes of `gentool` compute."""
-    really, models = session.open_model, {}
+    really, models = opening.open_model, {}
 
     def open_model(config: Any, precision: str | None, xla: bool | None) -> session.Model:
         how = config, precision, bool(xla)
