@@ -323,7 +323,7 @@ VALUES += [c for c in map(chr, range(0xA0, 0x20000)) if unicodedata.decompositio
 def test_no_character_makes_a_number_longer_unless_it_is_a_digit():
     for c in VALUES:
         for text in ("1" + c, c + "1", "1" + c + "1"):
-            if is_number(answer(text) or "") and answer(text) != "1":
+            if is_number(answer(text) or "") and answer(text) not in ("1", "-1"):
                 assert unicodedata.normalize("NFKC", c) in [*"0123456789."], text
                 assert unicodedata.category(c) in ("Nd", "Po"), text
 
