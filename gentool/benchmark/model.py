@@ -8,7 +8,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,14 +24,14 @@ from gentool.benchmark.measure import (
 )
 from gentool.config.model import ModelConfig, Sampling
 from gentool.errors import GentoolError
-from gentool.generation import session
+from gentool.generation import opening
+from gentool.generation.opening import DTYPES
 from gentool.generation.request import Request
 from gentool.generation.session import Model
 from gentool.voting.tally import Ballot
 
 if TYPE_CHECKING:  # TensorFlow is imported when a model is opened
     from gentool.decoding.engine import Engine
-    from gentool.models.transformer import Params
 
 VOTE_PROMPT = "3+5=8\n6+1=7\n4+4=8\n9+2=11\n7+5=12\n2+6="
 ANSWER_TOKENS = 8
@@ -52,26 +52,22 @@ class ModelSize(NamedTuple):
     head_parameters: int
 
 
-def model_size(params: Params) -> ModelSize:
+def model_size(model: Model) -> ModelSize:
     """Counts the weights of a model."""
-    top, layers = params
-    gathered = GATHERED | ({"embedding"} if "head" in top else set())
-    named = [*top.items(), *(item for layer in layers for item in layer.items())]
-    weights = [weight for _, weight in named]
-    read = [weight for name, weight in named if name not in gathered]
-    in_products = sum(_count(weight) for weight in read if len(weight.shape) > 1)
-    in_head = _count(top["head"] if "head" in top else top["embedding"])
+    weights = {name: math.prod(w.shape) for name, w in model.plan.items()}
+    gathered = GATHERED | ({"embedding"} if "head" in weights else set())
+    in_products = sum(
+        weights[name] for name, w in model.plan.items() if name not in gathered and len(w.shape) > 1
+    )
+    in_head = weights["head" if "head" in weights else "embedding"]
+    itemsize = np.dtype(DTYPES[model.precision]).itemsize
     return ModelSize(
-        sum(map(_count, weights)),
-        sum(_count(weight) * weight.dtype.size for weight in weights),
-        sum(_count(weight) * weight.dtype.size for weight in read),
+        sum(weights.values()),
+        itemsize * sum(weights.values()),
+        itemsize * sum(count for name, count in weights.items() if name not in gathered),
         in_products - in_head,
         in_head,
     )
-
-
-def _count(weight: Any) -> int:
-    return math.prod(weight.shape)
 
 
 def load(
@@ -86,7 +82,7 @@ def load(
         model = None
         gc.collect()
         start = time.perf_counter()
-        model = session.open_model(config, precision, xla)
+        model = opening.open_model(config, precision, xla)
         durations.append(time.perf_counter() - start)
         memory = memory or [peak_memory("memory_load")]
     assert model is not None
@@ -151,16 +147,21 @@ def _decode_loop(
     from gentool.decoding.filters import Law
 
     values = sampling.model_dump() | {"logit_bias": tuple(sampling.logit_bias.items())}
-    options = loop.How(Law(**{name: values[name] for name in Law._fields}), SEED)
-    limits = loop.Limits(0, (generate,), generate, frozenset())
-    samples = [loop.Row(0, 0, sample) for sample in range(rows)]
+    law = Law(**{name: values[name] for name in Law._fields})
+    options = loop.DecodeOptions(law, SEED, generate)
+    samples = [loop.Row(0, sample) for sample in range(rows)]
     prefix, logits = engine.prefill(ids)
-    prompt = loop.Prompt(np.array(ids), prefix, logits[0])
+    prompt = loop.Prompt(np.array(ids), prefix, logits[0], generate)
 
     def run() -> float:
-        steps = loop.decode(engine, [prompt], samples, options, limits, set())
-        next(steps)
-        return seconds(lambda: collections.deque(steps, maxlen=0))
+        decoding = loop.DecodeLoop(engine, options)
+        decoding.add(prompt, samples)
+        decoding.step()
+        return seconds(lambda: finish(decoding))
+
+    def finish(decoding: loop.DecodeLoop) -> None:
+        while not decoding.done:
+            decoding.step()
 
     return run
 
@@ -214,11 +215,11 @@ def tree_ceiling(engine: Engine, ids: list[int], repeat: int) -> Measurement[lis
 
     def step_of(n: int) -> Callable[[], object]:
         tokens, parents, owner = np.zeros((n, 1), int), np.arange(n), np.zeros(n, int)
-        tail, _ = engine.extend([prefix], None, owner, parents, tokens, room=ANSWER_TOKENS)
+        started, _ = engine.extend([prefix], None, owner, parents, tokens, ANSWER_TOKENS)
 
         def step() -> None:
-            tail.rewind(np.ones(n, int))
-            engine.extend([prefix], tail, owner, parents, tokens)
+            engine.rewind(started, np.ones(n, int))
+            engine.extend([prefix], started, owner, parents, tokens)
 
         return step
 

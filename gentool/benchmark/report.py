@@ -26,7 +26,7 @@ def run(
     model, loads = yield from timings.load(config, precision, xla, plan.repeat)
     results += loads
     engine = model.engine
-    size = timings.model_size(engine.params)
+    size = timings.model_size(model)
     context = config.arch.n_ctx
     prompt = min(DECODE_PROMPT, max(1, context // 2))
     fitting = plan._replace(
@@ -53,7 +53,7 @@ def run(
         "name": config.name,
         "family": config.family,
         "precision": model.precision,
-        **xla_runtime.describe(engine),
+        "runtime": engine.runtime.describe(),
         "context": context,
         "parameters": size.parameters,
         "bytes": size.bytes,

@@ -6,23 +6,21 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gentool.benchmark import machine
 from gentool.benchmark.measure import Measurement, Result, repeated, result, seconds
 from gentool.decoding.engine import Engine, Prefix
-from gentool.runtimes.xla import backend, device
+from gentool.runtimes.xla import device
+
+if TYPE_CHECKING:  # TensorFlow is imported when a model is opened
+    from gentool.runtimes.xla.runtime import StepInputs, XlaRuntime
 
 SEED = 1
 WARM_RUNS = 3
-
-
-def describe(engine: Engine) -> dict[str, object]:
-    """How steps are compiled, as JSON fields."""
-    return {"paths": backend.describe(engine.rules)}
 
 
 def versions() -> dict[str, object]:
@@ -41,20 +39,25 @@ def compile_times(
     """Seconds to trace and to compile a prefill of `ids` and a step of one row. To trace: Python
     builds the graph of one shape. To compile: what the first execution of that graph takes longer
     than a warm one."""
+    from gentool.runtimes.xla.runtime import XlaRuntime
+
+    runtime = engine.runtime
+    assert isinstance(runtime, XlaRuntime)
     prefix, _ = engine.prefill(ids)
     token = np.array([ids[:1]])
 
-    def extend(fresh: Engine) -> Any:
-        return fresh.extend([prefix], None, [0], [0], token, max_new_tokens)[0]
+    def extend(engine: Engine) -> Any:
+        return engine.extend([prefix], None, [0], [0], token, max_new_tokens)[0]
 
-    block = extend(engine).blocks[0]
+    block = extend(engine).cache.blocks[0]
     prefill_shapes = prefill_inputs(prefix)
-    step_shapes = _inputs(1, block.cells, block.prefix, block.exists)
+    step_shapes = _inputs(1, block.kv, block.prefix, block.prefix_mask)
 
     def run() -> tuple[float, ...]:
-        fresh = Engine(engine.family, engine.arch, engine.params, engine.rules)
-        prefill = trace_and_compile(fresh, prefill_shapes, lambda: fresh.prefill(ids))
-        return *prefill, *trace_and_compile(fresh, step_shapes, lambda: extend(fresh))
+        fresh = XlaRuntime(runtime.family, runtime.arch, runtime.params, runtime.rules)
+        again = Engine(fresh)
+        prefill = trace_and_compile(fresh, prefill_shapes, lambda: again.prefill(ids))
+        return *prefill, *trace_and_compile(fresh, step_shapes, lambda: extend(again))
 
     times = yield from repeated("compilation", repeat, run)
     names = "prefill_trace prefill_compile step_trace step_compile".split()
@@ -63,32 +66,42 @@ def compile_times(
 
 
 def trace_and_compile(
-    fresh: Engine, inputs: Sequence[Any], call: Callable[[], object]
+    fresh: XlaRuntime, inputs: StepInputs, call: Callable[[], object]
 ) -> tuple[float, float]:
-    """Seconds to trace and to compile the step that `call` runs on an engine that has run nothing
+    """Seconds to trace and to compile the step that `call` runs on a runtime that has run nothing
     of the shape of `inputs`."""
-    traced = seconds(lambda: fresh.step.get_concrete_function(*inputs))
+    traced = seconds(lambda: fresh.logits_step.get_concrete_function(inputs))
     first, *warm = (seconds(call) for _ in range(1 + WARM_RUNS))
     return traced, first - min(warm)
 
 
-def prefill_inputs(prefix: Prefix) -> tuple[Any, ...]:
-    """Inputs of `Engine.step` in the shape that computed this prefix."""
+def prefill_inputs(prefix: Prefix) -> StepInputs:
+    """Inputs of a step in the shape that computed this prefix."""
     import tensorflow as tf
 
-    kv_cache = tuple((tf.Variable(k), tf.Variable(v)) for k, v in prefix.cells)
-    return _inputs(prefix.cells[0][0].shape[1], kv_cache, None, None)
+    kv = tuple((tf.Variable(k), tf.Variable(v)) for k, v in prefix.cache.kv)
+    return _inputs(kv[0][0].shape[1], kv, None, None)
 
 
-def _inputs(t: int, kv_cache: Any, prefix: Any, exists: Any) -> tuple[Any, ...]:
-    """Inputs of `Engine.step` for t tokens of one row, with a KV cache of [G, M, E] a layer."""
+def _inputs(t: int, kv: Any, prefix_kv: Any, prefix_mask: Any) -> StepInputs:
+    """Inputs of a step for t tokens of one row, with a KV cache of [G, M, E] a layer."""
     import tensorflow as tf
 
-    slots = kv_cache[0][0].shape[1]
+    from gentool.runtimes.xla.runtime import StepInputs
+
+    slots = kv[0][0].shape[1]
     zeros = functools.partial(tf.zeros, dtype=tf.int32)
-    ids, positions, slot, wanted, held = map(zeros, ([1, t], [1, t], [], [1], [1, slots]))
-    mask = tf.zeros([1, t, slots], tf.bool)
-    return ids, positions, slot, wanted, held, mask, kv_cache, prefix, exists
+    return StepInputs(
+        ids=zeros([1, t]),
+        positions=zeros([1, t]),
+        slot=zeros([]),
+        outputs=zeros([1]),
+        slot_positions=zeros([1, slots]),
+        mask=tf.zeros([1, t, slots], tf.bool),
+        kv=kv,
+        prefix_kv=prefix_kv,
+        prefix_mask=prefix_mask,
+    )
 
 
 def machine_rates(repeat: int) -> Measurement[list[Result]]:

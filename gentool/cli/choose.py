@@ -103,9 +103,9 @@ def choose(console: Console, flags: Flags) -> None:
     if flags.output not in (None, "-"):
         console.redirect(flags.output)
 
-    from gentool.generation import session
+    from gentool.generation import opening
 
-    model = session.open_model(chosen, flags.precision, flags.xla)
+    model = opening.open_model(chosen, flags.precision, flags.xla)
     console.detail(model.describe())
     found = model.choose(
         prompt,

@@ -111,10 +111,10 @@ def complete(console: Console, flags: Flags) -> None:
         console.overwrite()
         return
 
+    from gentool.generation import opening
     from gentool.generation import request as ask
-    from gentool.generation import session
 
-    model = session.open_model(chosen, flags.precision, flags.xla)
+    model = opening.open_model(chosen, flags.precision, flags.xla)
     console.overwrite()
     console.detail(f"{model.describe()}, seed {seed}")
     request = ask.Request(
@@ -187,7 +187,7 @@ def keys_of(sample: Sample) -> dict[str, object]:
         found["score"] = sample.score
     if sample.steps:
         found["steps"] = [
-            vars(step.chosen) | {"top": [vars(likely) for likely in step.likeliest]}
+            vars(step.chosen) | {"top": [vars(top) for top in step.top_logprobs]}
             for step in sample.steps
         ]
     return found

@@ -199,4 +199,4 @@ def search(flags: Any) -> Search:
         return request.Choose(flags.choice)
     if flags.penalty_alpha is not None:
         return request.Contrastive(flags.penalty_alpha, flags.top_k or 4)
-    return request.Draw(bool(flags.stratified), flags.lookup or 0)
+    return request.Sampled(bool(flags.stratified), flags.lookup or 0)

@@ -111,9 +111,9 @@ def score(console: Console, flags: Flags) -> None:
         console.overwrite()
         return
 
-    from gentool.generation import session
+    from gentool.generation import opening
 
-    model = session.open_model(chosen, flags.precision, flags.xla)
+    model = opening.open_model(chosen, flags.precision, flags.xla)
     _ = model.tokenizer  # without one no row can be scored
     console.overwrite()
     console.detail(model.describe())

@@ -1,26 +1,26 @@
-"""The only code that knows every room: opens a model, and is its Python interface."""
+"""An open model: the Python interface."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import ModuleType
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from gentool import checkpoints, tokenizers
-from gentool.checkpoints import TensorSource
 from gentool.config import folder
 from gentool.config.model import ModelConfig, Sampling
 from gentool.config.schema import parse
+from gentool.decoding.engine import Engine
 from gentool.errors import ModelError, UsageError
 from gentool.generation import score as scores
-from gentool.generation.request import BeamSearch, Chunk, Draw, Ends, Request, Sample, Search
+from gentool.generation.request import BeamSearch, Chunk, Ends, Request, Sample, Sampled, Search
 from gentool.generation.score import Choice, Normalize, Score
-from gentool.runtimes.xla import device
+from gentool.models.weights import Weight
+from gentool.runtimes import Runtime
 from gentool.tokenizers import Tokenizer
 from gentool.tokenizers.token_bytes import Pieces, pieces
 from gentool.voting.answers import Rule
@@ -28,13 +28,9 @@ from gentool.voting.examples import shots
 from gentool.voting.tally import BUDGET, Ballot, Tally
 
 if TYPE_CHECKING:  # TensorFlow comes in when a model is opened
-    from gentool.decoding.engine import Engine
-    from gentool.generation.search import Job
-    from gentool.models.weights import Weight
+    from gentool.generation.prepared import PreparedRequest
 
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-SMALL = 1 << 28  # bytes of fp32 weights that are as fast as 16 bits
-DRAW = Draw()
+SAMPLED = Sampled()
 ANSWER_TOKENS = 32  # an answer that is longer is none
 
 
@@ -45,11 +41,12 @@ class Model:
         self,
         config: ModelConfig,
         tokenizer: Tokenizer | None,
-        engine: Engine,
+        runtime: Runtime,
         precision: str,
+        plan: Mapping[str, Weight],
     ) -> None:
-        self.config, self.precision = config, precision
-        self._tokenizer, self.engine = tokenizer, engine
+        self.config, self.precision, self.plan = config, precision, plan
+        self._tokenizer, self.engine = tokenizer, Engine(runtime)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -63,14 +60,10 @@ class Model:
 
     def describe(self) -> str:
         """One line: name, size, precision, how it runs."""
-        from gentool.runtimes.xla import backend as paths
-
-        top, layers = self.engine.params
-        every = [*top.values(), *(weight for layer in layers for weight in layer.values())]
-        count = sum(math.prod(weight.shape) for weight in every)
+        n_parameters = sum(math.prod(weight.shape) for weight in self.plan.values())
         return (
-            f"{self.config.name}: {count / 1e6:.1f} M parameters, {self.precision},"
-            f" {device.describe()}: {paths.describe(self.engine.rules)}"
+            f"{self.config.name}: {n_parameters / 1e6:.1f} M parameters, {self.precision},"
+            f" {self.engine.runtime.describe()}"
         )
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
@@ -103,7 +96,7 @@ class Model:
         row: int = 0,
         eos: Ends = "default",
         batch_invariant: bool = False,
-        search: Search = DRAW,
+        search: Search = SAMPLED,
         logprobs: int | None = None,
         regex: str | None = None,
         json_schema: str | None = None,
@@ -212,7 +205,7 @@ class Model:
         for text, added in zip(texts, new, strict=True):
             self._check([*ids, *added], 0, f"the prompt with the choice '{text}'")
         ends = scores.ends(self._tokenizer, ids, self._ends("default"), stops) if end else None
-        return scores.choose(self.engine, ids, texts, new, ends, normalize, batch_invariant)
+        return scores.choose(self._engine(batch_invariant), ids, texts, new, ends, normalize)
 
     def vote(
         self,
@@ -263,7 +256,7 @@ class Model:
             seed=secrets.randbits(32) if seed is None else seed,
             eos=eos,
             batch_invariant=batch_invariant,
-            search=Draw(stratified),
+            search=Sampled(stratified),
         )
         rule = Rule(answer_regex, simplified)
         ballot = Ballot(n, curtail, confidence, exact, budget=budget, rule=rule)
@@ -274,7 +267,7 @@ class Model:
         """Votes on each prompt of a request as they grow; each ends with a verdict."""
         from gentool.generation import vote as votes
 
-        yield from votes.tallies(self._job(request), ballots)
+        yield from votes.tallies(self._prepare(request), ballots)
 
     def check(self, prompt: str | Sequence[int]) -> None:
         """Raises UsageError for a prompt that cannot be continued: an empty or too long one."""
@@ -285,18 +278,24 @@ class Model:
         neighbouring prompts are computed together, and their chunks interleave."""
         from gentool.generation import search as generate
 
-        yield from generate.chunks(self._job(request))
+        yield from generate.chunks(self._prepare(request))
 
-    def _job(self, request: Request) -> Job:
+    def _prepare(self, request: Request) -> PreparedRequest:
         """A request, checked, with what it runs on."""
         prompts = [self._ids(prompt) for prompt in request.prompts]
         for row, ids in zip(request.rows, prompts, strict=True):
             self._check(ids, 1, f"the prompt of row {row}" if len(prompts) > 1 else "the prompt")
         ends = self._ends(request.eos)
         self._check_ids(request.sampling.logit_bias)
-        from gentool.generation.search import Job
+        from gentool.generation.prepared import PreparedRequest
 
-        return Job(self.engine, self._tokenizer, lambda: self._pieces, request, prompts, ends)
+        engine = self._engine(request.batch_invariant)
+        return PreparedRequest(
+            engine, self._tokenizer, lambda: self._pieces, request, prompts, ends
+        )
+
+    def _engine(self, batch_invariant: bool) -> Engine:
+        return dataclasses.replace(self.engine, batch_invariant=batch_invariant)
 
     @functools.cached_property
     def _pieces(self) -> Pieces:
@@ -354,64 +353,3 @@ def _texts(said: str | Sequence[str] | None) -> list[str] | None:
     if said is None:
         return None
     return [said] if isinstance(said, str) else list(said)
-
-
-class Parts(NamedTuple):
-    """What a YAML names, opened: everything but the weights themselves, which are only planned."""
-
-    tokenizer: Tokenizer | None
-    family: ModuleType
-    source: TensorSource
-    plan: Mapping[str, Weight]
-
-
-def parts(config: ModelConfig) -> Parts:
-    """Opens a model's files, and checks that they are of one model."""
-    tokenizer = tokenizers.load(config.tokenizer, config.folder) if config.tokenizer else None
-    if config.tokenizer and tokenizer:
-        more = config.arch.n_vocab - tokenizer.n_vocab
-        # rows without a piece are usual, but GPT2_ML's two vocabularies are mistaken for each other
-        if more < 0 or (config.tokenizer.kind == "wordpiece" and more > 1000):
-            raise ModelError(
-                f"{config.folder / config.tokenizer.model} has {tokenizer.n_vocab} pieces,"
-                f" {config.name} has {config.arch.n_vocab}",
-                "they are not of one model: name its own with --set tokenizer.model=FILE",
-            )
-    source = checkpoints.open_checkpoint(config.folder / config.checkpoint, config.format)
-    device.setup()
-    from gentool import models
-    from gentool.models import weights
-
-    family = models.load_family(config.family)
-    return Parts(tokenizer, family, source, weights.plan(source, family, config.arch))
-
-
-def fitting(plan: Mapping[str, Weight]) -> str:
-    """The precision for weights as they lie in a file: fp32 where that is small or what they have,
-    else the 16 bits they have, which are read faster than fp32 and need not be copied."""
-    stored = {weight.dtype.name for weight in plan.values()}
-    size = 4 * sum(math.prod(weight.shape) for weight in plan.values())
-    same = [name for name, dtype in DTYPES.items() if stored == {dtype}]
-    return same[0] if same and size > SMALL else "fp32"
-
-
-def open_model(config: ModelConfig, precision: str | None = None, xla: bool | None = None) -> Model:
-    """Opens what a YAML describes. `precision` is how weights are stored; products of 16-bit
-    weights are summed in float32. auto is `fitting`; with `xla` None what is compiled is what is
-    fastest, see `gentool.runtimes.xla.backend`."""
-    precision = precision or config.precision
-    if precision not in ("auto", *DTYPES):
-        raise UsageError(f"precision is {precision!r}", f"it can be auto, {', '.join(DTYPES)}")
-    tokenizer, family, source, plan = parts(config)
-    precision = fitting(plan) if precision == "auto" else precision
-
-    import tensorflow as tf
-
-    from gentool.decoding.engine import Engine
-    from gentool.models import weights
-    from gentool.runtimes.xla import backend as paths
-
-    params = weights.load(source, plan, config.arch.n_layer, tf.as_dtype(DTYPES[precision]))
-    rules = paths.rules(device.kind(), DTYPES[precision], config.arch.d_model, xla)
-    engine = Engine(family, config.arch, params, rules)
-    return Model(config, tokenizer, engine, precision)

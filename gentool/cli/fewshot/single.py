@@ -46,13 +46,13 @@ def single(
     console: Console, flags: Flags, setting: Setting, prompt: str, found: Shots | None
 ) -> None:
     """One vote."""
-    from gentool.generation import session
+    from gentool.generation import opening
     from gentool.voting import plot
 
     chosen, law, ballot = setting
     if flags.plot:
         plot.check()
-    model = session.open_model(chosen, flags.precision, flags.xla)
+    model = opening.open_model(chosen, flags.precision, flags.xla)
     console.overwrite()
     request = asked(flags, {0: prompt}, setting)
     console.detail(f"{model.describe()}, seed {request.seed}")
@@ -100,7 +100,7 @@ def asked(flags: Flags, prompts: Mapping[int, str], setting: Setting) -> Request
         sampling=setting.law,
         seed=secrets.randbits(32) if flags.seed is None else flags.seed,
         batch_invariant=bool(flags.batch_invariant),
-        search=ask.Draw(bool(flags.stratified)),
+        search=ask.Sampled(bool(flags.stratified)),
         regex=flags.regex,
         json_schema=flags.json_schema,
     )
