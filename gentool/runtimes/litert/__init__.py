@@ -1,5 +1,14 @@
-"""The LiteRT runtime: fp32, int8 and int4 on a CPU, without TensorFlow. A family's stack is
-recorded (`record`), written as a graph (`lower`, `graph`, `quantize`), kept in the user's cache
-folder (`store`), and run from one attention to the next (`program`, `runtime`), which is numpy's
-(`attention`, `kv_cache`).
-"""
+"""The LiteRT runtime. Importing this costs nothing; `load` imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gentool.runtimes import Runtime
+
+
+def load() -> Callable[..., Runtime]:
+    """`gentool.runtimes.litert.runtime.open_runtime`."""
+    from gentool.runtimes.litert.runtime import open_runtime
+
+    return open_runtime
