@@ -116,7 +116,7 @@ def test_a_certified_vote_counts_draws_in_order_of_their_index(model):
 
 def test_a_text_counts_once_however_often_it_is_drawn(model, monkeypatch):
     """Its probability decides ties; it comes again in every wave."""
-    monkeypatch.setattr(votes, "MOST_ROWS", 16)
+    monkeypatch.setattr(votes, "MAX_ROWS", 16)
     whole = final(model.votes(request([SUMS], 64), [Ballot(64, curtail=False)]))[0, "sampled"]
     monkeypatch.undo()
     once = final(model.votes(request([SUMS], 64), [Ballot(64, curtail=False)]))[0, "sampled"]
@@ -188,13 +188,14 @@ def test_a_budget_that_is_too_small_is_an_estimate(model):
 
 def test_prompts_that_begin_alike_are_computed_once(model, monkeypatch):
     lengths = []
-    prefill = model.engine.prefill
+    runtime = model.engine.runtime
+    prefill = runtime.prefill
 
-    def counted(ids, prefix=None, **more):
+    def counted(ids, *more):
         lengths.append(len(ids))
-        return prefill(ids, prefix, **more)
+        return prefill(ids, *more)
 
-    monkeypatch.setattr(model.engine, "prefill", counted)
+    monkeypatch.setattr(runtime, "prefill", counted)
     examples = "大=>小\n高=>矮\n快=>慢\n"
     prompts = [f"{examples}{word}=>" for word in ("长", "冷", "好")]
     together = final(model.votes(request(prompts, 20), [Ballot(20, curtail=False)]))
