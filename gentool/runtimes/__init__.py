@@ -5,11 +5,12 @@ runtime keeps the arrays of the KV cache and their padding, and computes the pro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
+if TYPE_CHECKING:  # importing this room costs nothing
+    import numpy as np
 
-from gentool.config.model import Arch
+    from gentool.config.model import Arch
 
 PrefixCache = Any  # KV cache of a computed prompt, without a row axis; never changed
 RowCache = Any  # KV cache of the rows' own tokens, after their prefixes; changed in place
@@ -75,9 +76,3 @@ class Runtime(Protocol):
     def describe(self) -> str:
         """How the runtime computes, in a few words for -v."""
         ...
-
-
-def take_rows(x: np.ndarray, places: Sequence[int] | np.ndarray) -> np.ndarray:
-    """x[places]; a view of x if `places` are its first rows in order."""
-    count = len(places)
-    return x[:count] if np.array_equal(places, np.arange(count)) else x[places]
