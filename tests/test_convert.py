@@ -402,7 +402,10 @@ def with_a_pickle_for_weights(folder: Path) -> None:
     [
         (of_another_shape, "mlp.gate_proj.weight, model.layers.0.mlp.up_proj.weight has shape"),
         (without_a_tensor, "tensor model.layers.3.input_layernorm.weight is missing"),
-        (with_one_too_many, "tensor model.layers.2.input_layernorm.weight belongs nowhere"),
+        (
+            with_one_too_many,
+            "tensor model.layers.2.input_layernorm.weight is no weight of the family",
+        ),
         (with_a_short_shard, "model-2.safetensors is not a whole safetensors file"),
         (without_a_shard, "model-2.safetensors: No such file"),
         (with_a_pipe_for_a_shard, "model-2.safetensors is not a file"),
