@@ -207,8 +207,8 @@ def test_json_is_consistent(run: Run) -> None:
     done = run(SUM, *DIGITS, "-n", "200", "--json", "--no-curtail")
     found = record(done)
     keys = "prompt model precision law answer text certified partial way verdict answers tied n"
-    keys += " drawn unfinished invalid invalid_mass invalid_share unseen bounds confidence certified_at log_e"
-    keys += " log_threshold seed computed independent"
+    keys += " drawn unfinished invalid invalid_mass invalid_share unseen bounds confidence"
+    keys += " certified_at log_e log_threshold seed computed independent"
     assert list(found) == keys.split()
     assert found["prompt"] == Path(SUM).read_text().rstrip("\n")
     assert (found["model"], found["precision"], found["seed"]) == ("tiny-zh", "fp32", 1)

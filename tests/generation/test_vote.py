@@ -116,7 +116,7 @@ def test_a_certified_vote_counts_draws_in_order_of_their_index(model):
 
 def test_a_text_counts_once_however_often_it_is_drawn(model, monkeypatch):
     """Its probability decides ties; it comes again in every wave."""
-    monkeypatch.setattr(votes, "MOST_ROWS", 16)
+    monkeypatch.setattr(votes, "MAX_ROWS", 16)
     whole = final(model.votes(request([SUMS], 64), [Ballot(64, curtail=False)]))[0, "sampled"]
     monkeypatch.undo()
     once = final(model.votes(request([SUMS], 64), [Ballot(64, curtail=False)]))[0, "sampled"]
