@@ -627,3 +627,19 @@ def test_a_file_of_another_run_is_refused_and_left_alone(
         path.write_bytes(text)
         told(run(*flags, "--data", data, "-n", "5"), 2, refusal, "another --output")
         assert path.read_bytes() == text
+
+
+def test_a_second_run_on_one_output_is_refused(
+    run: Run, template: str, write: Callable[..., str], tmp_path: Path
+) -> None:
+    path, data = tmp_path / "out.jsonl", write("d.csv", "input\n" + "2+6\n" * 400)
+    flags = (template, "--data", data, "--json", *DIGITS, "-n", "100", "-o", str(path))
+    with started("fewshot", *flags, stderr=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 120
+        while not path.exists() or not path.read_bytes():
+            assert time.monotonic() < until and process.poll() is None
+            time.sleep(0.01)
+        told(run(*flags), 2, f"another run of gentool writes to {path}", "another --output")
+        process.kill()
+    assert run(*flags).code == 0  # a killed run holds no lock
+    assert [record["row"] for record in records(path)] == list(range(400))
