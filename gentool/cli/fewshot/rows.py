@@ -62,9 +62,9 @@ def hold(console: Console, flags: Flags, setting: Setting, template: str, table:
     ballots = [ballot, *compared(ballot)] if table.labelled else [ballot]
     run, earlier = named(template, flags, setting, ballots), NOTHING
     if flags.output not in (None, "-"):
+        console.redirect(flags.output)  # first: nobody else writes what is read
         if flags.json:
             earlier = resumed(Path(flags.output), run, table.rows, flags.seed)
-        console.redirect(flags.output)
     if flags.seed is None:
         flags = replace(flags, seed=secrets.randbits(32) if earlier.seed is None else earlier.seed)
 
