@@ -9,6 +9,7 @@ that the caller can show them while they run.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import gc
 import math
@@ -27,7 +28,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from gentool import __version__
-from gentool.config.model import ModelConfig, Sampling
+from gentool.config.model import ModelConfig
+from gentool.config.sampling import SamplingParams
 from gentool.errors import GentoolError
 from gentool.generation import session
 from gentool.generation.request import Request
@@ -147,7 +149,7 @@ def run(
     found += yield from graphs(engine, ids[: cut.prompt_tokens], cut.generate, plan.repeat)
     machine = yield from rates(plan.repeat)
     found += shares(found, machine, model.precision)
-    settings = cut._asdict() | {"decode_prompt_tokens": start, "law": law.model_dump()}
+    settings = cut._asdict() | {"decode_prompt_tokens": start, "law": dataclasses.asdict(law)}
     return Report(
         this_machine() | {"load_average": round(load, 2)},
         about(model, size),
@@ -294,9 +296,9 @@ def some_ids(n_vocab: int, length: int) -> list[int]:
     return ids
 
 
-def drawing(law: Sampling) -> Sampling:
+def drawing(law: SamplingParams) -> SamplingParams:
     """The model's own law, unless that draws nothing."""
-    return law.model_copy(update={"temperature": law.temperature or 1.0})
+    return dataclasses.replace(law, temperature=law.temperature or 1.0)
 
 
 def prefill(engine: Engine, ids: list[int], size: Size, repeat: int) -> Turns[list[Result]]:
@@ -313,7 +315,7 @@ def prefill(engine: Engine, ids: list[int], size: Size, repeat: int) -> Turns[li
 def decode(
     engine: Engine,
     ids: list[int],
-    law: Sampling,
+    law: SamplingParams,
     n: int,
     generate: int,
     size: Size,
@@ -325,10 +327,8 @@ def decode(
     if generate < 2:
         return skipped("decode_step", "ms", "the context has no room for two tokens")
     from gentool.decoding import loop
-    from gentool.decoding.filters import Law
 
-    said = law.model_dump() | {"logit_bias": tuple(law.logit_bias.items())}
-    how = loop.How(Law(**{name: said[name] for name in Law._fields}), SEED)
+    how = loop.How(law, SEED)
     limits = loop.Limits(0, (generate,), generate, frozenset())
     rows = [loop.Row(0, 0, sample) for sample in range(n)]
     prefix, logits = engine.prefill(ids)
@@ -399,15 +399,15 @@ def inputs(t: int, cells: Any, prefix: Any, exists: Any) -> tuple[Any, ...]:
     return ids, positions, slot, wanted, held, seen, cells, prefix, exists
 
 
-def vote(model: Model, law: Sampling, repeat: int) -> Turns[list[Result]]:
+def vote(model: Model, law: SamplingParams, repeat: int) -> Turns[list[Result]]:
     """A vote of few-shot sums by a tree of samples, none of which it may leave out; and the same
     samples as independent rows. Both compute the prompt each time."""
     try:
         model.check(SUMS)
     except GentoolError as e:  # no tokenizer, or no room
         return skipped("vote", "s", e.message)
-    law = law.model_copy(
-        update={"max_tokens": ANSWER_TOKENS, "min_tokens": 0, "stop": ["\n"], "include_stop": False}
+    law = dataclasses.replace(
+        law, max_tokens=ANSWER_TOKENS, min_tokens=0, stop=("\n",), include_stop=False
     )
     request = Request(prompts=(SUMS,), rows=(0,), n=SAMPLES, sampling=law, seed=SEED)
     ballots = [Ballot(SAMPLES, curtail=False)]

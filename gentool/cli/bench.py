@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gentool.cli import flags as tables
-from gentool.cli import options
 from gentool.cli.console import Console
+from gentool.cli.flags import DEFAULT_MODEL, OUTPUT_FILE, ModelFlags
+from gentool.cli.options import Command, Value, flag, group, number, switch
 from gentool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ DECODING = (
     ("decode_rate_share", "% of machine"),
 )
 
-ONE = options.number(int, 1, 4096)
+ONE = number(int, 1, 4096)
 
 
 def batches(text: str) -> tuple[int, ...]:
@@ -72,42 +72,45 @@ def batches(text: str) -> tuple[int, ...]:
         raise ValueError(f"{one}, or several parted by commas, as in 1,8,64") from None
 
 
-TOKENS = options.number(int, 1, 1 << 20)
-STEPS = options.number(int, 2, 1 << 20)
-TIMES = options.number(int, 1, 1000)
-ROWS = options.Value(batches)
+TOKENS = number(int, 1, 1 << 20)
+STEPS = number(int, 2, 1 << 20)
+TIMES = number(int, 1, 1000)
+ROWS = Value(batches)
 
-MEASURED = [
-    options.option("-p --prompt-tokens", "P", "tokens of a prefill", "512", TOKENS),
-    options.option("-g --generate", "G", "tokens to decode for every row", "64", STEPS),
-    options.option("-b --batch", "B,B,…", "rows decoded together, as often", "1,8,64", ROWS),
-    options.option("-r --repeat", "R", "measure everything R times", "5", TIMES),
-    options.switch("--cold-start/--no-cold-start", "start fresh processes, too", "on"),
-]
 
-OUTPUT = [
-    options.switch("--json", "print one object"),
-    options.switch("--jsonl", "print one object a quantity"),
-    options.option("-o --output", "FILE", "write the result to a file", "stdout"),
-]
+@dataclass(frozen=True)
+class PlanFlags:
+    """What is measured; the fields are those of `gentool.benchmark.model.Plan`."""
+
+    prompt_tokens: int | None = flag(
+        "-p --prompt-tokens", "P", "tokens of a prefill", "512", TOKENS
+    )
+    generate: int | None = flag("-g --generate", "G", "tokens to decode for every row", "64", STEPS)
+    batch: tuple[int, ...] | None = flag(
+        "-b --batch", "B,B,…", "batch sizes to decode with", "1,8,64", ROWS
+    )
+    repeat: int | None = flag("-r --repeat", "R", "measure everything R times", "5", TIMES)
+    cold_start: bool | None = switch(
+        "--cold-start/--no-cold-start", "start fresh processes, too", "on"
+    )
+
+
+@dataclass(frozen=True)
+class OutputFlags:
+    """What is printed, and where."""
+
+    json: bool | None = switch("--json", "print one object")
+    jsonl: bool | None = switch("--jsonl", "print one object a quantity")
+    output: str | None = flag(*OUTPUT_FILE)
 
 
 @dataclass(frozen=True)
 class Flags:
-    """What the command line and the environment said; None is nothing."""
+    """What was given; None is nothing."""
 
-    model: str | None
-    set: tuple[tuple[str, str], ...]
-    precision: str | None
-    xla: bool | None
-    prompt_tokens: int | None
-    generate: int | None
-    batch: tuple[int, ...] | None
-    repeat: int | None
-    cold_start: bool | None
-    json: bool | None
-    jsonl: bool | None
-    output: str | None
+    model: ModelFlags = group("Model", ModelFlags, without=["batch_invariant"])
+    plan: PlanFlags = group("Measured", PlanFlags)
+    output: OutputFlags = group("Output", OutputFlags)
 
 
 def bench(console: Console, flags: Flags) -> None:
@@ -124,44 +127,45 @@ def bench(console: Console, flags: Flags) -> None:
     The vote is over five sums, 8 tokens at most, against the same samples drawn as independent
     rows. Prefill and decoding are cut to the context; what was cut, or skipped, is said.
     """
-    from gentool.config import lookup
-
-    if flags.json and flags.jsonl:
+    output = flags.output
+    if output.json and output.jsonl:
         raise UsageError("both --json and --jsonl are given", "drop one")
-    chosen = lookup.load(flags.model or tables.DEFAULT_MODEL, dict(flags.set))
-    if flags.output not in (None, "-"):
-        console.redirect(flags.output)
+    config = flags.model.config()
+    if output.output not in (None, "-"):
+        console.redirect(output.output)
 
     from gentool.benchmark import model as benchmark
 
-    plan = planned(flags)
-    turns = benchmark.run(chosen, flags.precision, flags.xla, same(flags), plan)
+    plan = planned(flags.plan)
+    turns = benchmark.run(
+        config, flags.model.precision, flags.model.xla, same_model(flags.model), plan
+    )
     report = watched(console, turns, plan.weight)
     console.overwrite()
-    if flags.json:
+    if output.json:
         console.write(dumped(whole(report)))
-    elif flags.jsonl:
+    elif output.jsonl:
         console.write("".join(map(dumped, lines(report))))
     else:
         console.write(text(report))
 
 
-def planned(flags: Flags) -> Plan:
+def planned(flags: PlanFlags) -> Plan:
     from gentool.benchmark import model as benchmark
 
-    given = {name: getattr(flags, name) for name in benchmark.Plan._fields}
-    return benchmark.Plan(**{name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in vars(flags).items() if value is not None}
+    return benchmark.Plan(**given)
 
 
-def same(flags: Flags) -> list[str]:
-    """The options that have another process open this model."""
-    said = ["--model", flags.model or tables.DEFAULT_MODEL]
+def same_model(flags: ModelFlags) -> list[str]:
+    """The options by which another process opens this model."""
+    options = ["--model", flags.model or DEFAULT_MODEL]
     for key, value in flags.set:
-        said += ["--set", f"{key}={value}"]
+        options += ["--set", f"{key}={value}"]
     if flags.precision:
-        said += ["--precision", flags.precision]
+        options += ["--precision", flags.precision]
     compiled = {None: [], True: ["--xla"], False: ["--no-xla"]}[flags.xla]
-    return [*said, *compiled]
+    return [*options, *compiled]
 
 
 def watched(console: Console, turns: Turns[Report], weight: int) -> Report:
@@ -249,7 +253,7 @@ def quantities(report: Report) -> Iterator[list[str]]:
         title, result = title.format_map(dict(report.settings)), found[name]
         if result.values:
             spread = min(result.values), max(result.values)
-            yield [title, *map(number, (result.median, *spread)), result.unit]
+            yield [title, *map(digits, (result.median, *spread)), result.unit]
         else:
             yield [title, f"skipped: {result.skipped}"]
 
@@ -264,7 +268,7 @@ def decoding(report: Report) -> list[list[str]]:
         speed = found["decode_speed", batch]
         numbers = [speed.median, min(speed.values), max(speed.values)]
         numbers += [found[name, batch].median for name, _ in DECODING]
-        rows.append([f"{batch} row{'s' if batch > 1 else ''}", *map(number, numbers)])
+        rows.append([f"{batch} row{'s' if batch > 1 else ''}", *map(digits, numbers)])
     return rows if sizes else []
 
 
@@ -284,22 +288,11 @@ def _line(cells: Sequence[str], widths: Sequence[int], numbers: bool) -> str:
     return "  ".join([f"{cells[0]:{widths[0]}}", *rest]).rstrip()
 
 
-def number(x: float) -> str:
+def digits(x: float) -> str:
     """Three digits, or all that stand before the point."""
     if x >= 100:
         return f"{x:.0f}"
     return f"{x:.1f}" if x >= 10 else f"{x:.3f}" if x < 1 else f"{x:.2f}"
 
 
-command = options.Command(
-    bench,
-    Flags,
-    EXAMPLES,
-    arguments=[],
-    groups={
-        "Model": [row for row in tables.MODEL if row.name != "batch_invariant"],
-        "Measured": MEASURED,
-        "Output": OUTPUT,
-        "General": tables.GENERAL,
-    },
-)
+command = Command(bench, Flags, EXAMPLES)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
-from gentool.cli import flags as tables
-from gentool.cli import options, signals
+from gentool.cli import signals
 from gentool.cli.console import Console
+from gentool.cli.flags import POSITIVE
+from gentool.cli.options import Command, argument, flag, group
 from gentool.errors import GentoolError, UsageError
 
 EXAMPLES = """
@@ -19,13 +18,24 @@ gentool complete -m RUN/model "今天天气不错"
 
 
 @dataclass(frozen=True)
-class Flags:
-    """What the command line and the environment said; None is nothing."""
+class RunFlags:
+    """What is trained on, where and how long."""
 
-    recipe: str
-    data: str
-    out: str
-    hours: float | None
+    data: str = flag(
+        "--data", "DIR", "the corpus: a folder of .txt or .txt.zst files", required=True
+    )
+    out: str = flag("--out", "RUN", "the folder of the run, made if need be", required=True)
+    hours: float | None = flag(
+        "--hours", "H", "end the run after H hours of learning", "", POSITIVE
+    )
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What was given; None is nothing."""
+
+    recipe: str = argument("recipe", "RECIPE.yaml")
+    run: RunFlags = group("Training", RunFlags)
 
 
 def train(console: Console, flags: Flags) -> None:
@@ -36,23 +46,25 @@ def train(console: Console, flags: Flags) -> None:
     from gentool.training import recipe
 
     chosen = recipe.load(Path(flags.recipe))
-    if not Path(flags.data).is_dir():
-        raise UsageError(f"--data {flags.data} is not a folder", "give the folder of the corpus")
+    if not Path(flags.run.data).is_dir():
+        raise UsageError(
+            f"--data {flags.run.data} is not a folder", "give the folder of the corpus"
+        )
 
     from gentool.training import corpus
 
     for name in chosen.data.sources:
-        corpus.locate(Path(flags.data), name)
+        corpus.locate(Path(flags.run.data), name)
 
     from gentool.runtimes.xla import device
 
     device.setup()
     from gentool.training import trainer
 
-    run = Path(flags.out)
+    run = Path(flags.run.out)
     try:
         with console.progress() as show:
-            for event in trainer.train(chosen, Path(flags.data), run, flags.hours):
+            for event in trainer.train(chosen, Path(flags.run.data), run, flags.run.hours):
                 if isinstance(event, trainer.Note):
                     console.note(event.text)
                     continue
@@ -70,18 +82,4 @@ def train(console: Console, flags: Flags) -> None:
     console.write(f"{run / 'model'}\n")
 
 
-TRAINING = [
-    options.option(
-        "--data", "DIR", "the corpus: a folder of .txt or .txt.zst files", required=True
-    ),
-    options.option("--out", "RUN", "the folder of the run, made if need be", required=True),
-    options.option("--hours", "H", "end the run after H hours of learning", "", tables.POSITIVE),
-]
-
-command = options.Command(
-    train,
-    Flags,
-    EXAMPLES,
-    arguments=[click.Argument(["recipe"], metavar="RECIPE.yaml")],
-    groups={"Training": TRAINING, "General": tables.GENERAL},
-)
+command = Command(train, Flags, EXAMPLES)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gentool.config.model import Sampling
+from gentool.config.sampling import SamplingParams
 from gentool.decoding import beam, choices, constraints, contrastive, loop
 from gentool.decoding.engine import Engine
-from gentool.decoding.filters import Law, adjusted
+from gentool.decoding.filters import adjusted
 from gentool.decoding.philox import uniform
 from gentool.decoding.sampling import likeliest
 from gentool.generation import score as scores
@@ -52,14 +52,8 @@ class Job:
     ends: frozenset[int]
 
     @property
-    def sampling(self) -> Sampling:
+    def sampling(self) -> SamplingParams:
         return self.request.sampling
-
-    @property
-    def law(self) -> Law:
-        s = self.sampling
-        fields = {name: getattr(s, name) for name in Law._fields if name != "logit_bias"}
-        return Law(**fields, logit_bias=tuple(s.logit_bias.items()))
 
     def text(self, prompt: int) -> TextStream:
         """The text of a continuation of a prompt, which has none yet."""
@@ -124,11 +118,11 @@ def _drawn(
         for index, prompt in enumerate(group)
         for sample in samples
     ]
-    law, draw = job.law, search if isinstance(search, Draw) else Draw()
+    law, draw = job.sampling, search if isinstance(search, Draw) else Draw()
     if isinstance(search, Alternatives):
         firsts = [likeliest(prompt.logits, request.n) for prompt in computed]
         rows = [row._replace(first=int(firsts[row.prompt][row.sample])) for row in rows]
-        law = law._replace(temperature=0.0)
+        law = replace(law, temperature=0.0)
     strata, told = request.n if draw.stratified else 0, request.logprobs or 0
     # a product of several tokens sums in another order, so to be invariant nothing is drafted
     lookup = 0 if request.batch_invariant else draw.lookup
@@ -238,7 +232,7 @@ def following(job: Job, prompt: int, restrictions: Restrictions) -> constraints.
 
 def adjusting(job: Job, prompt: int, follow: constraints.Following | None) -> beam.Adjust:
     """What filters and restrictions do to the scores of texts after a prompt."""
-    law, ids = job.law, np.array(job.prompts[prompt])
+    law, ids = job.sampling, np.array(job.prompts[prompt])
 
     def adjust(
         scores: np.ndarray, _: Sequence[int], outputs: Sequence[tuple[int, ...]]
@@ -319,7 +313,7 @@ def _chosen(job: Job, search: Choose) -> Iterator[Chunk]:
         masses = choices.masses(job.engine, prefix, logits, new, ends, request.batch_invariant)
         samples = np.arange(request.n)
         u = uniform(request.seed, np.array(row), samples, np.array(0))
-        greedy = job.law.temperature == 0
+        greedy = job.sampling.temperature == 0
         drawn = [int(np.argmax(masses))] * request.n if greedy else choices.draw(masses, u)
         for sample, index in enumerate(drawn):
             mass = masses[index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from os.path import commonprefix
 
 import numpy as np
@@ -49,7 +50,7 @@ def _check(job: Job, ballot: Ballot, stratified: bool) -> None:
             f"confidence is {ballot.confidence}, of stratified samples",
             "these depend on each other: drop one",
         )
-    if ballot.way in ("sampled", "certified") and job.law.temperature == 0 and ballot.n > 1:
+    if ballot.way in ("sampled", "certified") and job.sampling.temperature == 0 and ballot.n > 1:
         raise UsageError(
             f"temperature is 0, of {ballot.n} samples: every vote would be the same",
             "give a higher temperature, or --n 1",
@@ -86,7 +87,7 @@ class _Roots:
 
 def _how(job: Job, ballot: Ballot) -> tree.How:
     s = job.sampling
-    law = job.law._replace(temperature=0.0) if ballot.greedy else job.law
+    law = replace(s, temperature=0.0) if ballot.greedy else s
     room = min(s.max_tokens, job.engine.arch.n_ctx)
     return tree.How(law, job.ends, s.min_tokens, room, job.request.batch_invariant)
 

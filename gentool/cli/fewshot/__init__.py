@@ -11,7 +11,7 @@ import click
 from gentool.cli import flags as tables
 from gentool.cli import options
 from gentool.cli.console import Console
-from gentool.cli.prompts import read, whole
+from gentool.cli.inputs import read, whole
 from gentool.errors import UsageError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gentool.cli.console import Console
 from gentool.cli.fewshot import report as boards
 from gentool.cli.fewshot.single import Setting, UndecidedError, asked, more
-from gentool.cli.prompts import RowsError, escaped
+from gentool.cli.inputs import RowsError, escaped
 from gentool.errors import UsageError
 
 if TYPE_CHECKING:
