@@ -22,10 +22,10 @@ def load(
     """Opens a model: a name, a folder or a YAML file. `set` overrides keys of its YAML, dotted;
     `precision` is the YAML's where it is not given."""
     from gentool.config import lookup
-    from gentool.generation import session
+    from gentool.generation import opening
 
     chosen = lookup.load(model, set or {})
-    return session.open_model(chosen, precision or chosen.precision, xla)
+    return opening.open_model(chosen, precision or chosen.precision, xla)
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,7 @@ from gentool.checkpoints import safetensors
 from gentool.config.lookup import FOLDER_FILE
 from gentool.config.model import ModelConfig
 from gentool.errors import ModelError, UsageError
-from gentool.generation.session import Parts, parts
+from gentool.generation.opening import ModelFiles, open_files
 
 WEIGHTS = "model.safetensors"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -50,7 +50,7 @@ def convert(model: ModelConfig, target: Path, precision: str) -> Iterator[Writte
     except UnicodeEncodeError:
         raise UsageError(f"{target} is not UTF-8", "name another folder") from None
     _check_new(target)
-    opened = parts(model)
+    opened = open_files(model)
     with _appearing(target) as folder:
         yield from _write_weights(folder / WEIGHTS, opened, precision)
         tokenizer = model.tokenizer
@@ -71,17 +71,19 @@ def convert(model: ModelConfig, target: Path, precision: str) -> Iterator[Writte
         _durable(folder / FOLDER_FILE, registry.text(written).encode())
 
 
-def _write_weights(path: Path, opened: Parts, precision: str) -> Iterator[Written]:
-    from gentool.models import weights
+def _write_weights(path: Path, opened: ModelFiles, precision: str) -> Iterator[Written]:
+    from gentool.models import column_blocks, weights
 
     source, plan = opened.source, opened.plan
     dtypes = {name: DTYPES.get(precision, weight.dtype) for name, weight in plan.items()}
-    tensors = {n: (dtypes[n], weights.stored(n, w.shape, dtypes[n])) for n, w in plan.items()}
+    tensors = {
+        n: (dtypes[n], column_blocks.stored_shape(n, w.shape, dtypes[n])) for n, w in plan.items()
+    }
 
     def cast(name: str) -> np.ndarray:
         dtype, shape = tensors[name]
         array = _cast(weights.read(source, plan[name]), dtype, plan[name].names)
-        return weights.slabbed(array, shape)
+        return column_blocks.blocked(array, shape)
 
     size = sum(dtype.itemsize * math.prod(shape) for dtype, shape in tensors.values())
     free = shutil.disk_usage(path.parent).free

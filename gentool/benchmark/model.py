@@ -31,7 +31,7 @@ from gentool import __version__
 from gentool.config.model import ModelConfig
 from gentool.config.sampling import SamplingParams
 from gentool.errors import GentoolError
-from gentool.generation import session
+from gentool.generation import opening
 from gentool.generation.request import Request
 from gentool.generation.session import Model
 from gentool.runtimes.xla import device
@@ -258,7 +258,7 @@ def opened(
         model = None
         gc.collect()
         began = time.perf_counter()
-        model = session.open_model(config, precision, xla)
+        model = opening.open_model(config, precision, xla)
         took.append(time.perf_counter() - began)
         results = results or [peak("memory_load")]
     assert model is not None

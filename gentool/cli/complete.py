@@ -189,7 +189,7 @@ def keys_of(sample: Sample) -> dict[str, object]:
         found["score"] = sample.score
     if sample.steps:
         found["steps"] = [
-            vars(step.chosen) | {"top": [vars(likely) for likely in step.likeliest]}
+            vars(step.chosen) | {"top": [vars(top) for top in step.top_logprobs]}
             for step in sample.steps
         ]
     return found

@@ -85,9 +85,9 @@ class ModelFlags:
 
     def open(self, config: ModelConfig) -> Model:
         """The model, in memory."""
-        from gentool.generation import session
+        from gentool.generation import opening
 
-        return session.open_model(config, self.precision, self.xla)
+        return opening.open_model(config, self.precision, self.xla)
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def search(
         return request.Choose(flags.choice)
     if flags.penalty_alpha is not None:
         return request.Contrastive(flags.penalty_alpha, sampling.get("top_k") or 4)
-    return request.Draw(bool(flags.stratified), flags.lookup or 0)
+    return request.Sampled(bool(flags.stratified), flags.lookup or 0)
 
 
 def _checked_way(

@@ -119,9 +119,9 @@ def add(console: Console, flags: AddFlags) -> None:
     registry.new_place(flags.name)  # a wrong name is found before any work
     described = registry.describe(flags.name, flags.place, dict(flags.changes.set))
 
-    from gentool.generation import session
+    from gentool.generation import opening
 
-    session.parts(described)
+    opening.open_files(described)
     if described.tokenizer is None:
         console.note(f"{flags.place} has no tokenizer: only ids will work, from Python")
     console.write(f"{registry.add(registry.with_sums(described))}\n")

@@ -1,6 +1,5 @@
-"""Options, commands and help screens, for click. The flags of a command are a frozen dataclass whose
-fields are its arguments and its option groups; an option group is again a frozen dataclass, a field
-an option. A flag that was not given is None; its environment variable is GENTOOL_<OPTION> in every
+"""Options, commands and help screens, for click. The flags of a command are a frozen dataclass of
+its arguments and its option groups; an option group is a frozen dataclass of options. A flag that was not given is None; its environment variable is GENTOOL_<OPTION> in every
 command.
 """
 

@@ -2,9 +2,9 @@
 the one place that says the parameter's name in YAML and in Python, its type, range and default, and
 its flag with a line of help. Imports neither pydantic nor numpy, so that `--help` stays light.
 
-To add a filter of probabilities, as top_p is one: a field here, its line in `SamplingArguments`, and
-the function of the field's name in `gentool.decoding.filters`. Its flag, its line of help, its key in
-YAML and its argument in Python follow.
+To add a filter of probabilities, such as top_p: a field here, its line in `SamplingArguments`, and
+the function of the field's name in `gentool.decoding.filters`. Its flag, its line of help, its key
+in YAML and its argument in Python follow.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -199,7 +199,7 @@ def parameters() -> tuple[Parameter, ...]:
     hints = get_type_hints(SamplingParams, include_extras=True)
     defaults = SamplingParams()
     made = []
-    for name in [field.name for field in fields(SamplingParams)]:
+    for name in defaults.__dataclass_fields__:
         notes = {type(note): note for note in hints[name].__metadata__}
         limits, flag = notes.get(Range, Range()), notes[Flag]
         made.append(Parameter(name, hints[name].__origin__, limits, flag, getattr(defaults, name)))

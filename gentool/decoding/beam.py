@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from gentool.decoding.engine import Engine, Prefix
-from gentool.decoding.sampling import normalized, numbers
+from gentool.decoding.sampling import finite, normalized
 from gentool.errors import UsageError
 
 Ends = frozenset[int]  # end tokens
@@ -98,13 +98,12 @@ def search(
     beams: Beams,
     end: Ends,
     adjust: Adjust | None = None,
-    batch_invariant: bool = False,
     stops: Sequence[Stops] = (),
 ) -> list[list[Hypothesis]]:
     """The n best hypotheses for each prompt, best first; fewer where there are no more. `prefixes`
     are B computed prompts, `logits` [B, V] those after each, `end` the end tokens, `stops` what
     else ends a text, for each prompt."""
-    *_, last = steps(engine, prefixes, logits, beams, end, adjust, batch_invariant, stops)
+    *_, last = steps(engine, prefixes, logits, beams, end, adjust, stops)
     found = []
     for first in range(0, len(last), beams.groups):
         done = [h for group in last[first : first + beams.groups] for h in group.done]
@@ -119,7 +118,6 @@ def steps(
     beams: Beams,
     end: Ends,
     adjust: Adjust | None = None,
-    batch_invariant: bool = False,
     stops: Sequence[Stops] = (),
 ) -> Iterator[list[Search]]:
     """Yields the searches after each step, B prompts of `groups` each. In the engine a search has
@@ -129,7 +127,7 @@ def steps(
     most = [min(beams.max_tokens, context - prefix.length) for prefix in prefixes]
     searches = [Search(width)] * (len(prefixes) * beams.groups)
     owner = np.repeat(np.arange(len(prefixes)), beams.width)  # [N] prompt of each row
-    tail, current = None, logits[owner]  # [N, V]
+    rows, current = None, logits[owner]  # [N, V]
     while True:
         searches = _advance(searches, current, beams, most, end, adjust, stops)
         yield searches
@@ -139,9 +137,9 @@ def steps(
         for first, one in zip(range(0, len(owner), width), searches, strict=True):
             for row, beam in enumerate(one.live if one.open else (), start=first):
                 parents[row], tokens[row] = first + beam.parent, beam.ids[-1]
-        room = min(beams.max_tokens, context)
-        tail, out = engine.extend(
-            prefixes, tail, owner, parents, tokens, room=room, batch_invariant=batch_invariant
+        max_new_tokens = min(beams.max_tokens, context)
+        rows, out = engine.extend(
+            prefixes, rows, owner, parents, tokens, max_new_tokens=max_new_tokens
         )
         current = out[:, 0]
 
@@ -159,7 +157,7 @@ def _advance(
     used = [(i, k) for i, one in enumerate(searches) if one.open for k in range(len(one.live))]
     width = len(logits) // len(searches)
     logits = logits[[i * width + k for i, k in used]]  # [U, V]
-    own = normalized(numbers(logits))
+    own = normalized(finite(logits))
     prompts = [i // beams.groups for i, _ in used]
     scores = _scores(own, beams, end, adjust, prompts, [searches[i].live[k].ids for i, k in used])
     step, at, after = STEPS[beams.rule], 0, []

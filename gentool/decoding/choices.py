@@ -10,7 +10,7 @@ import numpy as np
 
 from gentool.decoding.engine import Engine, Prefix
 from gentool.decoding.sampling import draw as invert
-from gentool.decoding.sampling import normalized, numbers
+from gentool.decoding.sampling import finite, normalized
 
 
 def masses(
@@ -19,7 +19,6 @@ def masses(
     logits: np.ndarray,
     choices: Sequence[Sequence[int]],
     end: frozenset[int] | None = None,
-    batch_invariant: bool = False,
 ) -> list[float]:
     """The natural log-probability of each choice, one or more tokens, after a computed prompt whose
     last logits are [1, V]. With `end` it is that of the choice and then any of these tokens. A node
@@ -28,10 +27,10 @@ def masses(
     totals = [0.0] * len(choices)
     ends = None if end is None else sorted(end)
     nodes = [list(range(len(choices)))]  # of this level: the choices that go on from each
-    tail, current = None, logits  # [nodes, V]
+    rows, current = None, logits  # [nodes, V]
     for depth in range(longest + 1):
         below: dict[tuple[int, int], list[int]] = {}  # (node, token) -> the choices that go on
-        for node, (through, row) in enumerate(zip(nodes, numbers(current), strict=True)):
+        for node, (through, row) in enumerate(zip(nodes, finite(current), strict=True)):
             own = normalized(row[None])[0]  # [V]
             for index in through:
                 choice = choices[index]
@@ -43,14 +42,13 @@ def masses(
                     below.setdefault((node, choice[depth]), []).append(index)
         if not below:
             break
-        tail, out = engine.extend(
+        rows, out = engine.extend(
             [prefix],
-            tail,
+            rows,
             [0] * len(below),
             [node for node, _ in below],
             np.array([[token] for _, token in below]),
-            room=longest,
-            batch_invariant=batch_invariant,
+            max_new_tokens=longest,
         )
         nodes, current = list(below.values()), out[:, 0]
     return totals

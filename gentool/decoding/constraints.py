@@ -8,7 +8,7 @@ import codecs
 import json
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, reduce
 from pathlib import Path
 from types import ModuleType
@@ -74,98 +74,95 @@ class Restriction(Protocol):
     def can_end(self, state: Any) -> bool: ...
 
 
+class ConstraintState(NamedTuple):
+    """A row as its restrictions know it. It never changes."""
+
+    states: tuple[Any, ...]  # of each restriction
+    context: int
+    text: bytes  # what the row has added
+
+
 class Constraint:
-    """Rows after their `prompts`, each token of which all `restrictions` have to allow."""
+    """What all `restrictions` together allow."""
 
-    def __init__(
-        self,
-        restrictions: Sequence[Restriction],
-        vocabulary: Vocabulary,
-        prompts: Sequence[Sequence[int]],
-    ) -> None:
+    def __init__(self, restrictions: Sequence[Restriction], vocabulary: Vocabulary) -> None:
         self._restrictions, self._vocabulary = restrictions, vocabulary
-        self._states = [
-            [r.start(vocabulary.unfinished(prompt)) for r in restrictions] for prompt in prompts
-        ]
-        self._contexts = [vocabulary.context(prompt) for prompt in prompts]
-        self._texts = [b"" for _ in prompts]
 
-    def allowed(self, row: int) -> np.ndarray | None:
-        """The tokens this row can go on with, as a new bool [V]; None for all."""
-        mask = self._mask(row)
+    def start(self, prompt: Sequence[int]) -> ConstraintState:
+        """The state of a row after its prompt."""
+        unfinished = self._vocabulary.unfinished(prompt)
+        states = tuple(r.start(unfinished) for r in self._restrictions)
+        return ConstraintState(states, self._vocabulary.context(prompt), b"")
+
+    def after(self, state: ConstraintState, token: int) -> ConstraintState:
+        """The state after one more token."""
+        if token in self._vocabulary.ends:
+            return state
+        pairs = zip(self._restrictions, state.states, strict=True)
+        return ConstraintState(
+            tuple(r.after(s, state.context, token) for r, s in pairs),
+            self._vocabulary.contexts[token],
+            state.text + self._vocabulary.texts[state.context][token],
+        )
+
+    def mask(self, state: ConstraintState) -> np.ndarray | None:
+        """The tokens that can follow, as a new bool [V]; None for all."""
+        return _both(self._masks(state))
+
+    def allowed(self, state: ConstraintState) -> np.ndarray | None:
+        """As `mask`; GentoolError where no token can follow."""
+        mask = self.mask(state)
         if mask is None or mask.any():
             return mask
         names = [r.name for r in self._restrictions]
-        masks = [r.allowed(s, self._contexts[row]) for r, s in self._of(row)]
-        blocked = [n for n, m in zip(names, masks, strict=True) if m is not None and not m.any()]
-        text = self._texts[row].decode("utf-8", "replace")
+        masks = zip(names, self._masks(state), strict=True)
+        blocked = [name for name, m in masks if m is not None and not m.any()]
+        text = state.text.decode("utf-8", "replace")
         raise GentoolError(
             f"{blocked[0] if blocked else ' with '.join(names)} allows no token after '{text}'",
             "the model has no token for what has to follow; ask for something less strict",
         )
 
-    def accept(self, row: int, token: int) -> None:
-        """This row has drawn this token."""
-        context = self._contexts[row]
-        if token not in self._vocabulary.ends:
-            self._states[row] = [r.after(s, context, token) for r, s in self._of(row)]
-            self._texts[row] += self._vocabulary.texts[context][token]
-            self._contexts[row] = self._vocabulary.contexts[token]
+    def only_ends(self, state: ConstraintState) -> bool:
+        """Whether the text is complete, and no token can be added to it."""
+        pairs = zip(self._restrictions, state.states, strict=True)
+        if not all(r.can_end(s) for r, s in pairs):
+            return False
+        mask = self.mask(state)
+        if mask is None:
+            return False
+        mask[self._vocabulary.ends] = False
+        return not mask.any()
 
-    def ended(self, row: int) -> bool:
-        """Whether this row can only end: its text is whole, and no token can be added to it."""
-        can_end = all(r.can_end(s) for r, s in self._of(row))
-        return can_end and _only_ends(self._mask(row), self._vocabulary)
-
-    def _of(self, row: int) -> zip[tuple[Restriction, Any]]:
-        return zip(self._restrictions, self._states[row], strict=True)
-
-    def _mask(self, row: int) -> np.ndarray | None:
-        return _both(r.allowed(s, self._contexts[row]) for r, s in self._of(row))
+    def _masks(self, state: ConstraintState) -> Iterator[np.ndarray | None]:
+        for restriction, own in zip(self._restrictions, state.states, strict=True):
+            yield restriction.allowed(own, state.context)
 
 
 def _both(masks: Iterable[np.ndarray | None]) -> np.ndarray | None:
-    """The tokens that all allow; None is everything."""
+    """The tokens that all masks allow; None is everything."""
     some = [mask for mask in masks if mask is not None]
     return reduce(np.logical_and, some) if some else None
 
 
 class Following(NamedTuple):
     """What can follow new ids after a prompt, as functions of those ids, for searches whose rows
-    come and go: a bool [V], None for all; and whether their text is whole and can only end."""
+    come and go: a bool [V], None for all; and whether their text is complete and can only end."""
 
     mask: Callable[[tuple[int, ...]], np.ndarray | None]
-    whole: Callable[[tuple[int, ...]], bool]
+    complete: Callable[[tuple[int, ...]], bool]
 
 
-def following(
-    restrictions: Sequence[Restriction], vocabulary: Vocabulary, prompt: Sequence[int]
-) -> Following:
+def following(constraint: Constraint, prompt: Sequence[int]) -> Following:
+    """The constraint after a prompt; states are kept by ids."""
+
     @cache
-    def states(ids: tuple[int, ...]) -> list[Any]:
-        if not ids:
-            return [r.start(vocabulary.unfinished(prompt)) for r in restrictions]
-        context = vocabulary.context([*prompt, *ids[:-1]])
-        before = zip(restrictions, states(ids[:-1]), strict=True)
-        return [r.after(state, context, ids[-1]) for r, state in before]
+    def state(ids: tuple[int, ...]) -> ConstraintState:
+        return constraint.after(state(ids[:-1]), ids[-1]) if ids else constraint.start(prompt)
 
-    def mask(ids: tuple[int, ...]) -> np.ndarray | None:
-        context = vocabulary.context([*prompt, *ids])
-        pairs = zip(restrictions, states(ids), strict=True)
-        return _both(r.allowed(state, context) for r, state in pairs)
-
-    def whole(ids: tuple[int, ...]) -> bool:
-        can_end = all(r.can_end(s) for r, s in zip(restrictions, states(ids), strict=True))
-        return can_end and _only_ends(mask(ids), vocabulary)
-
-    return Following(mask, whole)
-
-
-def _only_ends(mask: np.ndarray | None, vocabulary: Vocabulary) -> bool:
-    if mask is None:
-        return False
-    mask[vocabulary.ends] = False
-    return not mask.any()
+    return Following(
+        lambda ids: constraint.mask(state(ids)), lambda ids: constraint.only_ends(state(ids))
+    )
 
 
 class Rule(NamedTuple):

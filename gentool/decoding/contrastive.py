@@ -13,7 +13,7 @@ import numpy as np
 from gentool.decoding.beam import Adjust
 from gentool.decoding.engine import Engine
 from gentool.decoding.loop import Token
-from gentool.decoding.sampling import likeliest, normalized, numbers
+from gentool.decoding.sampling import finite, normalized, top_k_ids
 
 
 class Contrast(NamedTuple):
@@ -34,23 +34,23 @@ def search(
     how: Contrast,
     end: frozenset[int],
     adjust: Adjust | None = None,
-    batch_invariant: bool = False,
-    told: int = 0,
+    top_logprobs: int = 0,
 ) -> Iterator[Token]:
     """Yields the tokens after a prompt `ids` one by one; the caller stops asking when it has seen
     enough. p is after `adjust`, which is called for the logits [1, V] of each step with the new
-    tokens so far; the log-probabilities are the model's own, `told` of the likeliest among them."""
+    tokens so far; the log-probabilities are the model's own, `top_logprobs` of the most probable
+    ones recorded."""
     context = engine.arch.n_ctx
     prefix, hidden = engine.prefill(ids, every=True, hidden=True)  # [T, D]
     most = min(how.max_tokens, context - len(ids))
     k = min(how.k, engine.arch.n_vocab)
     before = np.empty((len(ids) + most, engine.arch.d_model))  # directions of all tokens
     before[: len(ids)] = _directions(hidden)
-    tail, last = None, hidden[-1:]  # [1, D]
+    rows, last = None, hidden[-1:]  # [1, D]
     parents = np.zeros(k, int)
     output: list[int] = []
     for step in range(most):
-        logits = numbers(engine.logits(last))  # [1, V]
+        logits = finite(engine.logits(last))  # [1, V]
         exact = normalized(logits[0])
         scores = adjust(logits, [0], [tuple(output)])[0] if adjust else logits[0]
         if step < how.min_tokens:
@@ -59,14 +59,13 @@ def search(
         few, p = _candidates(scores, k)
         tokens = np.full((k, 1), few[0])  # always k rows, so that nothing is compiled for fewer
         tokens[: len(few), 0] = few
-        tail, states = engine.extend(
+        rows, states = engine.extend(
             [prefix],
-            tail,
+            rows,
             [0] * k,
             parents,
             tokens,
-            room=min(how.max_tokens, context),
-            batch_invariant=batch_invariant,
+            max_new_tokens=min(how.max_tokens, context),
             hidden=True,
         )
         own = _directions(states[: len(few), 0])  # [C, D]
@@ -75,9 +74,9 @@ def search(
         before[len(ids) + step] = own[best]
         parents, last, id = np.full(k, best), states[best], int(few[best])
         output.append(id)
-        steps = likeliest(exact, told) if told else ()
+        steps = top_k_ids(exact, top_logprobs) if top_logprobs else ()
         shown = tuple((int(i), float(exact[i])) for i in steps)
-        yield Token(0, id, float(exact[id]), id in end, told=shown)
+        yield Token(0, id, float(exact[id]), id in end, top_logprobs=shown)
         if id in end:
             return
 
@@ -85,7 +84,7 @@ def search(
 def _candidates(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k likeliest ids that are not banned, best first, and their probabilities, of scores [V];
     at least one."""
-    few = likeliest(scores, k)
+    few = top_k_ids(scores, k)
     few = few[: max(1, int((scores[few] > -np.inf).sum()))]
     if scores[few[0]] == -np.inf:  # nothing is left
         return few, np.ones(1)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gentool.decoding.engine import Engine
-from gentool.decoding.tree import How, Ids, Leaf, Root, distribution
+from gentool.decoding.tree import Ids, Leaf, Root, TreeOptions, distribution
 
 BATCH = 16  # nodes of a prompt that are computed together
 LITTLE = 64  # and that have at least this part of the mass of the first of them
@@ -44,8 +44,8 @@ class _Node:
 class Expansion:
     """The tree of one prompt as far as it is known."""
 
-    def __init__(self, root: Root, index: int, how: How) -> None:
-        self.root, self.index, self.how = root, index, how
+    def __init__(self, root: Root, index: int, options: TreeOptions) -> None:
+        self.root, self.index, self.options = root, index, options
         self.computed = self.tokens = 0  # prefixes, and tokens that went through the engine
         self._nodes: list[_Node] = []
         self._heap: list[tuple[float, int]] = []  # -mass of a node's next token, node
@@ -80,8 +80,8 @@ class Expansion:
             node.looked += 1
             node.rest = max(0.0, node.rest - mass)
             self._wait(place)
-            ended = ids[-1] in self.how.end or self.root.stops(ids)
-            if ended or len(ids) >= self.root.most:
+            ended = ids[-1] in self.options.end or self.root.stops(ids)
+            if ended or len(ids) >= self.root.max_new_tokens:
                 leaves.append(Leaf(self.index, ids, ended, mass))
             else:
                 opened.append(Opened(ids, mass))
@@ -94,7 +94,7 @@ class Expansion:
         return self._grow(opened, logits)
 
     def _grow(self, opened: Opened, logits: np.ndarray) -> list[Leaf]:
-        w = distribution(logits, self.root, opened.ids, self.how)
+        w = distribution(logits, self.root, opened.ids, self.options)
         if not w.any():
             return [Leaf(self.index, opened.ids, False, opened.mass)]
         left = np.flatnonzero(w)
@@ -126,7 +126,7 @@ def expand(engine: Engine, expansions: Sequence[Expansion], budgets: Sequence[in
         leaves += found
         for one in opened:
             # to be invariant, a prefix is computed only with those of its own tree and width
-            alone = expansion.how.batch_invariant
+            alone = engine.batch_invariant
             calls[(place, _width(one)) if alone else (0, 0)].append((place, one))
     for jobs in calls.values():
         for (place, one), row in zip(jobs, _logits(engine, expansions, jobs), strict=True):
@@ -146,15 +146,13 @@ def _logits(
     tokens = np.zeros((len(jobs), max(_width(one) for _, one in jobs)), int)
     for row, (_, one) in enumerate(jobs):
         tokens[row, : len(one.ids)] = one.ids
-    invariant = expansions[0].how.batch_invariant
     _, hidden = engine.extend(
         [expansion.root.prefix for expansion in expansions],
         None,
         [place for place, _ in jobs],
         [],
         tokens,
-        batch_invariant=invariant,
         hidden=True,
     )
     last = np.array([len(one.ids) - 1 for _, one in jobs])
-    return engine.logits(hidden[np.arange(len(jobs)), last], invariant)
+    return engine.logits(hidden[np.arange(len(jobs)), last])

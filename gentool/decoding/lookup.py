@@ -36,11 +36,11 @@ class Drafter:
     def draft(self, ids: Sequence[int]) -> list[int]:
         return [] if self._resting > 0 else draft(ids, self._count)
 
-    def told(self, drafted: int, true: int) -> None:
-        """That of so many drafted tokens so many came `true`, and one token more was drawn."""
+    def record(self, drafted: int, accepted: int) -> None:
+        """Notes that `accepted` of `drafted` tokens were drawn, and one token more."""
         if not drafted:
             self._resting -= 1
-        elif true >= min(ENOUGH, drafted):
+        elif accepted >= min(ENOUGH, drafted):
             self._rest = REST
         else:
             self._resting, self._rest = self._rest, self._rest * LONGER

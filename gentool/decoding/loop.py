@@ -1,198 +1,252 @@
-"""The one decode loop: rows that share prefixes, drawn token by token until each row has ended. It
-knows ids and end tokens; text, and so stop strings, belong to the caller.
+"""The decode loop: rows that share prefixes, drawn token by token until each has ended. It knows
+ids and end tokens; text, and so stop strings, belong to the caller.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gentool.decoding.engine import Engine, Prefix, taken
+from gentool.decoding.engine import Engine, Prefix, Rows
 from gentool.decoding.filters import Law, adjusted
 from gentool.decoding.lookup import Drafter
 from gentool.decoding.sampling import (
     Points,
-    likeliest,
+    finite,
     log_probabilities,
     normalized,
-    numbers,
     pick,
+    top_k_ids,
 )
-from gentool.runtimes.xla.buckets import rows as row_bucket
+from gentool.runtimes import take_rows
 
 if TYPE_CHECKING:
     from gentool.decoding.constraints import Constraint
 
 
 class Prompt(NamedTuple):
-    """A prompt that was computed: its ids, its cells, and the logits [V] after it."""
+    """A computed prompt: its ids, its prefix, the logits [V] after it, and how many tokens a row
+    may add to it."""
 
     ids: np.ndarray
     prefix: Prefix
     logits: np.ndarray
+    max_new_tokens: int
 
 
 class Row(NamedTuple):
-    """One sample: its prompt (by index), the keys of its random numbers, and the token it must
-    begin with, if any."""
+    """One sample of a prompt: the keys of its random numbers, and the token it must begin with, if
+    any."""
 
-    prompt: int
     row: int
     sample: int
-    first: int | None = None
+    forced_first: int | None = None
 
 
-class How(NamedTuple):
-    """How rows are drawn: the law; `strata` samples a prompt, or 0 for independent ones; `told`
-    likeliest tokens of each step; `lookup` tokens drafted from the text so far."""
+class DecodeOptions(NamedTuple):
+    """How rows are drawn: `end` tokens end a row and are forbidden in its first `min_new_tokens`;
+    `max_new_tokens` is the most that any prompt allows, so that no row's shapes depend on its
+    neighbours; `strata` samples a prompt, or 0 for independent ones; `top_logprobs` most probable
+    tokens recorded at each step; `lookup` tokens drafted from the text so far."""
 
-    law: Law
+    sampling: Law
     seed: int
-    batch_invariant: bool = False
+    max_new_tokens: int
+    min_new_tokens: int = 0
+    end: frozenset[int] = frozenset()
     strata: int = 0
-    told: int = 0
+    top_logprobs: int = 0
     lookup: int = 0
 
 
-class Limits(NamedTuple):
-    """When rows end: at an `end` token (forbidden in the first `least` tokens) or after `most`.
-    `room` is the most any prompt could have, so that no row's shapes depend on its neighbours."""
-
-    least: int
-    most: tuple[int, ...]  # for each prompt
-    room: int
-    end: frozenset[int]
-
-
 class Token(NamedTuple):
-    """What a step gave a row."""
+    """A token that a row has drawn. `ended` by an end token; `complete` if a constraint allows
+    nothing after it and the model has no end token to say so."""
 
-    row: int  # index among the rows
+    row: int
     id: int
-    log_probability: float
-    ended: bool  # by an end token
-    whole: bool = False  # the text is, and nothing can be added to it
-    told: tuple[tuple[int, float], ...] = ()  # likeliest ids and their log-probabilities
+    log_probability: float  # under the model itself, before any filter
+    ended: bool
+    complete: bool = False
+    top_logprobs: tuple[tuple[int, float], ...] = ()
 
 
-def decode(
-    engine: Engine,
-    prompts: Sequence[Prompt],
-    rows: Sequence[Row],
-    how: How,
-    limits: Limits,
-    stopped: set[int],
-    constraint: Constraint | None = None,
-) -> Iterator[list[Token]]:
-    """Yields the next tokens of all rows that have one. Between two of them the caller adds to
-    `stopped` the rows it has seen enough of. A draft is verified by what is drawn: the text is the
-    same with and without."""
-    outputs: list[list[int]] = [[] for _ in rows]
-    keys = np.array([(row.row, row.sample) for row in rows]).T
-    points = Points(how.seed, keys[0], keys[1], how.strata)
+class _RowState:
+    """What the loop knows of one row."""
 
-    def over(token: Token) -> bool:
-        full = len(outputs[token.row]) >= limits.most[rows[token.row].prompt]
-        return token.ended or token.whole or full or token.row in stopped
+    def __init__(self, prompt: int, keys: Row, lookup: int, constraint: Any) -> None:
+        self.prompt, self.keys = prompt, keys
+        self.constraint = constraint  # its ConstraintState, if there is a constraint
+        self.output: list[int] = []
+        self.drafter, self.draft = Drafter(lookup), list[int]()
+        self.computed = 0  # tokens of the output before the last step of the model
+        self.over = False
 
-    live = list(range(len(rows)))
-    tail, tail_rows = None, live
-    drafters = [Drafter(how.lookup) for _ in rows]
-    drafts: list[list[int]] = [[] for _ in rows]
-    logits = np.stack([prompts[row.prompt].logits for row in rows])[:, None]  # [N, T, V]
-    while True:
-        at = {row: place for place, row in enumerate(tail_rows)}
-        going, ended = live, set[int]()
-        before = {row: len(outputs[row]) for row in live}
-        for t in range(logits.shape[1]):
-            current = taken(logits[:, t], [at[row] for row in going])
-            tokens = _drawn(current, going, prompts, rows, outputs, how, limits, points, constraint)
-            yield tokens
-            ended |= {token.row for token in tokens if over(token)}
-            going = [
-                token.row
-                for token in tokens
-                if token.row not in ended and drafts[token.row][t : t + 1] == [token.id]
-            ]
-            if not going:
-                break
-        live = [row for row in live if row not in ended]
-        if not live:
-            return
-        if tail is not None and how.lookup:
-            tail.rewind(np.array([len(outputs[row]) - 1 for row in tail_rows]))
-        if how.lookup:
-            for row in live:
-                drafters[row].told(len(drafts[row]), len(outputs[row]) - before[row] - 1)
-                text = [*prompts[rows[row].prompt].ids.tolist(), *outputs[row]]
-                drafts[row] = drafters[row].draft(text)
-        steps = 1 + (how.lookup if any(drafts) else 0)
-        few = row_bucket(len(live)) * 4 <= row_bucket(len(tail_rows))
-        kept = live if few else tail_rows  # the dead then cost more than a new shape
-        new, alive = np.zeros((len(kept), steps), int), set(live)
-        for place, row in enumerate(kept):
+
+class DecodeLoop:
+    """Rows between two steps. `add` rows before the first step or between any two, `step` until
+    `done`; `stop` a row that has enough."""
+
+    def __init__(
+        self, engine: Engine, options: DecodeOptions, constraint: Constraint | None = None
+    ) -> None:
+        self._engine, self._options, self._constraint = engine, options, constraint
+        self._prompts: list[Prompt] = []
+        self._rows: list[_RowState] = []
+        self._points = Points(options.seed, options.strata)
+        self._cache: Rows | None = None
+        self._place: dict[int, int] = {}  # row -> its place in the KV cache and in the logits
+        self._logits: np.ndarray | None = None  # [places, T, V] of the last step of the model
+        self._column = 0  # of these T, which is drawn next
+        self._joining: list[int] = []  # rows that are not in the KV cache yet
+        self._going: list[int] = []  # rows that draw from the next column
+        self._live: list[int] = []
+
+    @property
+    def done(self) -> bool:
+        """Whether no row goes on."""
+        return not self._joining and all(self._rows[row].over for row in self._live)
+
+    def add(self, prompt: Prompt, samples: Sequence[Row]) -> range:
+        """Adds samples of a prompt; gives their row numbers."""
+        first = len(self._rows)
+        constraint = self._constraint.start(prompt.ids.tolist()) if self._constraint else None
+        lookup = self._options.lookup
+        self._rows += [_RowState(len(self._prompts), row, lookup, constraint) for row in samples]
+        self._prompts.append(prompt)
+        self._points.add([row.row for row in samples], [row.sample for row in samples])
+        rows = range(first, len(self._rows))
+        self._joining += rows
+        return rows
+
+    def stop(self, row: int) -> None:
+        """Ends a row: it draws no more."""
+        self._rows[row].over = True
+
+    def step(self) -> list[Token]:
+        """Draws one token for each row that has logits to draw from, after a step of the model
+        where none has; rows whose drafts come true draw several times between two steps."""
+        going = [row for row in self._going if not self._rows[row].over]
+        joining: list[int] = []
+        if not going:
+            self._live = [row for row in self._live if not self._rows[row].over]
+            joining = [row for row in self._joining if not self._rows[row].over]
+            self._joining = []
+            if self._live:
+                self._compute()
+            going = list(self._live)
+            self._live = going + joining
+            self._column = 0
+        tokens = self._draw(going + joining, self._current(going, joining))
+        self._going = []
+        for token in tokens:
+            state = self._rows[token.row]
+            full = len(state.output) >= self._prompts[state.prompt].max_new_tokens
+            state.over = token.ended or token.complete or full
+            if state.draft[self._column : self._column + 1] == [token.id]:
+                self._going.append(token.row)
+        self._column += 1
+        return tokens
+
+    def _current(self, going: list[int], joining: list[int]) -> np.ndarray:
+        """The logits [n, V] of rows in the KV cache, then those of the prompts of new rows."""
+        first = [self._prompts[self._rows[row].prompt].logits for row in joining]
+        if self._logits is None or not going:
+            return np.stack(first)
+        places = [self._place[row] for row in going]
+        current = take_rows(self._logits[:, self._column], places)
+        return np.concatenate([current, np.stack(first)]) if first else current
+
+    def _compute(self) -> None:
+        """A step of the model for all live rows, and for the tokens drafted for them."""
+        options, live = self._options, self._live
+        if options.lookup:
+            self._draft()
+        drafted = any(self._rows[row].draft for row in live)
+        present = list(self._place)
+        if self._cache is not None and options.lookup:
+            kept = [max(0, len(self._rows[row].output) - 1) for row in present]
+            self._engine.rewind(self._cache, np.array(kept))
+        rows = live
+        joined = any(row not in self._place for row in live)
+        if present and not joined and not self._engine.runtime.shrinks(len(present), len(live)):
+            rows = present  # rows that are over are computed on: cheaper here than another shape
+        new, alive = np.zeros((len(rows), 1 + options.lookup * drafted), int), set(live)
+        for place, row in enumerate(rows):
             if row in alive:
-                said = [outputs[row][-1], *drafts[row]]
-                new[place, : len(said)] = said
-        tail, logits = engine.extend(
-            [prompt.prefix for prompt in prompts],
-            tail,
-            [rows[row].prompt for row in kept],
-            [at[row] for row in kept],
+                state = self._rows[row]
+                tokens = [state.output[-1], *state.draft]
+                new[place, : len(tokens)] = tokens
+        self._cache, self._logits = self._engine.extend(
+            [prompt.prefix for prompt in self._prompts],
+            self._cache,
+            [self._rows[row].prompt for row in rows],
+            [self._place.get(row, -1) for row in rows],
             new,
-            room=limits.room + how.lookup,
-            batch_invariant=how.batch_invariant,
+            max_new_tokens=options.max_new_tokens + options.lookup,
         )
-        tail_rows = kept
+        self._place = {row: place for place, row in enumerate(rows)}
 
+    def _draft(self) -> None:
+        """Drafts the next tokens of each live row, after telling how the last drafts did."""
+        for row in self._live:
+            state = self._rows[row]
+            accepted = len(state.output) - state.computed - 1
+            state.drafter.record(len(state.draft), accepted)
+            prompt = self._prompts[state.prompt].ids.tolist()
+            state.draft = state.drafter.draft([*prompt, *state.output])
+            state.computed = len(state.output)
 
-def _drawn(
-    current: np.ndarray,
-    going: list[int],
-    prompts: Sequence[Prompt],
-    rows: Sequence[Row],
-    outputs: list[list[int]],
-    how: How,
-    limits: Limits,
-    points: Points,
-    constraint: Constraint | None,
-) -> list[Token]:
-    """One token for each of the rows `going`, whose logits are `current` [n, V]."""
-    texts = [prompts[rows[row].prompt].ids for row in going]
-    allowed = adjusted(numbers(current), how.law, texts, [outputs[row] for row in going])
-    short = [
-        place
-        for place, row in enumerate(going)
-        # a text that is whole has to end, however short it is
-        if len(outputs[row]) < limits.least and not (constraint and constraint.ended(row))
-    ]
-    masks = [constraint.allowed(row) if constraint else None for row in going]
-    if short or any(mask is not None for mask in masks):
-        allowed = allowed.copy() if allowed is current else allowed
-        allowed[np.ix_(short, sorted(limits.end))] = -np.inf
+    def _draw(self, rows: list[int], current: np.ndarray) -> list[Token]:
+        """One token for each of `rows`, whose logits are `current` [n, V]."""
+        options, states = self._options, [self._rows[row] for row in rows]
+        prompts = [self._prompts[state.prompt].ids for state in states]
+        outputs = [state.output for state in states]
+        allowed = adjusted(finite(current), options.sampling, prompts, outputs)
+        allowed = self._masked(allowed, current, states)
+        which, steps = np.array(rows), np.array([len(output) for output in outputs])
+        drawn = pick(allowed, options.sampling, self._points.at(which, steps))
+        self._points.spread(which, drawn.low, drawn.high)
+        forced = [state.keys.forced_first if not state.output else None for state in states]
+        ids = [id if f is None else f for id, f in zip(drawn.ids.tolist(), forced, strict=True)]
+        logprobs = log_probabilities(current, np.array(ids))
+        exact = normalized(current) if options.top_logprobs else None
+        tokens = []
+        for place, (row, state, id) in enumerate(zip(rows, states, ids, strict=True)):
+            state.output.append(id)
+            complete = False
+            if self._constraint:
+                state.constraint = self._constraint.after(state.constraint, id)
+                complete = not options.end and self._constraint.only_ends(state.constraint)
+            best: tuple[tuple[int, float], ...] = ()
+            if exact is not None:
+                top = top_k_ids(exact[place], options.top_logprobs)
+                best = tuple((int(i), float(exact[place, i])) for i in top)
+            ended = id in options.end
+            tokens.append(Token(row, id, float(logprobs[place]), ended, complete, best))
+        return tokens
+
+    def _masked(
+        self, logits: np.ndarray, given: np.ndarray, states: Sequence[_RowState]
+    ) -> np.ndarray:
+        """Logits [n, V] without the tokens that the constraint or `min_new_tokens` forbids; a copy
+        where these would be the `given` ones."""
+        constraint, options = self._constraint, self._options
+        masks = [constraint.allowed(s.constraint) if constraint else None for s in states]
+        short = [
+            place
+            for place, state in enumerate(states)
+            # a text that is complete has to end, however short it is
+            if len(state.output) < options.min_new_tokens
+            and not (constraint and constraint.only_ends(state.constraint))
+        ]
+        if not short and all(mask is None for mask in masks):
+            return logits
+        logits = logits.copy() if logits is given else logits
+        logits[np.ix_(short, sorted(options.end))] = -np.inf
         for place, mask in enumerate(masks):
             if mask is not None:
-                allowed[place, ~mask] = -np.inf
-    which, steps = np.array(going), np.array([len(outputs[row]) for row in going])
-    drawn = pick(allowed, how.law, points.at(which, steps))
-    points.spread(which, drawn.low, drawn.high)
-    firsts = [rows[row].first if not outputs[row] else None for row in going]
-    ids = np.array([id if f is None else f for id, f in zip(drawn.ids, firsts, strict=True)])
-    exact = normalized(current) if how.told else None
-    shares = log_probabilities(current, ids)
-    tokens = []
-    for place, row in enumerate(going):
-        id = int(ids[place])
-        outputs[row].append(id)
-        whole = False
-        if constraint:
-            constraint.accept(row, id)
-            whole = not limits.end and constraint.ended(row)
-        told: tuple[tuple[int, float], ...] = ()
-        if exact is not None:
-            best = likeliest(exact[place], how.told)
-            told = tuple((int(i), float(exact[place, i])) for i in best)
-        tokens.append(Token(row, id, float(shares[place]), id in limits.end, whole, told))
-    return tokens
+                logits[place, ~mask] = -np.inf
+        return logits

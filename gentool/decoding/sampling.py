@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -60,14 +60,23 @@ class Points:
     whole again; after BITS bits it is used up, and u goes on (arithmetic sampling, Vilnis et al.
     2023)."""
 
-    def __init__(self, seed: int, rows: np.ndarray, samples: np.ndarray, strata: int = 0) -> None:
-        self._seed, self._rows, self._samples = seed, rows, samples  # [N] each
-        self._code = np.zeros(len(rows))
-        self._left = np.zeros(len(rows))  # bits
-        if strata:
-            shift = uniform(seed, rows, np.array(SHIFT[0]), np.array(SHIFT[1]))
-            self._code = np.minimum((samples + shift) / strata, LAST)
-            self._left[:] = BITS
+    def __init__(self, seed: int, strata: int = 0) -> None:
+        self._seed, self._strata = seed, strata
+        self._rows, self._samples = np.zeros((2, 0), int)  # keys [N]
+        self._code, self._left = np.zeros((2, 0))  # code point, and its bits that are left [N]
+
+    def add(self, rows: Sequence[int] | np.ndarray, samples: Sequence[int] | np.ndarray) -> None:
+        """Adds samples by their keys [n]."""
+        rows, samples = np.asarray(rows), np.asarray(samples)
+        code, left = np.zeros((2, len(rows)))
+        if self._strata:
+            shift = uniform(self._seed, rows, np.array(SHIFT[0]), np.array(SHIFT[1]))
+            code = np.minimum((samples + shift) / self._strata, LAST)
+            left[:] = BITS
+        self._rows = np.concatenate([self._rows, rows])
+        self._samples = np.concatenate([self._samples, samples])
+        self._code = np.concatenate([self._code, code])
+        self._left = np.concatenate([self._left, left])
 
     def at(self, which: np.ndarray, step: np.ndarray) -> np.ndarray:
         """The numbers [n] of rows `which` [n] for their steps [n]."""
@@ -81,7 +90,7 @@ class Points:
         self._left[which] += np.log2(high - low)
 
 
-def numbers(logits: np.ndarray) -> np.ndarray:
+def finite(logits: np.ndarray) -> np.ndarray:
     """The logits [..., V], each row of which has a finite maximum."""
     if not np.isfinite(logits.max(axis=-1)).all():
         raise GentoolError(
@@ -131,7 +140,7 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="draws")
 
 
-def likeliest(row: np.ndarray, count: int) -> np.ndarray:
+def top_k_ids(row: np.ndarray, count: int) -> np.ndarray:
     """Ids of the largest numbers [V], best first, of equal ones the lowest first."""
     few = np.argpartition(-row, count - 1)[:count] if count < len(row) else np.arange(len(row))
     few = np.flatnonzero(row >= row[few].min())

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from gentool.decoding.engine import Engine
-from gentool.decoding.sampling import log_probabilities, numbers
+from gentool.decoding.sampling import finite, log_probabilities
 
 LOGITS = 1 << 24  # of a call: 64 MB
 ROWS = 64  # whose log-probabilities are taken together
@@ -31,7 +31,7 @@ def score(engine: Engine, ids: Sequence[int], window: int, stride: int, first: i
             part = inputs[chunk : chunk + size]
             prefix, logits = engine.prefill(part, prefix, every=True)
             begin = at + chunk + 1 - first
-            found.append(_log_probabilities(numbers(logits), rest[begin : begin + len(part)]))
+            found.append(_log_probabilities(finite(logits), rest[begin : begin + len(part)]))
     return np.concatenate(found)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from gentool.decoding.beam import Adjust, Ends, Stops
 from gentool.decoding.engine import Engine, Prefix
 from gentool.decoding.filters import Law, weights
-from gentool.decoding.sampling import Points, numbers
+from gentool.decoding.sampling import Points, finite
 
 Ids = tuple[int, ...]
 
@@ -28,18 +28,17 @@ class Root(NamedTuple):
     row: int
     adjust: Adjust
     stops: Stops
-    most: int
+    max_new_tokens: int
 
 
-class How(NamedTuple):
-    """How texts are drawn or found: the law; end tokens, forbidden in the first `least` tokens;
-    `room`, the most tokens any prompt could have after it."""
+class TreeOptions(NamedTuple):
+    """How texts are drawn or found: the sampling distribution; end tokens, forbidden in the first
+    `min_new_tokens`; `max_new_tokens`, the most that any prompt allows."""
 
     law: Law
     end: Ends
-    least: int
-    room: int
-    batch_invariant: bool = False
+    min_new_tokens: int
+    max_new_tokens: int
 
 
 class Begun(NamedTuple):
@@ -84,7 +83,7 @@ def sample(
     engine: Engine,
     roots: Sequence[Root],
     samples: range,
-    how: How,
+    options: TreeOptions,
     seed: int,
     strata: int = 0,
     closed: set[int] | None = None,
@@ -95,23 +94,24 @@ def sample(
     count, closed = len(samples), set() if closed is None else closed
     index = np.array(list(samples))
     rows = np.repeat(np.array([root.row for root in roots]), count)
-    points = Points(seed, rows, np.tile(index, len(roots)), strata)
+    points = Points(seed, strata)
+    points.add(rows, np.tile(index, len(roots)))
     nodes = [_Node(r, (), r * count + np.arange(count), 1.0) for r in range(len(roots))]
     logits = np.stack([root.logits for root in roots])  # [nodes, V]
-    tail = None
+    cache = None
     while True:
         leaves: list[Leaf] = []
         below: list[tuple[int, _Node]] = []  # place of its parent, node
         for place, node, u in _going(nodes, points, closed):
             root, drawn = roots[node.root], list[_Node]()
-            w = distribution(logits[place], root, node.ids, how)
+            w = distribution(logits[place], root, node.ids, options)
             if not w.any():
                 leaves.append(_leaf(node, False, index))
                 continue
             drawn = _parted(node, w, u, points, begun)
             for child in drawn:
-                ended = child.ids[-1] in how.end or root.stops(child.ids)
-                if ended or len(child.ids) >= root.most:
+                ended = child.ids[-1] in options.end or root.stops(child.ids)
+                if ended or len(child.ids) >= root.max_new_tokens:
                     leaves.append(_leaf(child, ended, index))
                 else:
                     below.append((place, child))
@@ -120,14 +120,13 @@ def sample(
         if not below:
             return
         nodes = [node for _, node in below]
-        tail, out = engine.extend(
+        cache, out = engine.extend(
             [root.prefix for root in roots],
-            tail,
+            cache,
             [node.root for node in nodes],
             [place for place, _ in below],
             np.array([node.ids[-1:] for node in nodes]),
-            room=how.room,
-            batch_invariant=how.batch_invariant,
+            max_new_tokens=options.max_new_tokens,
         )
         logits = out[:, 0]
 
@@ -190,18 +189,18 @@ def _level(leaves: list[Leaf], below: list[_Node], roots: int) -> Level:
     return Level(leaves, rows, distinct)
 
 
-def distribution(logits: np.ndarray, root: Root, ids: Ids, how: How) -> np.ndarray:
+def distribution(logits: np.ndarray, root: Root, ids: Ids, options: TreeOptions) -> np.ndarray:
     """The weights [V] of the tokens after `ids`, under the law, of the model's logits [V]; all 0
     where none is allowed."""
-    own = numbers(logits[None]).astype(np.float64)  # which may be changed in place
+    own = finite(logits[None]).astype(np.float64)  # which may be changed in place
     allowed = root.adjust(own, [0], [ids])[0]
-    if len(ids) < how.least and how.end:
+    if len(ids) < options.min_new_tokens and options.end:
         held = allowed.copy()
-        held[sorted(how.end)] = -np.inf
+        held[sorted(options.end)] = -np.inf
         # a text that is whole has to end, however short it is
         allowed = held if held.max() > -np.inf else allowed
     if allowed.max() == -np.inf:
         return np.zeros(len(allowed))
-    if how.law.temperature == 0:
+    if options.law.temperature == 0:
         return np.eye(1, len(allowed), int(allowed.argmax()))[0]
-    return weights(allowed, how.law)
+    return weights(allowed, options.law)

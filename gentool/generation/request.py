@@ -1,4 +1,4 @@
-"""What is asked of a model and what it answers, as frozen data. Knows no TensorFlow."""
+"""Request and response types."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Ends = int | Sequence[int] | None | Literal["default"]
 
 
 @dataclass(frozen=True)
-class Likely:
+class TokenLogprob:
     """A token a step could have given, and its natural log-probability under the model itself."""
 
     id: int
@@ -24,10 +24,10 @@ class Likely:
 
 @dataclass(frozen=True)
 class Step:
-    """The token of one step, and the likeliest ones, best first."""
+    """The token of one step, and the most probable ones, best first."""
 
-    chosen: Likely
-    likeliest: tuple[Likely, ...]
+    chosen: TokenLogprob
+    top_logprobs: tuple[TokenLogprob, ...]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Draw:
+class Sampled:
     """Samples, independent or spread evenly over a prompt's distribution; `lookup` tokens are
     drafted from the text so far, which changes nothing but the speed."""
 
@@ -88,7 +88,7 @@ class Choose:
     end: bool = False
 
 
-Search = Draw | Alternatives | BeamSearch | Contrastive | Choose
+Search = Sampled | Alternatives | BeamSearch | Contrastive | Choose
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Request:
     seed: int
     eos: Ends = "default"
     batch_invariant: bool = False
-    search: Search = Draw()
+    search: Search = Sampled()
     logprobs: int | None = None
     regex: str | None = None
     json_schema: str | None = None

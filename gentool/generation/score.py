@@ -198,13 +198,12 @@ def choose(
     choices: Sequence[Sequence[int]],
     ends: frozenset[int] | None,
     normalize: Normalize,
-    batch_invariant: bool,
 ) -> list[Choice]:
     """The choices after a prompt, by probability, of equal ones in the order given."""
     from gentool.decoding.choices import masses, shares
 
     prefix, logits = engine.prefill(ids)
-    found = masses(engine, prefix, logits, choices, ends, batch_invariant)
+    found = masses(engine, prefix, logits, choices, ends)
     extra = 0 if ends is None else 1
     tokens = [x / (len(new) + extra) for x, new in zip(found, choices, strict=True)]
     characters = [x / len(text) if text else None for x, text in zip(found, texts, strict=True)]

@@ -1,44 +1,37 @@
-"""The only code that knows every room: opens a model, and is its Python interface."""
+"""An open model: the Python interface."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import math
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
-from types import ModuleType
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from gentool import checkpoints, tokenizers
-from gentool.checkpoints import TensorSource
 from gentool.config import folder
 from gentool.config.model import ModelConfig
 from gentool.config.sampling import SamplingArguments, SamplingParams, parameters
 from gentool.config.schema import parse
+from gentool.decoding.engine import Engine
 from gentool.errors import ModelError, UsageError
 from gentool.generation import score as scores
-from gentool.generation.request import BeamSearch, Chunk, Draw, Ends, Request, Sample, Search
+from gentool.generation.request import BeamSearch, Chunk, Ends, Request, Sample, Sampled, Search
 from gentool.generation.score import Choice, Normalize, Score
-from gentool.runtimes.xla import device
+from gentool.runtimes import Runtime
 from gentool.tokenizers import Tokenizer
 from gentool.tokenizers.token_bytes import Pieces, pieces
 from gentool.voting.answers import Rule
-from gentool.voting.examples import shots
+from gentool.voting.examples import parse_few_shot
 from gentool.voting.tally import BUDGET, Ballot, Tally
 
-if TYPE_CHECKING:  # TensorFlow comes in when a model is opened
+if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from gentool.decoding.engine import Engine
-    from gentool.generation.search import Job
-    from gentool.models.weights import Weight
+    from gentool.generation.prepared import PreparedRequest
 
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-SMALL = 1 << 28  # bytes of fp32 weights that are as fast as 16 bits
-DRAW = Draw()
+SAMPLED = Sampled()
 ANSWER_TOKENS = 32  # an answer that is longer is none
 
 
@@ -49,11 +42,12 @@ class Model:
         self,
         config: ModelConfig,
         tokenizer: Tokenizer | None,
-        engine: Engine,
+        runtime: Runtime,
         precision: str,
+        n_parameters: int,
     ) -> None:
-        self.config, self.precision = config, precision
-        self._tokenizer, self.engine = tokenizer, engine
+        self.config, self.precision, self.n_parameters = config, precision, n_parameters
+        self._tokenizer, self.engine = tokenizer, Engine(runtime)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -67,14 +61,9 @@ class Model:
 
     def describe(self) -> str:
         """One line: name, size, precision, how it runs."""
-        from gentool.runtimes.xla import backend as paths
-
-        top, layers = self.engine.params
-        every = [*top.values(), *(weight for layer in layers for weight in layer.values())]
-        count = sum(math.prod(weight.shape) for weight in every)
         return (
-            f"{self.config.name}: {count / 1e6:.1f} M parameters, {self.precision},"
-            f" {device.describe()}: {paths.describe(self.engine.rules)}"
+            f"{self.config.name}: {self.n_parameters / 1e6:.1f} M parameters, {self.precision},"
+            f" {self.engine.runtime.describe()}"
         )
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
@@ -92,7 +81,7 @@ class Model:
         row: int = 0,
         eos: Ends = "default",
         batch_invariant: bool = False,
-        search: Search = DRAW,
+        search: Search = SAMPLED,
         logprobs: int | None = None,
         regex: str | None = None,
         json_schema: str | None = None,
@@ -137,7 +126,7 @@ class Model:
         fewer if there are no more. The rule bert4keras gives one. `params` are as in `complete`;
         those that only narrow the distribution of samples are refused."""
         for parameter in parameters():
-            if parameter.flag.stage == "distribution" and parameter.name in params:
+            if parameter.flag.group == "distribution" and parameter.name in params:
                 raise UsageError(f"{parameter.name} is for samples, not for beams", "drop it")
         wanted = min(3, beams) if n_best is None else n_best
         return self.complete(
@@ -157,13 +146,20 @@ class Model:
         for name in ("ban", "stop"):
             if isinstance(said.get(name), str):
                 said[name] = (said[name],)
-        return parse(SamplingParams, asdict(self.config.sampling) | said, "complete")
+        return parse(SamplingParams, dataclasses.asdict(self.config.sampling) | said, "complete")
 
-    def score(self, text: str | Sequence[int], stride: int | None = None) -> Score:
+    def score(
+        self,
+        text: str | Sequence[int],
+        stride: int | None = None,
+        *,
+        batch_invariant: bool = False,
+    ) -> Score:
         """Log-probabilities of a text (or ids). One longer than the context is read in windows as
         long as that, each `stride` after the one before; half the context where it is None."""
         ids = self._ids(text, "the text")
-        return scores.score(self.engine, self._tokenizer, text, ids, stride)
+        engine = self._engine(batch_invariant)
+        return scores.score(engine, self._tokenizer, text, ids, stride)
 
     def choose(
         self,
@@ -185,7 +181,7 @@ class Model:
         for text, added in zip(texts, new, strict=True):
             self._check([*ids, *added], 0, f"the prompt with the choice '{text}'")
         ends = scores.ends(self._tokenizer, ids, self._ends("default"), stops) if end else None
-        return scores.choose(self.engine, ids, texts, new, ends, normalize, batch_invariant)
+        return scores.choose(self._engine(batch_invariant), ids, texts, new, ends, normalize)
 
     def vote(
         self,
@@ -211,8 +207,8 @@ class Model:
         unless `max_tokens` and `stop` say otherwise."""
         given: dict[str, object] = {"max_tokens": ANSWER_TOKENS, "min_tokens": 0}
         if params.get("stop") is None and isinstance(prompt, str):
-            found = shots(prompt)
-            given["stop"] = found.stop if found else None
+            few_shot = parse_few_shot(prompt)
+            given["stop"] = few_shot.stop if few_shot else None
         given |= {name: value for name, value in params.items() if value is not None}
         request = Request(
             prompts=(prompt if isinstance(prompt, str) else tuple(map(int, prompt)),),
@@ -222,7 +218,7 @@ class Model:
             seed=secrets.randbits(32) if seed is None else seed,
             eos=eos,
             batch_invariant=batch_invariant,
-            search=Draw(stratified),
+            search=Sampled(stratified),
         )
         rule = Rule(answer_regex, simplified)
         ballot = Ballot(n, curtail, confidence, exact, budget=budget, rule=rule)
@@ -233,7 +229,7 @@ class Model:
         """Votes on each prompt of a request as they grow; each ends with a verdict."""
         from gentool.generation import vote as votes
 
-        yield from votes.tallies(self._job(request), ballots)
+        yield from votes.tallies(self._prepare(request), ballots)
 
     def check(self, prompt: str | Sequence[int]) -> None:
         """Raises UsageError for a prompt that cannot be continued: an empty or too long one."""
@@ -244,18 +240,24 @@ class Model:
         neighbouring prompts are computed together, and their chunks interleave."""
         from gentool.generation import search as generate
 
-        yield from generate.chunks(self._job(request))
+        yield from generate.chunks(self._prepare(request))
 
-    def _job(self, request: Request) -> Job:
+    def _prepare(self, request: Request) -> PreparedRequest:
         """A request, checked, with what it runs on."""
         prompts = [self._ids(prompt) for prompt in request.prompts]
         for row, ids in zip(request.rows, prompts, strict=True):
             self._check(ids, 1, f"the prompt of row {row}" if len(prompts) > 1 else "the prompt")
         ends = self._ends(request.eos)
         self._check_ids(request.sampling.logit_bias)
-        from gentool.generation.search import Job
+        from gentool.generation.prepared import PreparedRequest
 
-        return Job(self.engine, self._tokenizer, lambda: self._pieces, request, prompts, ends)
+        engine = self._engine(request.batch_invariant)
+        return PreparedRequest(
+            engine, self._tokenizer, lambda: self._pieces, request, prompts, ends
+        )
+
+    def _engine(self, batch_invariant: bool) -> Engine:
+        return dataclasses.replace(self.engine, batch_invariant=batch_invariant)
 
     @functools.cached_property
     def _pieces(self) -> Pieces:
@@ -307,64 +309,3 @@ class Model:
             ids = [int(eos)] if isinstance(eos, int | np.integer) else [int(i) for i in eos]
         self._check_ids(ids)
         return frozenset(ids)
-
-
-class Parts(NamedTuple):
-    """What a YAML names, opened: everything but the weights themselves, which are only planned."""
-
-    tokenizer: Tokenizer | None
-    family: ModuleType
-    source: TensorSource
-    plan: Mapping[str, Weight]
-
-
-def parts(config: ModelConfig) -> Parts:
-    """Opens a model's files, and checks that they are of one model."""
-    tokenizer = tokenizers.load(config.tokenizer, config.folder) if config.tokenizer else None
-    if config.tokenizer and tokenizer:
-        more = config.arch.n_vocab - tokenizer.n_vocab
-        # rows without a piece are usual, but GPT2_ML's two vocabularies are mistaken for each other
-        if more < 0 or (config.tokenizer.kind == "wordpiece" and more > 1000):
-            raise ModelError(
-                f"{config.folder / config.tokenizer.model} has {tokenizer.n_vocab} pieces,"
-                f" {config.name} has {config.arch.n_vocab}",
-                "they are not of one model: name its own with --set tokenizer.model=FILE",
-            )
-    source = checkpoints.open_checkpoint(config.folder / config.checkpoint, config.format)
-    device.setup()
-    from gentool import models
-    from gentool.models import weights
-
-    family = models.load_family(config.family)
-    return Parts(tokenizer, family, source, weights.plan(source, family, config.arch))
-
-
-def fitting(plan: Mapping[str, Weight]) -> str:
-    """The precision for weights as they lie in a file: fp32 where that is small or what they have,
-    else the 16 bits they have, which are read faster than fp32 and need not be copied."""
-    stored = {weight.dtype.name for weight in plan.values()}
-    size = 4 * sum(math.prod(weight.shape) for weight in plan.values())
-    same = [name for name, dtype in DTYPES.items() if stored == {dtype}]
-    return same[0] if same and size > SMALL else "fp32"
-
-
-def open_model(config: ModelConfig, precision: str | None = None, xla: bool | None = None) -> Model:
-    """Opens what a YAML describes. `precision` is how weights are stored; products of 16-bit
-    weights are summed in float32. auto is `fitting`; with `xla` None what is compiled is what is
-    fastest, see `gentool.runtimes.xla.backend`."""
-    precision = precision or config.precision
-    if precision not in ("auto", *DTYPES):
-        raise UsageError(f"precision is {precision!r}", f"it can be auto, {', '.join(DTYPES)}")
-    tokenizer, family, source, plan = parts(config)
-    precision = fitting(plan) if precision == "auto" else precision
-
-    import tensorflow as tf
-
-    from gentool.decoding.engine import Engine
-    from gentool.models import weights
-    from gentool.runtimes.xla import backend as paths
-
-    params = weights.load(source, plan, config.arch.n_layer, tf.as_dtype(DTYPES[precision]))
-    rules = paths.rules(device.kind(), DTYPES[precision], config.arch.d_model, xla)
-    engine = Engine(family, config.arch, params, rules)
-    return Model(config, tokenizer, engine, precision)

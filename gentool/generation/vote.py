@@ -1,4 +1,4 @@
-"""Votes held: prompts to tallies, by what the tree of their samples, or of all texts, says."""
+"""Votes: prompts to tallies, from the tree of their samples or of all texts."""
 
 from __future__ import annotations
 
@@ -11,102 +11,114 @@ import numpy as np
 from gentool.decoding import exact, tree
 from gentool.decoding.philox import uniform
 from gentool.errors import UsageError
-from gentool.generation.request import Draw
-from gentool.generation.search import Job, adjusting, following, pushed, stops
+from gentool.generation.prepared import PreparedRequest
+from gentool.generation.request import Sampled
 from gentool.voting import answers
 from gentool.voting.tally import ROUNDING, Ballot, Count, Tally, Verdict
 
 WAVE = 16  # samples that a certified vote begins with; each wave doubles what is drawn
-MOST_ROWS = 1024  # samples drawn together, of all prompts
-MOST_LOGITS = 1 << 26  # and numbers in their logits: 256 MB
+MAX_ROWS = 1024  # samples drawn together, of all prompts
+MAX_LOGITS = 1 << 26  # and numbers in their logits: 256 MB
 GROUP = 32  # prompts held together at most
 SELECT = 2**32 - 1  # the step whose number selects a prefix of the frontier
 
 
-def tallies(job: Job, ballots: Sequence[Ballot]) -> Iterator[Tally]:
-    """Holds votes on each prompt of a job, some together: their tallies as they grow, the last of
+def tallies(prepared: PreparedRequest, ballots: Sequence[Ballot]) -> Iterator[Tally]:
+    """Holds votes on each prompt of a request, some together: their tallies as they grow, the last of
     each with a verdict. What all prompts begin with is computed once; but under --batch-invariant,
     where nothing may depend on the others, each is computed by itself."""
-    stratified = isinstance(job.request.search, Draw) and job.request.search.stratified
+    stratified = isinstance(prepared.request.search, Sampled) and prepared.request.search.stratified
     for ballot in ballots:
-        _check(job, ballot, stratified)
-    roots = _Roots(job)
+        _check(prepared, ballot, stratified)
+    roots = _Roots(prepared)
     most = max([ballot.n for ballot in ballots if not ballot.exact], default=1)
-    size = max(1, min(GROUP, _most_rows(job) // most))
-    for first in range(0, len(job.prompts), size):
-        group = range(first, min(first + size, len(job.prompts)))
+    size = max(1, min(GROUP, _max_rows(prepared) // most))
+    for first in range(0, len(prepared.prompts), size):
+        group = range(first, min(first + size, len(prepared.prompts)))
         computed = [roots.root(prompt) for prompt in group]
         for ballot in ballots:
-            counts = [Count(prompt, ballot, job.request.seed, not stratified) for prompt in group]
+            counts = [
+                Count(prompt, ballot, prepared.request.seed, not stratified) for prompt in group
+            ]
             if ballot.exact:
-                yield from _exact(job, computed, counts)
+                yield from _exact(prepared, computed, counts)
             else:
-                yield from _drawn(job, computed, counts, ballot.n if stratified else 0)
+                yield from _drawn(prepared, computed, counts, ballot.n if stratified else 0)
 
 
-def _check(job: Job, ballot: Ballot, stratified: bool) -> None:
+def _check(prepared: PreparedRequest, ballot: Ballot, stratified: bool) -> None:
     if stratified and ballot.confidence is not None:
         raise UsageError(
             f"confidence is {ballot.confidence}, of stratified samples",
             "these depend on each other: drop one",
         )
-    if ballot.way in ("sampled", "certified") and job.sampling.temperature == 0 and ballot.n > 1:
+    if (
+        ballot.way in ("sampled", "certified")
+        and prepared.sampling.temperature == 0
+        and ballot.n > 1
+    ):
         raise UsageError(
             f"temperature is 0, of {ballot.n} samples: every vote would be the same",
             "give a higher temperature, or --n 1",
         )
 
 
-def _most_rows(job: Job) -> int:
-    return max(WAVE, min(MOST_ROWS, MOST_LOGITS // job.engine.arch.n_vocab))
+def _max_rows(prepared: PreparedRequest) -> int:
+    return max(WAVE, min(MAX_ROWS, MAX_LOGITS // prepared.engine.arch.n_vocab))
 
 
 class _Roots:
     """Computes prompts, what they all begin with once."""
 
-    def __init__(self, job: Job) -> None:
-        self._job, self._restrictions = job, job.restrictions()
-        shared = commonprefix(job.prompts)[: min(map(len, job.prompts)) - 1]
-        alone = len(job.prompts) == 1 or job.request.batch_invariant or not shared
+    def __init__(self, prepared: PreparedRequest) -> None:
+        self._prepared = prepared
+        shared = commonprefix(prepared.prompts)[: min(map(len, prepared.prompts)) - 1]
+        alone = len(prepared.prompts) == 1 or prepared.request.batch_invariant or not shared
         self._begun = 0 if alone else len(shared)
-        self._prefix = None if alone else job.engine.prefill(shared)[0]
+        self._prefix = None if alone else prepared.engine.prefill(shared)[0]
 
     def root(self, prompt: int) -> tree.Root:
-        job, ids = self._job, self._job.prompts[prompt]
-        prefix, logits = job.engine.prefill(ids[self._begun :], self._prefix)
-        follow = following(job, prompt, self._restrictions)
+        prepared, ids = self._prepared, self._prepared.prompts[prompt]
+        prefix, logits = prepared.engine.prefill(ids[self._begun :], self._prefix)
+        following = prepared.following(prompt)
         return tree.Root(
             prefix,
             logits[0],
-            job.request.rows[prompt],
-            adjusting(job, prompt, follow),
-            stops(job, prompt, follow),
-            min(job.sampling.max_tokens, job.engine.arch.n_ctx - len(ids)),
+            prepared.request.rows[prompt],
+            prepared.adjust(prompt, following),
+            prepared.stops(prompt, following),
+            prepared.max_new_tokens(prompt),
         )
 
 
-def _how(job: Job, ballot: Ballot) -> tree.How:
-    s = job.sampling
-    law = replace(s, temperature=0.0) if ballot.greedy else s
-    room = min(s.max_tokens, job.engine.arch.n_ctx)
-    return tree.How(law, job.ends, s.min_tokens, room, job.request.batch_invariant)
+def _options(prepared: PreparedRequest, ballot: Ballot) -> tree.TreeOptions:
+    s = prepared.sampling
+    params = replace(s, temperature=0.0) if ballot.greedy else s
+    max_new_tokens = min(s.max_tokens, prepared.engine.arch.n_ctx)
+    return tree.TreeOptions(params, prepared.ends, s.min_tokens, max_new_tokens)
 
 
 def _drawn(
-    job: Job, roots: Sequence[tree.Root], counts: Sequence[Count], strata: int
+    prepared: PreparedRequest, roots: Sequence[tree.Root], counts: Sequence[Count], strata: int
 ) -> Iterator[Tally]:
     """Sampled and certified votes of a group of prompts."""
     live, ballot = list(range(len(roots))), counts[0].ballot
-    for wave in _waves(ballot, _most_rows(job)):
+    for wave in _waves(ballot, _max_rows(prepared)):
         closed: set[int] = set()
         some = [roots[index] for index in live]
         levels = tree.sample(
-            job.engine, some, wave, _how(job, ballot), job.request.seed, strata, closed
+            prepared.engine,
+            some,
+            wave,
+            _options(prepared, ballot),
+            prepared.request.seed,
+            strata,
+            closed,
         )
         for level in levels:
             for leaf in level.leaves:
                 count = counts[live[leaf.root]]
-                _add(job, count, leaf)
+                _add(prepared, count, leaf)
                 count.tokens_of_rows += max(0, len(leaf.ids) - 1) * len(leaf.samples)
             for place, index in enumerate(live):
                 if place in closed:
@@ -138,15 +150,17 @@ def _verdict(count: Count) -> Verdict:
     return "certified" if count.certified else "undecided"
 
 
-def _exact(job: Job, roots: Sequence[tree.Root], counts: Sequence[Count]) -> Iterator[Tally]:
+def _exact(
+    prepared: PreparedRequest, roots: Sequence[tree.Root], counts: Sequence[Count]
+) -> Iterator[Tally]:
     """Exact votes of a group of prompts, and what is estimated where the budget is too small."""
-    how = _how(job, counts[0].ballot)
-    trees = [exact.Expansion(root, index, how) for index, root in enumerate(roots)]
+    options = _options(prepared, counts[0].ballot)
+    trees = [exact.Expansion(root, index, options) for index, root in enumerate(roots)]
     live = list(range(len(roots)))
     while live:
         budgets = [counts[index].ballot.budget - trees[index].computed for index in live]
-        for leaf in exact.expand(job.engine, [trees[index] for index in live], budgets):
-            _add(job, counts[leaf.root], leaf)
+        for leaf in exact.expand(prepared.engine, [trees[index] for index in live], budgets):
+            _add(prepared, counts[leaf.root], leaf)
         for index in list(live):
             grown, count = trees[index], counts[index]
             count.unseen = grown.unseen
@@ -156,37 +170,39 @@ def _exact(job: Job, roots: Sequence[tree.Root], counts: Sequence[Count]) -> Ite
                 yield count.tally("exact")
             elif grown.complete or grown.computed >= count.ballot.budget:
                 live.remove(index)
-                yield from _estimated(job, grown, count)
+                yield from _estimated(prepared, grown, count)
             else:
                 yield count.tally("running")
 
 
-def _estimated(job: Job, grown: exact.Expansion, count: Count) -> Iterator[Tally]:
+def _estimated(prepared: PreparedRequest, grown: exact.Expansion, count: Count) -> Iterator[Tally]:
     """Draws from the frontier of a tree, each computed prefix by the mass of what was not looked at
     after it, and goes on from there."""
-    frontier, n, seed = grown.frontier(), count.ballot.n, job.request.seed
+    frontier, n, seed = grown.frontier(), count.ballot.n, prepared.request.seed
     cumulated = np.cumsum([mass for _, _, mass in frontier])
     u = uniform(seed, np.array(grown.root.row), np.arange(n), np.array(SELECT))
     drawn = np.searchsorted(cumulated, u * cumulated[-1], side="right")
     barred = {ids: looked for ids, looked, _ in frontier}
-    for wave in _waves(count.ballot, _most_rows(job)):
+    for wave in _waves(count.ballot, _max_rows(prepared)):
         begun = tree.Begun([frontier[drawn[sample]][0] for sample in wave], barred)
-        for level in tree.sample(job.engine, [grown.root], wave, grown.how, seed, begun=begun):
+        for level in tree.sample(
+            prepared.engine, [grown.root], wave, grown.options, seed, begun=begun
+        ):
             count.prefixes += int(level.nodes[0])
             count.tokens += int(level.nodes[0])
             for leaf in level.leaves:
                 count.tokens_of_rows += max(0, len(leaf.ids) - 1) * len(leaf.samples)
-                count.estimate(*_read(job, count, leaf), len(leaf.samples))
+                count.estimate(*_read(prepared, count, leaf), len(leaf.samples))
             yield count.tally("running")
     yield count.tally("estimated")
 
 
-def _add(job: Job, count: Count, leaf: tree.Leaf) -> None:
-    count.add(leaf.ids, *_read(job, count, leaf), leaf.mass, leaf.samples)
+def _add(prepared: PreparedRequest, count: Count, leaf: tree.Leaf) -> None:
+    count.add(leaf.ids, *_read(prepared, count, leaf), leaf.mass, leaf.samples)
 
 
-def _read(job: Job, count: Count, leaf: tree.Leaf) -> tuple[str | None, str]:
+def _read(prepared: PreparedRequest, count: Count, leaf: tree.Leaf) -> tuple[str | None, str]:
     """The answer a text gives, if it is finished, and how it is written."""
-    text = pushed(job, count.prompt, (id for id in leaf.ids if id not in job.ends)).text
+    text = prepared.finished_text(count.prompt, leaf.ids).text
     rule = count.ballot.rule
     return answers.answer(text, rule) if leaf.finished else None, answers.spelling(text, rule)

@@ -1,9 +1,7 @@
 """Model families. A family is a module with two tables of shapes (`top_tensors`, `layer_tensors`),
-one of names in checkpoints (`DIALECTS`) and five pure functions (`embed`, `qkv`, `merge`, `final`,
-`head`); it knows no cache, no text, no loop.
-
-Shape letters, used in every comment: N rows, T tokens in a call, P prefix bucket, M tail bucket,
-B prefixes, L layers, D width, H query heads, G key/value heads, E head size, V vocabulary.
+one of names in checkpoints (`DIALECTS`) and five pure functions over a table of operations
+(`gentool.runtimes.ops`): `positional` gives what layers need of positions, `embed`, `layer`,
+`final` and `head` are the model. It knows no runtime, no cache, no text, no loop.
 """
 
 from __future__ import annotations

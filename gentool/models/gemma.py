@@ -4,39 +4,75 @@ are multiplied by sqrt(D), a gelu instead of the silu, and a tied head.
 
 from __future__ import annotations
 
-import tensorflow as tf
-
 from gentool.config.model import Arch
-from gentool.models.llama import DIALECTS, head, heads, layer_tensors, rotated, top_tensors
-from gentool.runtimes.xla.ops import Ops, Tensor
+from gentool.models.llama import (
+    DIALECTS,
+    head,
+    layer_tensors,
+    positional,
+    queries_keys_values,
+    top_tensors,
+)
+from gentool.models.positions import Rotation
+from gentool.runtimes.ops import Attend, Ops, Tensor
 
-__all__ = ["DIALECTS", "embed", "final", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
+__all__ = [
+    "DIALECTS",
+    "embed",
+    "final",
+    "head",
+    "layer",
+    "layer_tensors",
+    "positional",
+    "top_tensors",
+]
 
 
-def embed(arch: Arch, top: dict[str, Tensor], ids: Tensor, positions: Tensor) -> Tensor:
-    """ids [N, T] to float32 x [N, T, D]; positions enter with the rotation, not here."""
-    return tf.cast(tf.gather(top["embedding"], ids), tf.float32) * arch.d_model**0.5
+def embed(
+    ops: Ops, arch: Arch, top: dict[str, Tensor], ids: Tensor, positional: Rotation
+) -> Tensor:
+    """ids [...] to x [..., D]; positions enter with the rotation, not here."""
+    return ops.gather(top["embedding"], ids) * arch.d_model**0.5
 
 
 def norm(ops: Ops, arch: Arch, x: Tensor, scale: Tensor) -> Tensor:
-    return ops.rms_norm(x, 1.0 + tf.cast(scale, tf.float32), arch.norm_eps)
+    return ops.rms_norm(x, scale, arch.norm_eps, offset=1.0)
 
 
-def qkv(
-    ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, positions: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """x [N, T, D] to q [N, T, H, E] and k, v [N, T, G, E], rotated by positions [N, T]."""
-    q, k, v = heads(arch, ops.linear(norm(ops, arch, x, w["attention_norm"]), w["qkv"]))
-    return *rotated(ops, arch, q, k, positions), v
+def layer(
+    ops: Ops,
+    arch: Arch,
+    w: dict[str, Tensor],
+    x: Tensor,
+    positional: Rotation,
+    attend: Attend,
+) -> Tensor:
+    """x [..., D] through one layer; `attend` is attention over the KV cache of the layer."""
+    x += attention(ops, arch, w, x, positional, attend)
+    return x + mlp(ops, arch, w, x)
 
 
-def merge(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, context: Tensor) -> Tensor:
-    """Adds what attention gave, context [N, T, H*E], and the MLP to the stream x [N, T, D]."""
-    x += ops.linear(context, w["attention_out"])
-    hidden = ops.linear(norm(ops, arch, x, w["mlp_norm"]), w["gate_up"])
-    return x + ops.linear(ops.geglu(hidden), w["down"])
+def attention(
+    ops: Ops,
+    arch: Arch,
+    w: dict[str, Tensor],
+    x: Tensor,
+    positional: Rotation,
+    attend: Attend,
+) -> Tensor:
+    """What attention adds to x [..., D]."""
+    qkv = ops.linear(norm(ops, arch, x, w["attention_norm"]), w["qkv"])
+    q, k, v = queries_keys_values(ops, arch, qkv)
+    context = attend(ops.rope(q, positional), ops.rope(k, positional), v)
+    return ops.linear(context, w["attention_out"])
+
+
+def mlp(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor) -> Tensor:
+    """What the MLP adds to x [..., D]."""
+    hidden = ops.linear(norm(ops, arch, x, w["mlp_norm"]), w["gate_up"])  # [..., 2F]
+    return ops.linear(ops.geglu(hidden), w["down"])
 
 
 def final(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
-    """The stream x [..., D] after the last layer to the hidden states that `head` takes."""
+    """x [..., D] after the last layer to the hidden states that `head` takes."""
     return norm(ops, arch, x, top["final_norm"])

@@ -6,10 +6,20 @@ from __future__ import annotations
 
 from gentool.config.model import Arch
 from gentool.models import llama
-from gentool.models.gemma import embed, final, norm, qkv, top_tensors
-from gentool.runtimes.xla.ops import Ops, Tensor, capped
+from gentool.models.gemma import attention, embed, final, mlp, norm, positional, top_tensors
+from gentool.models.positions import Rotation
+from gentool.runtimes.ops import Attend, Ops, Tensor
 
-__all__ = ["DIALECTS", "embed", "final", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
+__all__ = [
+    "DIALECTS",
+    "embed",
+    "final",
+    "head",
+    "layer",
+    "layer_tensors",
+    "positional",
+    "top_tensors",
+]
 
 
 def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:
@@ -18,17 +28,23 @@ def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:
     return llama.layer_tensors(arch, index) | norms
 
 
-def merge(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, context: Tensor) -> Tensor:
-    """Adds what attention gave, context [N, T, H*E], and the MLP to the stream x [N, T, D]."""
-    attended = ops.linear(context, w["attention_out"])
-    x += norm(ops, arch, attended, w["attention_out_norm"])
-    hidden = ops.linear(norm(ops, arch, x, w["mlp_norm"]), w["gate_up"])
-    return x + norm(ops, arch, ops.linear(ops.geglu(hidden), w["down"]), w["mlp_out_norm"])
+def layer(
+    ops: Ops,
+    arch: Arch,
+    w: dict[str, Tensor],
+    x: Tensor,
+    positional: Rotation,
+    attend: Attend,
+) -> Tensor:
+    """x [..., D] through one layer; `attend` is attention over the KV cache of the layer."""
+    added = attention(ops, arch, w, x, positional, attend)
+    x += norm(ops, arch, added, w["attention_out_norm"])
+    return x + norm(ops, arch, mlp(ops, arch, w, x), w["mlp_out_norm"])
 
 
 def head(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
-    """x [..., D] to float32 logits [..., V]."""
-    return capped(llama.head(ops, arch, top, x), arch.logit_cap)
+    """Hidden states [..., D] to logits [..., V]."""
+    return ops.softcap(llama.head(ops, arch, top, x), arch.logit_cap)
 
 
 DIALECTS = llama.hugging_face(

@@ -5,11 +5,10 @@ which.
 
 from __future__ import annotations
 
-import tensorflow as tf
-
 from gentool.config.model import Arch
-from gentool.models.names import Dialect, Take, take, turned
-from gentool.runtimes.xla.ops import Ops, Tensor
+from gentool.models.names import Dialect, TensorRef, take, transposed
+from gentool.models.positions import learned
+from gentool.runtimes.ops import Attend, Ops, Tensor
 
 
 def top_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
@@ -36,53 +35,51 @@ def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:
     return shapes | {f"{name}_bias": (shape[0],) for name, shape in shapes.items()}
 
 
-def embed(arch: Arch, top: dict[str, Tensor], ids: Tensor, positions: Tensor) -> Tensor:
-    """ids and positions [N, T] to x [N, T, D]; padding may stand beyond the last position."""
-    return tf.gather(top["embedding"], ids) + learned(arch, top["position"], positions)
+def positional(ops: Ops, arch: Arch, top: dict[str, Tensor], positions: Tensor) -> Tensor:
+    """The rows [..., D] of the position table at positions [...]."""
+    return learned(ops, arch, top["position"], positions)
 
 
-def learned(arch: Arch, table: Tensor, positions: Tensor) -> Tensor:
-    """Rows [N, T, D] of a position table [n_position, D]. Hierarchical decomposition (Su 2020,
-    kexue.fm 7947): with u_i = (p_i - alpha p_0) / (1 - alpha), position i n + j of a table of n is
-    alpha u_i + (1 - alpha) u_j, written so that the first n are the table's own, bit for bit."""
-    known = tf.minimum(positions, arch.n_ctx - 1)
-    if arch.hierarchical_alpha is None:
-        return tf.gather(table, known)
-    alpha, n = arch.hierarchical_alpha, arch.n_position
-    far = tf.gather(table, known // n) - table[0]
-    return tf.gather(table, known % n) + far * tf.cast(alpha / (1 - alpha), far.dtype)
+def embed(ops: Ops, arch: Arch, top: dict[str, Tensor], ids: Tensor, positional: Tensor) -> Tensor:
+    """ids [...] to x [..., D]."""
+    return ops.gather(top["embedding"], ids) + positional
 
 
-def qkv(
-    ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, positions: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """x [N, T, D] to q, k, v [N, T, H, E]."""
+def layer(
+    ops: Ops,
+    arch: Arch,
+    w: dict[str, Tensor],
+    x: Tensor,
+    positional: Tensor,
+    attend: Attend,
+) -> Tensor:
+    """x [..., D] through one layer; `attend` is attention over the KV cache of the layer."""
     normed = ops.layer_norm(x, w["attention_norm"], w["attention_norm_bias"], arch.norm_eps)
-    return heads(arch, ops.linear(normed, w["qkv"], w["qkv_bias"]))
+    q, k, v = queries_keys_values(ops, arch, ops.linear(normed, w["qkv"], w["qkv_bias"]))
+    x += ops.linear(attend(q, k, v), w["attention_out"], w["attention_out_bias"])
+    return x + mlp(ops, arch, w, x)
 
 
-def heads(arch: Arch, joint: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """joint [N, T, 3D] cut into q, k, v [N, T, H, E]."""
-    apart = tf.reshape(joint, [tf.shape(joint)[0], tf.shape(joint)[1], -1, arch.d_head])
-    q, k, v = tf.split(apart, 3, axis=2)
+def queries_keys_values(ops: Ops, arch: Arch, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """qkv [..., 3D] cut into q, k, v [..., H, E]."""
+    q, k, v = (ops.heads(part, arch.d_head) for part in ops.split(qkv, [arch.d_model] * 3))
     return q, k, v
 
 
-def merge(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, context: Tensor) -> Tensor:
-    """Adds what attention gave, context [N, T, H*E], and the MLP to the stream x [N, T, D]."""
-    x += ops.linear(context, w["attention_out"], w["attention_out_bias"])
+def mlp(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor) -> Tensor:
+    """What the MLP adds to x [..., D]."""
     normed = ops.layer_norm(x, w["mlp_norm"], w["mlp_norm_bias"], arch.norm_eps)
-    hidden = ops.gelu(ops.linear(normed, w["up"], w["up_bias"]), arch.activation)  # [N, T, F]
-    return x + ops.linear(hidden, w["down"], w["down_bias"])
+    hidden = ops.gelu(ops.linear(normed, w["up"], w["up_bias"]), arch.activation)  # [..., F]
+    return ops.linear(hidden, w["down"], w["down_bias"])
 
 
 def final(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
-    """The stream x [..., D] after the last layer to the hidden states that `head` takes."""
+    """x [..., D] after the last layer to the hidden states that `head` takes."""
     return ops.layer_norm(x, top["final_norm"], top["final_norm_bias"], arch.norm_eps)
 
 
 def head(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
-    """x [..., D] to logits [..., V] in x's type; the caller casts them to float32."""
+    """Hidden states [..., D] to logits [..., V]."""
     return ops.linear(x, top["embedding"])
 
 
@@ -100,15 +97,15 @@ def _hugging_face(prefix: str) -> Dialect:
         {
             "attention_norm": take(f"{h}ln_1.weight"),
             "attention_norm_bias": take(f"{h}ln_1.bias"),
-            "qkv": turned(f"{h}attn.c_attn.weight"),
+            "qkv": transposed(f"{h}attn.c_attn.weight"),
             "qkv_bias": take(f"{h}attn.c_attn.bias"),
-            "attention_out": turned(f"{h}attn.c_proj.weight"),
+            "attention_out": transposed(f"{h}attn.c_proj.weight"),
             "attention_out_bias": take(f"{h}attn.c_proj.bias"),
             "mlp_norm": take(f"{h}ln_2.weight"),
             "mlp_norm_bias": take(f"{h}ln_2.bias"),
-            "up": turned(f"{h}mlp.c_fc.weight"),
+            "up": transposed(f"{h}mlp.c_fc.weight"),
             "up_bias": take(f"{h}mlp.c_fc.bias"),
-            "down": turned(f"{h}mlp.c_proj.weight"),
+            "down": transposed(f"{h}mlp.c_proj.weight"),
             "down_bias": take(f"{h}mlp.c_proj.bias"),
         },
         ignored=r"\.attn\.(masked_)?bias$|^lm_head\.weight$",
@@ -117,18 +114,20 @@ def _hugging_face(prefix: str) -> Dialect:
 
 def _alike(
     parts: dict[str, str], layer: str, kinds: tuple[str, str], back: bool
-) -> dict[str, Take]:
+) -> dict[str, TensorRef]:
     """Layers whose weights and biases are named alike: our part -> theirs, {} where q, k, v are."""
     found = {}
     for ours, theirs in parts.items():
         names = [layer + theirs.format(x) for x in ("query", "key", "value")]
         names = names if "{}" in theirs else names[:1]
-        found[ours] = Take(tuple(f"{name}/{kinds[0]}" for name in names), back)
+        found[ours] = TensorRef(tuple(f"{name}/{kinds[0]}" for name in names), back)
         found[f"{ours}_bias"] = take(*(f"{name}/{kinds[1]}" for name in names))
     return found
 
 
-def keras_layer(layer: str, norms: dict[str, str], products: dict[str, str]) -> dict[str, Take]:
+def keras_layer(
+    layer: str, norms: dict[str, str], products: dict[str, str]
+) -> dict[str, TensorRef]:
     """A layer with TensorFlow's names: gamma and beta, kernel [in, out] and bias; {} in a product
     stands for query, key and value."""
     return _alike(norms, layer, ("gamma", "beta"), False) | _alike(

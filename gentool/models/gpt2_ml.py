@@ -6,12 +6,20 @@ from __future__ import annotations
 
 from gentool.config.model import Arch
 from gentool.models import gpt2
-from gentool.models.gpt2 import head, keras_layer
+from gentool.models.gpt2 import head, keras_layer, mlp, positional, queries_keys_values
 from gentool.models.names import Dialect, take
-from gentool.runtimes.xla import ops as layers
-from gentool.runtimes.xla.ops import Ops, Tensor
+from gentool.runtimes.ops import Attend, Ops, Tensor
 
-__all__ = ["DIALECTS", "embed", "final", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
+__all__ = [
+    "DIALECTS",
+    "embed",
+    "final",
+    "head",
+    "layer",
+    "layer_tensors",
+    "positional",
+    "top_tensors",
+]
 
 
 def top_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
@@ -31,30 +39,29 @@ def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:
     return {n: s for n, s in shapes.items() if not n.startswith("attention_norm")} | norms
 
 
-def embed(arch: Arch, top: dict[str, Tensor], ids: Tensor, positions: Tensor) -> Tensor:
-    """ids and positions [N, T] to x [N, T, D]; padding may stand beyond the last position."""
-    x = gpt2.embed(arch, top, ids, positions)
-    return layers.layer_norm(x, top["embedding_norm"], top["embedding_norm_bias"], arch.norm_eps)
+def embed(ops: Ops, arch: Arch, top: dict[str, Tensor], ids: Tensor, positional: Tensor) -> Tensor:
+    """ids [...] to x [..., D]."""
+    x = gpt2.embed(ops, arch, top, ids, positional)
+    return ops.layer_norm(x, top["embedding_norm"], top["embedding_norm_bias"], arch.norm_eps)
 
 
-def qkv(
-    ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, positions: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """x [N, T, D] to q, k, v [N, T, H, E]."""
-    return gpt2.heads(arch, ops.linear(x, w["qkv"], w["qkv_bias"]))
-
-
-def merge(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, context: Tensor) -> Tensor:
-    """The stream x [N, T, D] with what attention gave, context [N, T, H*E], and the MLP, normed."""
-    x += ops.linear(context, w["attention_out"], w["attention_out_bias"])
-    normed = ops.layer_norm(x, w["mlp_norm"], w["mlp_norm_bias"], arch.norm_eps)
-    hidden = ops.gelu(ops.linear(normed, w["up"], w["up_bias"]), arch.activation)  # [N, T, F]
-    x += ops.linear(hidden, w["down"], w["down_bias"])
+def layer(
+    ops: Ops,
+    arch: Arch,
+    w: dict[str, Tensor],
+    x: Tensor,
+    positional: Tensor,
+    attend: Attend,
+) -> Tensor:
+    """x [..., D] through one layer; `attend` is attention over the KV cache of the layer."""
+    q, k, v = queries_keys_values(ops, arch, ops.linear(x, w["qkv"], w["qkv_bias"]))
+    x += ops.linear(attend(q, k, v), w["attention_out"], w["attention_out_bias"])
+    x += mlp(ops, arch, w, x)
     return ops.layer_norm(x, w["output_norm"], w["output_norm_bias"], arch.norm_eps)
 
 
 def final(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
-    """The stream x [..., D] after the last layer, whose own norm is the final one."""
+    """x [..., D] after the last layer, whose own norm is the final one."""
     return x
 
 

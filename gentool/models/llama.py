@@ -7,11 +7,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-import tensorflow as tf
-
 from gentool.config.model import Arch
 from gentool.models.names import Dialect, take
-from gentool.runtimes.xla.ops import Ops, Tensor, frequencies
+from gentool.models.positions import Rotation, rotary
+from gentool.runtimes.ops import Attend, Ops, Tensor
 
 
 def top_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
@@ -33,48 +32,54 @@ def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:
     }
 
 
-def embed(arch: Arch, top: dict[str, Tensor], ids: Tensor, positions: Tensor) -> Tensor:
-    """ids [N, T] to x [N, T, D]; positions enter with the rotation, not here."""
-    return tf.gather(top["embedding"], ids)
+def positional(ops: Ops, arch: Arch, top: dict[str, Tensor], positions: Tensor) -> Rotation:
+    """What every layer needs of positions [...]: the cosines and sines of the rotation."""
+    return rotary(ops, arch, positions)
 
 
-def qkv(
-    ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, positions: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """x [N, T, D] to q [N, T, H, E] and k, v [N, T, G, E], rotated by positions [N, T]."""
+def embed(
+    ops: Ops, arch: Arch, top: dict[str, Tensor], ids: Tensor, positional: Rotation
+) -> Tensor:
+    """ids [...] to x [..., D]; positions enter with the rotation, not here."""
+    return ops.gather(top["embedding"], ids)
+
+
+def layer(
+    ops: Ops,
+    arch: Arch,
+    w: dict[str, Tensor],
+    x: Tensor,
+    positional: Rotation,
+    attend: Attend,
+) -> Tensor:
+    """x [..., D] through one layer; `attend` is attention over the KV cache of the layer."""
     normed = ops.rms_norm(x, w["attention_norm"], arch.norm_eps)
-    q, k, v = heads(arch, ops.linear(normed, w["qkv"]))
-    return *rotated(ops, arch, q, k, positions), v
+    q, k, v = queries_keys_values(ops, arch, ops.linear(normed, w["qkv"]))
+    context = attend(ops.rope(q, positional), ops.rope(k, positional), v)
+    x += ops.linear(context, w["attention_out"])
+    return x + mlp(ops, arch, w, x)
 
 
-def heads(arch: Arch, joint: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """joint [N, T, (H+2G)*E] cut into q [N, T, H, E] and k, v [N, T, G, E]."""
-    apart = tf.reshape(joint, [tf.shape(joint)[0], tf.shape(joint)[1], -1, arch.d_head])
-    q, k, v = tf.split(apart, [arch.n_head, arch.n_kv_head, arch.n_kv_head], axis=2)
+def queries_keys_values(ops: Ops, arch: Arch, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """qkv [..., (H+2G)*E] cut into q [..., H, E] and k, v [..., G, E]."""
+    sizes = [n * arch.d_head for n in (arch.n_head, arch.n_kv_head, arch.n_kv_head)]
+    q, k, v = (ops.heads(part, arch.d_head) for part in ops.split(qkv, sizes))
     return q, k, v
 
 
-def rotated(ops: Ops, arch: Arch, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """q [N, T, H, E] and k [N, T, G, E] turned by positions [N, T]."""
-    frequency = frequencies(arch)
-    length = arch.rope_scaling.attention_factor if arch.rope_scaling else 1.0
-    return ops.rope(q, positions, frequency, length), ops.rope(k, positions, frequency, length)
-
-
-def merge(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, context: Tensor) -> Tensor:
-    """Adds what attention gave, context [N, T, H*E], and the MLP to the stream x [N, T, D]."""
-    x += ops.linear(context, w["attention_out"])
-    hidden = ops.linear(ops.rms_norm(x, w["mlp_norm"], arch.norm_eps), w["gate_up"])
-    return x + ops.linear(ops.swiglu(hidden), w["down"])  # [N, T, D]
+def mlp(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor) -> Tensor:
+    """What the MLP adds to x [..., D]."""
+    hidden = ops.linear(ops.rms_norm(x, w["mlp_norm"], arch.norm_eps), w["gate_up"])  # [..., 2F]
+    return ops.linear(ops.swiglu(hidden), w["down"])
 
 
 def final(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
-    """The stream x [..., D] after the last layer to the hidden states that `head` takes."""
+    """x [..., D] after the last layer to the hidden states that `head` takes."""
     return ops.rms_norm(x, top["final_norm"], arch.norm_eps)
 
 
 def head(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
-    """x [..., D] to logits [..., V] in x's type; the caller casts them to float32."""
+    """Hidden states [..., D] to logits [..., V]."""
     return ops.linear(x, top["embedding" if arch.tied_head else "head"])
 
 

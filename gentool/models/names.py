@@ -10,29 +10,29 @@ from typing import NamedTuple
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-class Take(NamedTuple):
-    """One weight: tensors laid one after another along their outputs; `turned` where they are
+class TensorRef(NamedTuple):
+    """One weight: tensors laid one after another along their outputs; `transposed` where they are
     stored [in, out]."""
 
     names: tuple[str, ...]
-    turned: bool = False
+    transposed: bool = False
 
 
 class Dialect(NamedTuple):
     """Where all weights come from; {i} is the number of the layer. `ignored` is a regular
     expression for tensors that are no weights."""
 
-    top: Mapping[str, Take]
-    layer: Mapping[str, Take]
+    top: Mapping[str, TensorRef]
+    layer: Mapping[str, TensorRef]
     ignored: str = r"(?!)"  # nothing
 
 
-def take(*names: str) -> Take:
-    return Take(names)
+def take(*names: str) -> TensorRef:
+    return TensorRef(names)
 
 
-def turned(*names: str) -> Take:
-    return Take(names, turned=True)
+def transposed(*names: str) -> TensorRef:
+    return TensorRef(names, transposed=True)
 
 
 def own(top: Iterable[str], layer: Iterable[str]) -> Dialect:

@@ -4,15 +4,23 @@ queries come from a second position table instead of the stream. The head has no
 
 from __future__ import annotations
 
-import tensorflow as tf
-
 from gentool.config.model import Arch
 from gentool.models import gpt2
-from gentool.models.gpt2 import embed, head
-from gentool.models.names import Dialect, take, turned
-from gentool.runtimes.xla.ops import Ops, Tensor
+from gentool.models.gpt2 import head
+from gentool.models.names import Dialect, take, transposed
+from gentool.models.positions import learned
+from gentool.runtimes.ops import Attend, Ops, Tensor
 
-__all__ = ["DIALECTS", "embed", "final", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
+__all__ = [
+    "DIALECTS",
+    "embed",
+    "final",
+    "head",
+    "layer",
+    "layer_tensors",
+    "positional",
+    "top_tensors",
+]
 
 
 def top_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
@@ -20,20 +28,20 @@ def top_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
     return {
         "embedding": (arch.n_vocab, arch.d_model),
         "position": (arch.n_position, arch.d_model),
+        "query_position": (arch.n_position, arch.d_model),
     }
 
 
 def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the weights of layer `index`; products are stored [out, in]. In the last
-    layer queries and the stream are different inputs, of two products."""
+    layer queries come from another input, of another product."""
     shapes = gpt2.layer_tensors(arch, index)
     if index < arch.n_layer - 1:
         return shapes
     d = arch.d_model
     return {name: shape for name, shape in shapes.items() if not name.startswith("qkv")} | {
-        "stream_norm": (d,),
-        "stream_norm_bias": (d,),
-        "top_query": (arch.n_position, d),
+        "residual_norm": (d,),
+        "residual_norm_bias": (d,),
         "query": (d, d),
         "query_bias": (d,),
         "key_value": (2 * d, d),
@@ -41,35 +49,45 @@ def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:
     }
 
 
-def qkv(
-    ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, positions: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """x [N, T, D] to q, k, v [N, T, H, E]; the rows of the last layer's table are not normed."""
-    if "top_query" not in w:
-        return gpt2.qkv(ops, arch, w, x, positions)
-    normed = ops.layer_norm(
-        stream(ops, arch, w, x), w["attention_norm"], w["attention_norm_bias"], arch.norm_eps
-    )
-    asked = tf.cast(gpt2.learned(arch, w["top_query"], positions), x.dtype)  # [N, T, D]
-    q = ops.linear(asked, w["query"], w["query_bias"])
-    kv = ops.linear(normed, w["key_value"], w["key_value_bias"])  # [N, T, 2D]
-    return gpt2.heads(arch, tf.concat([q, kv], axis=-1))
+def positional(
+    ops: Ops, arch: Arch, top: dict[str, Tensor], positions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The rows [..., D] of both position tables at positions [...]."""
+    tables = (top["position"], top["query_position"])
+    rows, query_rows = (learned(ops, arch, table, positions) for table in tables)
+    return rows, query_rows
 
 
-def merge(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, context: Tensor) -> Tensor:
-    """Adds what attention gave, context [N, T, H*E], and the MLP to the stream x [N, T, D]."""
-    return gpt2.merge(ops, arch, w, stream(ops, arch, w, x), context)
+def embed(
+    ops: Ops, arch: Arch, top: dict[str, Tensor], ids: Tensor, positional: tuple[Tensor, Tensor]
+) -> Tensor:
+    """ids [...] to x [..., D]."""
+    return gpt2.embed(ops, arch, top, ids, positional[0])
 
 
-def stream(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor) -> Tensor:
-    """x [N, T, D] as a layer takes it: the last one takes it normed, and adds to that."""
-    if "top_query" not in w:
-        return x
-    return ops.layer_norm(x, w["stream_norm"], w["stream_norm_bias"], arch.norm_eps)
+def layer(
+    ops: Ops,
+    arch: Arch,
+    w: dict[str, Tensor],
+    x: Tensor,
+    positional: tuple[Tensor, Tensor],
+    attend: Attend,
+) -> Tensor:
+    """x [..., D] through one layer. The last one norms the residual stream itself, and its
+    queries are the rows of the second table, which are not normed."""
+    if "query" not in w:
+        return gpt2.layer(ops, arch, w, x, positional[0], attend)
+    x = ops.layer_norm(x, w["residual_norm"], w["residual_norm_bias"], arch.norm_eps)
+    normed = ops.layer_norm(x, w["attention_norm"], w["attention_norm_bias"], arch.norm_eps)
+    q = ops.linear(positional[1], w["query"], w["query_bias"])
+    k, v = ops.split(ops.linear(normed, w["key_value"], w["key_value_bias"]), [arch.d_model] * 2)
+    context = attend(*(ops.heads(part, arch.d_head) for part in (q, k, v)))
+    x += ops.linear(context, w["attention_out"], w["attention_out_bias"])
+    return x + gpt2.mlp(ops, arch, w, x)
 
 
 def final(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
-    """The stream x [..., D] after the last layer, as it is."""
+    """x [..., D] after the last layer, as it is."""
     return x
 
 
@@ -78,15 +96,14 @@ _ATTENTION = "gpt/layer{i:02}/attention/"
 
 DIALECTS = {
     "PanGu-alpha-tf": Dialect(
-        _THEIRS.top,
+        {**_THEIRS.top, "query_position": take("top_query")},
         {
             **_THEIRS.layer,
-            "stream_norm": _THEIRS.top["final_norm"],
-            "stream_norm_bias": _THEIRS.top["final_norm_bias"],
-            "top_query": take("top_query"),
-            "query": turned(f"{_ATTENTION}query_layer/kernel"),
+            "residual_norm": _THEIRS.top["final_norm"],
+            "residual_norm_bias": _THEIRS.top["final_norm_bias"],
+            "query": transposed(f"{_ATTENTION}query_layer/kernel"),
             "query_bias": take(f"{_ATTENTION}query_layer/bias"),
-            "key_value": turned(*(f"{_ATTENTION}{x}_layer/kernel" for x in ("key", "value"))),
+            "key_value": transposed(*(f"{_ATTENTION}{x}_layer/kernel" for x in ("key", "value"))),
             "key_value_bias": take(*(f"{_ATTENTION}{x}_layer/bias" for x in ("key", "value"))),
         },
     ),

@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from gentool.config.model import Arch
 from gentool.models import llama
-from gentool.models.llama import embed, final, head, heads, merge, rotated, top_tensors
-from gentool.runtimes.xla.ops import Ops, Tensor
+from gentool.models.llama import (
+    embed,
+    final,
+    head,
+    mlp,
+    positional,
+    queries_keys_values,
+    top_tensors,
+)
+from gentool.models.positions import Rotation
+from gentool.runtimes.ops import Attend, Ops, Tensor
 
-__all__ = ["DIALECTS", "embed", "final", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
+__all__ = [
+    "DIALECTS",
+    "embed",
+    "final",
+    "head",
+    "layer",
+    "layer_tensors",
+    "positional",
+    "top_tensors",
+]
 
 
 def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:
@@ -16,13 +34,20 @@ def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:
     return shapes | {"qkv_bias": shapes["qkv"][:1]}
 
 
-def qkv(
-    ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, positions: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """x [N, T, D] to q [N, T, H, E] and k, v [N, T, G, E], rotated by positions [N, T]."""
+def layer(
+    ops: Ops,
+    arch: Arch,
+    w: dict[str, Tensor],
+    x: Tensor,
+    positional: Rotation,
+    attend: Attend,
+) -> Tensor:
+    """x [..., D] through one layer; `attend` is attention over the KV cache of the layer."""
     normed = ops.rms_norm(x, w["attention_norm"], arch.norm_eps)
-    q, k, v = heads(arch, ops.linear(normed, w["qkv"], w["qkv_bias"]))
-    return *rotated(ops, arch, q, k, positions), v
+    q, k, v = queries_keys_values(ops, arch, ops.linear(normed, w["qkv"], w["qkv_bias"]))
+    context = attend(ops.rope(q, positional), ops.rope(k, positional), v)
+    x += ops.linear(context, w["attention_out"])
+    return x + mlp(ops, arch, w, x)
 
 
 DIALECTS = llama.hugging_face({"qkv_bias": tuple(f"self_attn.{part}_proj.bias" for part in "qkv")})

@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from gentool.config.model import Arch
 from gentool.models import llama
-from gentool.models.llama import embed, final, head, heads, merge, rotated, top_tensors
-from gentool.runtimes.xla.ops import Ops, Tensor
+from gentool.models.llama import (
+    embed,
+    final,
+    head,
+    mlp,
+    positional,
+    queries_keys_values,
+    top_tensors,
+)
+from gentool.models.positions import Rotation
+from gentool.runtimes.ops import Attend, Ops, Tensor
 
-__all__ = ["DIALECTS", "embed", "final", "head", "layer_tensors", "merge", "qkv", "top_tensors"]
+__all__ = [
+    "DIALECTS",
+    "embed",
+    "final",
+    "head",
+    "layer",
+    "layer_tensors",
+    "positional",
+    "top_tensors",
+]
 
 
 def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:
@@ -15,15 +33,22 @@ def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:
     return llama.layer_tensors(arch, index) | {"q_norm": (arch.d_head,), "k_norm": (arch.d_head,)}
 
 
-def qkv(
-    ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor, positions: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """x [N, T, D] to q [N, T, H, E] and k, v [N, T, G, E], rotated by positions [N, T]."""
+def layer(
+    ops: Ops,
+    arch: Arch,
+    w: dict[str, Tensor],
+    x: Tensor,
+    positional: Rotation,
+    attend: Attend,
+) -> Tensor:
+    """x [..., D] through one layer; `attend` is attention over the KV cache of the layer."""
     normed = ops.rms_norm(x, w["attention_norm"], arch.norm_eps)
-    q, k, v = heads(arch, ops.linear(normed, w["qkv"]))
+    q, k, v = queries_keys_values(ops, arch, ops.linear(normed, w["qkv"]))
     q = ops.rms_norm(q, w["q_norm"], arch.norm_eps)
     k = ops.rms_norm(k, w["k_norm"], arch.norm_eps)
-    return *rotated(ops, arch, q, k, positions), v
+    context = attend(ops.rope(q, positional), ops.rope(k, positional), v)
+    x += ops.linear(context, w["attention_out"])
+    return x + mlp(ops, arch, w, x)
 
 
 DIALECTS = llama.hugging_face({f"{x}_norm": (f"self_attn.{x}_norm.weight",) for x in "qk"})

@@ -1,17 +1,15 @@
-"""The one loop over layers, blind to families and to what a layer does with its cache: inference
-and training pass their own `block`.
+"""The one loop over layers. It knows no family and no runtime: who calls it says how a layer is
+run: compiled, recorded, or with a gradient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import NamedTuple
-
-import tensorflow as tf
+from typing import Any, NamedTuple
 
 from gentool.config.model import Arch
-from gentool.runtimes.xla.ops import Tensor
+from gentool.runtimes.ops import Ops, Tensor
 
 
 class Params(NamedTuple):
@@ -21,21 +19,22 @@ class Params(NamedTuple):
     layers: tuple[dict[str, Tensor], ...]
 
 
-Block = Callable[[int, dict[str, Tensor], Tensor], Tensor]
+RunLayer = Callable[[int, dict[str, Tensor], Tensor, Any], Tensor]
+"""run_layer(index, weights, x [..., D], positional) -> x [..., D], through the family's `layer`."""
 
 
 def forward(
     family: ModuleType,
+    ops: Ops,
     arch: Arch,
     params: Params,
     ids: Tensor,
     positions: Tensor,
-    dtype: tf.DType,
-    block: Block,
+    run_layer: RunLayer,
 ) -> Tensor:
-    """ids and positions [N, T] to the stream x [N, T, D] after the last layer; `block` takes a
-    layer's index, its weights and x, and gives the new x. All sums along the way are in `dtype`."""
-    x = tf.cast(family.embed(arch, params.top, ids, positions), dtype)  # [N, T, D]
+    """ids and positions [...] to the residual stream x [..., D] after the last layer."""
+    positional = family.positional(ops, arch, params.top, positions)
+    x = family.embed(ops, arch, params.top, ids, positional)
     for index, weights in enumerate(params.layers):
-        x = block(index, weights, x)
+        x = run_layer(index, weights, x, positional)
     return x

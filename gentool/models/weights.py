@@ -3,37 +3,32 @@ to be no weight, every shape checked before memory is taken."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
-import tensorflow as tf
 
 from gentool.checkpoints import TensorSource
-from gentool.checkpoints.maps import forget
 from gentool.config.model import Arch
 from gentool.errors import ModelError
-from gentool.models.names import Take, choose, own
+from gentool.models import column_blocks as layout
+from gentool.models.names import TensorRef, choose, own
 from gentool.models.transformer import Params
-from gentool.runtimes.xla import ops as layers
-from gentool.runtimes.xla.ops import Tensor
+from gentool.runtimes.ops import Tensor
 
 FLOATS = {np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)}
-ALIGNED = 64  # bytes, which TensorFlow wants
-PIECE = 1 << 22  # elements cast at a time
 FIT = "the YAML's family and arch must fit the weights"
 
 
 class Weight(NamedTuple):
-    """The tensors a weight is made of, laid one after another along their outputs and `turned` if
-    they are stored [in, out]; its shape and, in the file, its type."""
+    """The tensors a weight is made of, concatenated along their outputs, `transposed` if they are
+    stored [in, out]; its shape and, in the file, its dtype."""
 
     names: tuple[str, ...]
-    turned: bool
+    transposed: bool
     shape: tuple[int, ...]
     dtype: np.dtype
 
@@ -59,26 +54,7 @@ def plan(source: TensorSource, family: ModuleType, arch: Arch) -> dict[str, Weig
     return found
 
 
-def stored(name: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
-    """The shape a weight of this type is kept in: products of many inputs of a layer, in 16 bits,
-    in slabs."""
-    if dtype.itemsize > 2 or len(shape) != 2 or not name.startswith("layers."):
-        return shape
-    count = layers.slab_count(shape[1])
-    return shape if count == 1 else (count, shape[0], shape[1] // count)
-
-
-def slabbed(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A weight [out, in] in this shape, which is its own or that of its slabs."""
-    return array if array.shape == shape else array.reshape(shape[1], shape[0], -1).swapaxes(0, 1)
-
-
-def _whole(array: np.ndarray) -> np.ndarray:
-    """A weight, if it is in slabs, as [out, in]."""
-    return array.swapaxes(0, 1).reshape(array.shape[1], -1) if array.ndim == 3 else array
-
-
-def _weight(source: TensorSource, take: Take, index: int, shape: tuple[int, ...]) -> Weight:
+def _weight(source: TensorSource, take: TensorRef, index: int, shape: tuple[int, ...]) -> Weight:
     """A weight of this shape from its tensors in layer `index`."""
     names = tuple(template.format(i=index) for template in take.names)
     parts = []
@@ -90,81 +66,28 @@ def _weight(source: TensorSource, take: Take, index: int, shape: tuple[int, ...]
                 f"tensor {name} holds {source.dtypes[name]}",
                 "quantised weights are not read: get those in float16, bfloat16 or float32",
             )
-        part = source.shapes[name][::-1] if take.turned else source.shapes[name]
-        if len(part) == 3 and 1 < part[0] == layers.slab_count(part[0] * part[2]):
+        part = source.shapes[name][::-1] if take.transposed else source.shapes[name]
+        if len(part) == 3 and 1 < part[0] == layout.column_block_count(part[0] * part[2]):
             part = (part[1], part[0] * part[2])
         parts.append(part)
     joined = (sum(part[0] for part in parts if part), *parts[0][1:])
     if joined != shape or any(part[1:] != shape[1:] for part in parts):
         found = " and ".join(str(list(source.shapes[name])) for name in names)
-        wanted = list(shape[::-1] if take.turned else shape)
+        wanted = list(shape[::-1] if take.transposed else shape)
         raise ModelError(f"tensor {', '.join(names)} has shape {found}, not {wanted}", FIT)
     dtype = np.result_type(*(source.dtypes[name] for name in names))
-    return Weight(names, take.turned, shape, dtype)
+    return Weight(names, take.transposed, shape, dtype)
 
 
 def read(source: TensorSource, weight: Weight) -> np.ndarray:
     """A weight's array, products [out, in]; a view of the file where it can be one."""
-    parts = list(map(_whole, _parts(source, weight)))
-    return np.concatenate(parts) if parts[1:] else parts[0]
+    arrays = list(map(layout.unblocked, parts(source, weight)))
+    return np.concatenate(arrays) if arrays[1:] else arrays[0]
 
 
-def _parts(source: TensorSource, weight: Weight) -> list[np.ndarray]:
-    parts = map(source.read, weight.names)
-    return [part.T if weight.turned else part for part in parts]
-
-
-def load(source: TensorSource, plan: Mapping[str, Weight], n_layer: int, dtype: tf.DType) -> Params:
-    """Weights stored in `dtype`, whatever the file's own type is."""
-    numpy_dtype = np.dtype(dtype.as_numpy_dtype)
-    tensors = {}
-    for name, weight in plan.items():
-        shape = stored(name, weight.shape, numpy_dtype)
-        array, *more = parts = _parts(source, weight)
-        if more or array.shape != shape or array.dtype != numpy_dtype or not _usable(array):
-            array = _joined(parts, weight.shape, shape, numpy_dtype)
-        tensors[name] = _tensor(array)
-    return nested(tensors, n_layer)
-
-
-def _usable(array: np.ndarray) -> bool:
-    """Whether TensorFlow can compute on the array's own memory."""
-    flags = array.flags
-    return flags.c_contiguous and flags.writeable and array.ctypes.data % ALIGNED == 0
-
-
-def _joined(
-    parts: list[np.ndarray], shape: tuple[int, ...], kept: tuple[int, ...], dtype: np.dtype
-) -> np.ndarray:
-    """Arrays one after another in one of another type, `kept` in slabs. Its memory is numpy's,
-    which asks for huge pages: TensorFlow's own takes 8 microseconds for every 4 kB when it is
-    first written."""
-    space = np.empty(math.prod(shape) * dtype.itemsize + ALIGNED, np.uint8)
-    start = -space.ctypes.data % ALIGNED
-    whole = space[start : start + len(space) - ALIGNED].view(dtype).reshape(kept)
-    rows = whole if kept == shape else whole.swapaxes(0, 1)  # [out, C, in/C]
-    row = 0
-    for found in parts:
-        part = _whole(found)
-        step = max(1, PIECE // max(1, math.prod(part.shape[1:])))
-        for first in range(0, len(part), step):
-            piece = part[first : first + step]
-            if piece.dtype != dtype:
-                piece = tf.cast(tf.constant(piece), dtype).numpy()
-            rows[row : row + len(piece)] = piece.reshape(len(piece), *rows.shape[1:])
-            row += len(piece)
-        forget(found)
-    return whole
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    """A tensor on the array's memory, which on a CPU may be a file's map; numpy has no bfloat16 of
-    its own to hand over."""
-    if array.size == 0 or tf.config.list_logical_devices("GPU"):
-        return tf.constant(array)
-    bits: Any = array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array
-    tensor = tf.experimental.dlpack.from_dlpack(bits.__dlpack__())
-    return tf.bitcast(tensor, tf.as_dtype(array.dtype))
+def parts(source: TensorSource, weight: Weight) -> list[np.ndarray]:
+    arrays = map(source.read, weight.names)
+    return [array.T if weight.transposed else array for array in arrays]
 
 
 def nested(weights: Mapping[str, Tensor], n_layer: int) -> Params:

@@ -16,7 +16,9 @@ import tensorflow as tf
 from gentool.config.model import Arch
 from gentool.models.transformer import forward
 from gentool.models.weights import nested
-from gentool.runtimes.xla.ops import Tensor, compiled, fused
+from gentool.runtimes.ops import Tensor
+from gentool.runtimes.xla.attention import causal_attention
+from gentool.runtimes.xla.ops import compiled, graph_fused
 from gentool.training.recipe import Optimizer
 
 COMPUTE = tf.bfloat16
@@ -31,7 +33,7 @@ class State(NamedTuple):
 
 
 def initial(family: ModuleType, arch: Arch, seed: int) -> State:
-    """Weights drawn from N(0, 0.02), those that add to the stream smaller by sqrt(2 L), as GPT-2
+    """Weights drawn from N(0, 0.02), those that add to the residual stream smaller by sqrt(2 L), as GPT-2
     (Radford et al. 2019); norms start at one."""
     rng = np.random.default_rng(seed)
     shapes = dict(family.top_tensors(arch))
@@ -45,30 +47,6 @@ def initial(family: ModuleType, arch: Arch, seed: int) -> State:
         weights[name] = tf.Variable(value, dtype=tf.float32)
     zeros = [{k: tf.Variable(tf.zeros_like(v)) for k, v in weights.items()} for _ in range(2)]
     return State(weights, *zeros)
-
-
-@compiled
-def _causal_softmax(scores: Tensor, scale: float) -> Tensor:
-    """Softmax over the keys of scores [..., T, T] that a query may see."""
-    t = scores.shape[-1]
-    seen = tf.linalg.band_part(tf.ones([t, t], tf.bool), -1, 0)
-    scaled = tf.where(seen, tf.cast(scores, tf.float32) * scale, tf.float32.min)
-    return tf.cast(tf.nn.softmax(scaled), scores.dtype)
-
-
-def _attend(arch: Arch, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention of q [N, T, H, E] over k, v [N, T, G, E]; gives [N, T, H*E]."""
-    n, t = tf.shape(q)[0], q.shape[1]
-    groups = arch.n_head // arch.n_kv_head
-    q = tf.transpose(q, [0, 2, 1, 3])  # [N, H, T, E]
-    q = tf.reshape(q, [n, arch.n_kv_head, groups * t, arch.d_head])
-    k = tf.transpose(k, [0, 2, 1, 3])  # [N, G, T, E]
-    v = tf.transpose(v, [0, 2, 1, 3])
-    scores = tf.matmul(q, k, transpose_b=True)  # [N, G, H/G*T, T]
-    scores = tf.reshape(scores, [n, arch.n_head, t, t])
-    weights = tf.reshape(_causal_softmax(scores, arch.d_head**-0.5), [n, arch.n_kv_head, -1, t])
-    context = tf.reshape(tf.matmul(weights, v), [n, arch.n_head, t, arch.d_head])
-    return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), [n, t, arch.n_head * arch.d_head])
 
 
 @compiled
@@ -102,14 +80,17 @@ def token_losses(family: ModuleType, arch: Arch, weights: dict[str, Tensor], ids
     positions = tf.broadcast_to(tf.range(t)[None], [n, t])
     params = nested(weights, arch.n_layer)
 
-    def block(index: int, w: dict[str, Tensor], x: Tensor) -> Tensor:
-        x = tf.ensure_shape(x, [ids.shape[0], t, arch.d_model])
-        q, k, v = family.qkv(fused, arch, w, x, positions)
-        return family.merge(fused, arch, w, x, _attend(arch, q, k, v))
+    def run_layer(index: int, w: dict[str, Tensor], x: Tensor, positional: Any) -> Tensor:
+        x = tf.ensure_shape(tf.cast(x, COMPUTE), [ids.shape[0], t, arch.d_model])
 
-    x = forward(family, arch, params, ids[:, :-1], positions, COMPUTE, block)
-    x = family.final(fused, arch, params.top, tf.reshape(x, [-1, arch.d_model]))
-    logits = family.head(fused, arch, params.top, x)
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return causal_attention(arch, index, q, k, v)
+
+        return family.layer(graph_fused, arch, w, x, positional, attend)
+
+    x = forward(family, graph_fused, arch, params, ids[:, :-1], positions, run_layer)
+    x = family.final(graph_fused, arch, params.top, tf.reshape(x, [-1, arch.d_model]))
+    logits = family.head(graph_fused, arch, params.top, x)
     return tf.reshape(_cross_entropy(logits, tf.reshape(ids[:, 1:], [-1])), [n, t])
 
 
@@ -149,8 +130,8 @@ def make(family: ModuleType, arch: Arch, state: State, o: Optimizer) -> Function
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(token_losses(family, arch, state.weights, ids))
         names = list(state.weights)
-        found = tape.gradient(loss, [state.weights[name] for name in names])
-        gradients = [tf.convert_to_tensor(g) for g in found]  # the gather's is sparse
+        gradients = tape.gradient(loss, [state.weights[name] for name in names])
+        gradients = [tf.convert_to_tensor(g) for g in gradients]  # the gather's is sparse
         norm = tf.linalg.global_norm(gradients)
 
         def update() -> Tensor:

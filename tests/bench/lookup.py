@@ -17,7 +17,7 @@ import numpy as np
 
 import gentool
 from gentool.decoding.engine import Engine, Tail
-from gentool.generation.request import Draw, Sample
+from gentool.generation.request import Sample, Sampled
 
 LINES = (
     "小红昨天去图书馆还书\n爷爷每天早上在院子里浇花\n那只黑猫跳上了屋顶\n"
@@ -70,7 +70,7 @@ def main() -> None:
             model.engine.extend = copying(model.engine, model.tokenizer.encode(text))
 
         def once(lookup: int, prompt: str = prompt, law: dict[str, Any] = law) -> Sample:
-            (done,) = model.complete(prompt, eos=None, search=Draw(False, lookup), **law)
+            (done,) = model.complete(prompt, eos=None, search=Sampled(False, lookup), **law)
             return done
 
         plain, drafted = once(0), once(given.lookup)

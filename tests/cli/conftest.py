@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 
-from gentool.generation import session
+from gentool.generation import opening
+from gentool.generation.session import Model
 
 
 @pytest.fixture(scope="session")
-def opened() -> Callable[..., session.Model]:
+def opened() -> Callable[..., Model]:
     """Opens a model once for all runs in this process. They are of many shapes, a few steps each;
     what a user gets who does not say, compiled layers, the processes of `gentool` compute."""
-    really, models = session.open_model, {}
+    really, models = opening.open_model, {}
 
-    def open_model(config: Any, precision: str | None, xla: bool | None) -> session.Model:
+    def open_model(config: Any, precision: str | None, xla: bool | None) -> Model:
         how = config, precision, bool(xla)
         key = repr(how)
         if key not in models:
@@ -27,5 +28,5 @@ def opened() -> Callable[..., session.Model]:
 
 
 @pytest.fixture
-def models_stay_open(monkeypatch: pytest.MonkeyPatch, opened: Callable[..., session.Model]) -> None:
+def models_stay_open(monkeypatch: pytest.MonkeyPatch, opened: Callable[..., Model]) -> None:
     monkeypatch.setattr(session, "open_model", opened)

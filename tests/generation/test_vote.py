@@ -14,8 +14,8 @@ from gentool.config.model import Sampling
 from gentool.decoding import exact as decoding_exact
 from gentool.errors import UsageError
 from gentool.generation import vote as votes
-from gentool.generation.request import Draw, Request
-from gentool.voting.examples import shots
+from gentool.generation.request import Request, Sampled
+from gentool.voting.examples import parse_few_shot
 from gentool.voting.intervals import clopper_pearson
 from gentool.voting.tally import Ballot
 
@@ -52,7 +52,7 @@ def final(tallies):
 def test_exact_masses_lie_within_the_samples_intervals(model, count):
     """Simultaneously at 99.9 %, over all answers of so many example prompts."""
     prompts = [path.read_text("utf-8") for path in PROMPTS[:count]]
-    stops = {shots(prompt).stop for prompt in prompts}
+    stops = {parse_few_shot(prompt).stop for prompt in prompts}
     assert stops == {"\n"}
     n = 200
     ask = request(prompts, n)
@@ -219,7 +219,7 @@ def test_stratified_votes_are_nearer_to_the_masses(model):
     distances = {}
     for stratified in (False, True):
         for seed in range(4):
-            ask = request([SUMS], 40, seed, temperature=1.5, search=Draw(stratified))
+            ask = request([SUMS], 40, seed, temperature=1.5, search=Sampled(stratified))
             sampled = final(model.votes(ask, [Ballot(40, curtail=False)]))[0, "sampled"]
             assert sampled.bounds == ("" if stratified else "95 % interval")
             counts = {answer.answer: answer.votes / 40 for answer in sampled.answers}

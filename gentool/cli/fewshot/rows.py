@@ -56,7 +56,7 @@ NOTHING = Earlier([], 0, None)
 
 def hold(console: Console, flags: Flags, setting: Setting, template: str, table: Table) -> None:
     """The votes of all rows: an answer a line, or a record, in the order of the rows."""
-    from gentool.generation import session
+    from gentool.generation import opening
 
     ballot = setting.ballot
     ballots = [ballot, *compared(ballot)] if table.labelled else [ballot]
@@ -68,7 +68,7 @@ def hold(console: Console, flags: Flags, setting: Setting, template: str, table:
     if flags.seed is None:
         flags = replace(flags, seed=secrets.randbits(32) if earlier.seed is None else earlier.seed)
 
-    model = session.open_model(setting.model, flags.precision, flags.xla)
+    model = opening.open_model(setting.model, flags.precision, flags.xla)
     console.overwrite(keep=earlier.size)
     console.detail(f"{model.describe()}, seed {flags.seed}")
     records = list(earlier.records)

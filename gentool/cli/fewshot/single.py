@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gentool.config.model import ModelConfig, Sampling
     from gentool.generation.request import Request
     from gentool.generation.session import Model
-    from gentool.voting.examples import Shots
+    from gentool.voting.examples import FewShotPrompt
     from gentool.voting.tally import Answer, Ballot, Tally
 
 BUDGET = 200  # prefixes that --explain computes of each prompt
@@ -43,16 +43,16 @@ class UndecidedError(GentoolError):
 
 
 def single(
-    console: Console, flags: Flags, setting: Setting, prompt: str, found: Shots | None
+    console: Console, flags: Flags, setting: Setting, prompt: str, found: FewShotPrompt | None
 ) -> None:
     """One vote."""
-    from gentool.generation import session
+    from gentool.generation import opening
     from gentool.voting import plot
 
     chosen, law, ballot = setting
     if flags.plot:
         plot.check()
-    model = session.open_model(chosen, flags.precision, flags.xla)
+    model = opening.open_model(chosen, flags.precision, flags.xla)
     console.overwrite()
     request = asked(flags, {0: prompt}, setting)
     console.detail(f"{model.describe()}, seed {request.seed}")
@@ -100,14 +100,14 @@ def asked(flags: Flags, prompts: Mapping[int, str], setting: Setting) -> Request
         sampling=setting.law,
         seed=secrets.randbits(32) if flags.seed is None else flags.seed,
         batch_invariant=bool(flags.batch_invariant),
-        search=ask.Draw(bool(flags.stratified)),
+        search=ask.Sampled(bool(flags.stratified)),
         regex=flags.regex,
         json_schema=flags.json_schema,
     )
 
 
 def explain(
-    model: Model, request: Request, found: Shots, ballot: Ballot, winner: Answer
+    model: Model, request: Request, found: FewShotPrompt, ballot: Ballot, winner: Answer
 ) -> list[boards.Change]:
     """How probable the winner is, without each example and in other orders, all in one run."""
     from gentool.voting.variants import variants

@@ -1,8 +1,9 @@
-"""Attention over two kinds of cells: a prefix that all rows of a prompt share and that has no row
-axis, and a tail each row has of its own. The only code that knows how cells lie in memory.
+"""Attention over two parts of the KV cache: a prefix that all rows of a prompt share and that has
+no row axis, and a tail that each row has of its own. The only code that knows how XLA's KV cache
+lies in memory.
 
-Rows and heads are one axis there: that is what XLA makes of the batch of a product, and where it
-had to turn [N, G] into it, between the slice update and the product, it updated two copies.
+Rows and heads are one axis there: XLA makes that of the batch of a product, and where it had to
+transpose [N, G] into it, between the slice update and the product, it updated two copies.
 """
 
 from __future__ import annotations
@@ -14,55 +15,56 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla as xla_ops
 
 from gentool.config.model import Arch
-from gentool.runtimes.xla.ops import Tensor, capped
+from gentool.runtimes.ops import Tensor
+from gentool.runtimes.xla.ops import compiled, softcap
 
-LONG = 256  # queries of which it pays to compute a quarter at a time
+LONG_PREFILL = 256  # queries from which computing a quarter at a time is faster
 
 
-def write_cells(cells: tf.Variable, new: Tensor, slot: Tensor, xla: bool) -> None:
-    """Puts new [N, T, G, E] into cells [N*G, M, E] at slots slot..slot+T, in place. XLA updates
+def write_kv(kv: tf.Variable, new: Tensor, slot: Tensor, xla: bool) -> None:
+    """Writes new [N, T, G, E] to kv [N*G, M, E] at slots slot..slot+T, in place. XLA updates
     the variable where it lies only through its own slice update, which nothing else can run."""
     new = tf.transpose(new, [0, 2, 1, 3])  # [N, G, T, E]
     new = tf.reshape(new, [-1, *new.shape[2:]])  # [N*G, T, E]
     if xla:
         start = tf.stack([0, slot, 0])
-        cells.assign(xla_ops.dynamic_update_slice(cells, new, start))
+        kv.assign(xla_ops.dynamic_update_slice(kv, new, start))
     else:
-        cells[:, slot : slot + new.shape[1]].assign(new)
+        kv[:, slot : slot + new.shape[1]].assign(new)
 
 
-def attend(
+def attention(
     arch: Arch,
     q: Tensor,
     prefix: tuple[Tensor, Tensor, Tensor] | None,
     tail: tuple[Tensor, Tensor, Tensor],
 ) -> Tensor:
     """Context [N, T, H*E] of queries q [N, T, H, E]. `prefix` is keys and values [B*G, P, E] and
-    which of them each query sees [N, T or 1, P], rows being grouped by their prefix (N = B*R);
-    `tail` is keys and values [N*G, M, E] and which of them each query sees [N, T, M]. Softmax in
-    float32; hidden scores are chosen away, never added to. Where the queries fill a long tail, none
-    sees a slot after its own, and so each quarter of them gets only the slots up to its last."""
+    the mask [N, T or 1, P] of each query, rows being grouped by their prefix (N = B*R); `tail` is
+    keys and values [N*G, M, E] and the mask [N, T, M]. Softmax in float32; masked scores are
+    replaced, never added to. Where the queries fill a long tail, none sees a slot after its own, so
+    each quarter of them gets only the slots up to its last."""
     n, t, g, e = q.shape[0], q.shape[1], arch.n_kv_head, arch.d_head
-    if prefix is None and t == tail[0].shape[1] and t >= LONG:
+    if prefix is None and t == tail[0].shape[1] and t >= LONG_PREFILL:
         ends = [t * part // 4 for part in range(5)]
         parts = []
         for start, end in itertools.pairwise(ends):
-            k, v, seen = tail[0][:, :end], tail[1][:, :end], tail[2][:, start:end, :end]
-            parts.append(attend(arch, q[:, start:end], None, (k, v, seen)))
+            k, v, mask = tail[0][:, :end], tail[1][:, :end], tail[2][:, start:end, :end]
+            parts.append(attention(arch, q[:, start:end], None, (k, v, mask)))
         return tf.concat(parts, axis=1)
     queries = tf.transpose(q, [0, 2, 1, 3]) * (arch.query_scale or e) ** -0.5  # [N, H, T, E]
-    tail_k, tail_v, seen = tail
+    tail_k, tail_v, mask = tail
     m = tail_k.shape[1]
     own = tf.matmul(tf.reshape(queries, [n * g, -1, e]), tail_k, transpose_b=True)
-    own = capped(tf.reshape(own, [n, arch.n_head, t, m]), arch.score_cap)
-    scores = tf.where(tf.expand_dims(seen, 1), own, tf.float32.min)  # [N, H, T, M]
+    own = softcap(tf.reshape(own, [n, arch.n_head, t, m]), arch.score_cap)
+    scores = tf.where(tf.expand_dims(mask, 1), own, tf.float32.min)  # [N, H, T, M]
     if prefix is not None:
-        prefix_k, prefix_v, seen = prefix
+        prefix_k, prefix_v, mask = prefix
         b, p = prefix_k.shape[0] // g, prefix_k.shape[1]
         shared = tf.matmul(_by_prefix(queries, b, g), prefix_k, transpose_b=True)
         shared = tf.transpose(tf.reshape(shared, [b, g, n // b, -1, p]), [0, 2, 1, 3, 4])
-        shared = capped(tf.reshape(shared, [n, arch.n_head, t, p]), arch.score_cap)
-        shared = tf.where(tf.expand_dims(seen, 1), shared, tf.float32.min)
+        shared = softcap(tf.reshape(shared, [n, arch.n_head, t, p]), arch.score_cap)
+        shared = tf.where(tf.expand_dims(mask, 1), shared, tf.float32.min)
         scores = tf.concat([shared, scores], axis=-1)  # [N, H, T, P+M]
     weights = tf.cast(tf.nn.softmax(scores), q.dtype)
     context = tf.matmul(tf.reshape(weights[..., -m:], [n * g, -1, m]), tail_v)
@@ -72,6 +74,33 @@ def attend(
         part = tf.transpose(tf.reshape(part, [b, g, n // b, -1, e]), [0, 2, 1, 3, 4])
         context += tf.reshape(part, [n, arch.n_head, t, e])
     return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), [n, t, arch.n_head * e])
+
+
+def causal_attention(arch: Arch, index: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of layer `index` for training, without a cache: context [N, T, H*E] of whole texts
+    q [N, T, H, E], k and v [N, T, G, E]. Its products are oneDNN's, in the dtype of q."""
+    n, t, g = tf.shape(q)[0], q.shape[1], arch.n_kv_head
+    window = arch.window if arch.window is not None and index in arch.window_layers else None
+    if arch.log_n is not None:
+        limit = None if window is None else tf.constant(window)
+        q *= tf.cast(log_n(arch.log_n, tf.range(t), limit)[None, :, None, None], q.dtype)
+    q = tf.reshape(tf.transpose(q, [0, 2, 1, 3]), [n, g, arch.n_head // g * t, arch.d_head])
+    k, v = (tf.transpose(x, [0, 2, 1, 3]) for x in (k, v))  # [N, G, T, E]
+    scores = tf.reshape(tf.matmul(q, k, transpose_b=True), [n, arch.n_head, t, t])
+    scale = (arch.query_scale or arch.d_head) ** -0.5
+    weights = _causal_softmax(scores, scale, arch.score_cap, t if window is None else window)
+    context = tf.matmul(tf.reshape(weights, [n, g, -1, t]), v)  # [N, G, H/G*T, E]
+    context = tf.transpose(tf.reshape(context, [n, arch.n_head, t, arch.d_head]), [0, 2, 1, 3])
+    return tf.reshape(context, [n, t, arch.n_head * arch.d_head])
+
+
+@compiled
+def _causal_softmax(scores: Tensor, scale: float, cap: float | None, window: int) -> Tensor:
+    """Softmax over the keys of scores [N, H, T, T] that a query may see."""
+    t = scores.shape[-1]
+    mask = tf.linalg.band_part(tf.ones([t, t], tf.bool), window - 1, 0)
+    capped = softcap(tf.cast(scores, tf.float32) * scale, cap)
+    return tf.cast(tf.nn.softmax(tf.where(mask, capped, tf.float32.min)), scores.dtype)
 
 
 def log_n(base: int, positions: Tensor, window: Tensor | None) -> Tensor:

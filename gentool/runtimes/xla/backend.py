@@ -1,16 +1,16 @@
-"""How a step is computed: the ways there are, and the rule that picks the fastest for a device, the
-type weights are stored in, and how many rows their products have.
+"""The backends a step can be computed with, and the rules that pick the fastest for a device, the
+dtype of the weights and the number of rows.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-from pathlib import Path as File
+from pathlib import Path
 from typing import Literal, NamedTuple
 
-from gentool.runtimes.xla import ops as layers
-from gentool.runtimes.xla.ops import Ops
+from gentool.runtimes.ops import Ops
+from gentool.runtimes.xla import ops
 
 Device = Literal["CPU", "GPU"]
 
@@ -18,39 +18,39 @@ FAST_BF16 = {"avx512_bf16", "amx_bf16"}  # what Linux calls a processor's produc
 CAPPED = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"}  # without them
 
 
-class Path(NamedTuple):
-    """What is compiled, in words, and how the pieces of a layer are computed."""
+class Backend(NamedTuple):
+    """What is compiled, in words, and the operations a layer is computed with."""
 
     words: str
     ops: Ops
 
 
-STEP = Path("compiled steps", layers.stored)
-LAYER = Path("compiled layers", layers.whole)
-PIECES = Path("products of oneDNN", layers.pieces)
-GRAPH = Path("nothing compiled", layers.plain)
+XLA_STEP = Backend("compiled steps", ops.xla_gpu)
+XLA_LAYER = Backend("compiled layers", ops.xla_cpu)
+ONEDNN = Backend("products of oneDNN", ops.onednn)
+GRAPH = Backend("nothing compiled", ops.graph)
 
 
 class Rule(NamedTuple):
-    """The path of products of `rows` rows and more, in models at least so wide."""
+    """The backend of products of `rows` rows and more, in models at least `width` wide."""
 
     rows: int
-    path: Path
+    backend: Backend
     width: int = 0
 
 
 # Milliseconds of all products of 12 x 768 on two Zen 4 cores, compiled layers / oneDNN:
 CPU = {
     "float32": (
-        Rule(1, LAYER),  # 14 / 15
-        Rule(2, PIECES, 512),  # 28 / 14; 4 rows 28 / 20; 8 rows 31 / 23
-        Rule(9, LAYER),  # 16 rows 36 / 75; 64 rows 76 / 110; 512 rows 437 / 467
+        Rule(1, XLA_LAYER),  # 14 / 15
+        Rule(2, ONEDNN, 512),  # 28 / 14; 4 rows 28 / 20; 8 rows 31 / 23
+        Rule(9, XLA_LAYER),  # 16 rows 36 / 75; 64 rows 76 / 110; 512 rows 437 / 467
     ),
     "bfloat16": (
-        Rule(1, LAYER),  # 7 / 13
-        Rule(2, PIECES),  # 12 / 13; 8 rows 25 / 16; 64 rows 110 / 38; 512 rows 454 / 220
+        Rule(1, XLA_LAYER),  # 7 / 13
+        Rule(2, ONEDNN),  # 12 / 13; 8 rows 25 / 16; 64 rows 110 / 38; 512 rows 454 / 220
     ),
-    "float16": (Rule(1, LAYER),),
+    "float16": (Rule(1, XLA_LAYER),),
 }
 
 
@@ -64,22 +64,23 @@ def rules(device: Device, stored: str, width: int, xla: bool | None) -> Rules:
     if xla is False:
         return (Rule(1, GRAPH),)
     if device == "GPU":
-        return (Rule(1, STEP),)
+        return (Rule(1, XLA_STEP),)
     if xla or (stored == "bfloat16" and not fast_bf16()):
-        return (Rule(1, LAYER),)
+        return (Rule(1, XLA_LAYER),)
     kept = [rule for rule in CPU[stored] if rule.width <= width]
-    return (kept[0], *(b for a, b in itertools.pairwise(kept) if a.path is not b.path))
+    return (kept[0], *(b for a, b in itertools.pairwise(kept) if a.backend is not b.backend))
 
 
-def path(rules: Rules, rows: int) -> Path:
-    """The path of products of so many rows."""
-    return next(rule.path for rule in reversed(rules) if rule.rows <= rows)
+def backend_for(rules: Rules, rows: int) -> Backend:
+    """The backend of products of so many rows."""
+    return next(rule.backend for rule in reversed(rules) if rule.rows <= rows)
 
 
 def describe(rules: Rules) -> str:
     """The rules in words."""
     first, *more = rules
-    return ", ".join([first.path.words, *(f"{r.path.words} from {r.rows} rows" for r in more)])
+    others = [f"{rule.backend.words} from {rule.rows} rows" for rule in more]
+    return ", ".join([first.backend.words, *others])
 
 
 def fast_bf16() -> bool:
@@ -87,8 +88,8 @@ def fast_bf16() -> bool:
     if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in CAPPED:
         return False
     try:
-        said = File("/proc/cpuinfo").read_text("utf-8", "replace")
+        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
     except OSError:  # not Linux
         return False
-    flags = next((line for line in said.splitlines() if line.startswith("flags")), "")
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
     return not FAST_BF16.isdisjoint(flags.split())

@@ -1,52 +1,38 @@
-"""The arithmetic that families are made of: one pure function each, on tensors, knowing neither
-caches nor text. `plain` runs anywhere; `whole` is for one compiled program on a CPU, `stored` for
-one on a GPU; `fused` and `pieces` compile each piece of element-wise glue by itself, for graphs
-whose products go to oneDNN, in x's type or in the weights'.
-Norms compute in float32 whatever the type of their input.
+"""The operations of families on TensorFlow's tensors, in five tables: `graph` runs anywhere,
+`xla_cpu` inside one compiled program on a CPU, `xla_gpu` inside one on a GPU; `graph_fused` and
+`onednn` compile each element-wise piece by itself, for graphs whose products go to oneDNN, in x's
+type or in the weights'. Norms compute in float32 whatever the type of their input.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from gentool.config.model import Arch
+from gentool.models import column_blocks as layout
+from gentool.runtimes.ops import Ops, Tensor
 
-Tensor = Any
-
-FEW = 2  # rows for which a 16-bit weight is read each time rather than written in float32
-SOME = 64  # rows for which it is written in parts that stay in the cache
-PART = 5 << 18  # numbers of such a part: 5 MiB in float32
-VECTOR = 32  # inputs of 16 bits in 64 bytes
-FUSED = 4064  # inputs in float32 that XLA fuses: less than 16 KiB, and whole vectors
+CAST_PER_ROW = 2  # rows for which a 16-bit weight is read each time, not written in float32
+CAST_IN_PARTS = 64  # rows for which it is written in parts that stay in the cache
+PART_ELEMENTS = 5 << 18  # of such a part: 5 MiB in float32
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [..., in] times weight [out, in], or its slabs [C, out, in/C], plus bias [out]; a weight
-    stored in another type is cast to x's."""
-    y = tf.add_n([tf.matmul(a, tf.cast(w, x.dtype), transpose_b=True) for a, w in slabs(x, weight)])
+    """x [..., in] times weight [out, in], or its column blocks [C, out, in/C], plus bias
+    [out]; a weight of another dtype is cast to x's."""
+    products = column_blocks(x, weight)
+    y = tf.add_n([tf.matmul(a, tf.cast(w, x.dtype), transpose_b=True) for a, w in products])
     return y if bias is None else y + tf.cast(bias, x.dtype)
 
 
-def slabs(x: Tensor, weight: Tensor) -> list[tuple[Tensor, Tensor]]:
+def column_blocks(x: Tensor, weight: Tensor) -> list[tuple[Tensor, Tensor]]:
     """The products [..., in/C] times [out, in/C] whose sum is x [..., in] times a weight."""
     if len(weight.shape) == 2:
         return [(x, weight)]
     parts = tf.split(x, weight.shape[0], axis=-1)
     return list(zip(parts, tf.unstack(weight), strict=True))
-
-
-def slab_count(inputs: int) -> int:
-    """How many slabs a 16-bit weight of so many inputs is kept in: as few as XLA can fuse with
-    their cast, each beginning where TensorFlow wants memory to begin."""
-    for count in range(1, inputs // VECTOR + 1):
-        if inputs % (count * VECTOR) == 0 and inputs // count <= FUSED:
-            return count
-    return 1
 
 
 def flat_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -58,9 +44,9 @@ def flat_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     n, cast = rows.shape[0], weight.dtype != x.dtype
     if n == 1:
         y = _one_row(rows, weight)
-    elif cast and n <= FEW:
+    elif cast and n <= CAST_PER_ROW:
         y = tf.concat([_one_row(row, weight) for row in tf.split(rows, n)], axis=0)
-    elif cast and n <= SOME:
+    elif cast and n <= CAST_IN_PARTS:
         y = _in_parts(rows, weight)
     else:
         y = linear(rows, weight)
@@ -71,49 +57,51 @@ def flat_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 def _one_row(x: Tensor, weight: Tensor) -> Tensor:
     """x [1, in] times weight [out, in] within a compiled program. XLA casts a 16-bit weight while
     it reads it if x takes less than 16 KiB, and writes the whole weight in float32 first if not: so
-    long ones are in slabs, or are cut here, which reads memory at half the speed. It computes what
-    gives x again for each of the outputs, but for a last division, and it makes of a product and
-    the bias added to it one loop of one thread: hence the walls."""
-    one = wall(x)
+    long ones are in column blocks, or are cut here, which reads memory at half the speed. XLA
+    computes x again for each output, except for a last division, and makes one loop of one thread
+    of a product and the bias added to it: hence the fusion barrier."""
+    one = fusion_barrier(x)
     x /= one
     inputs = x.shape[-1]
     if weight.dtype == x.dtype:
         return linear(x, weight) / one
-    if inputs <= FUSED:
+    if inputs <= layout.MAX_FUSED_INPUTS:
         return linear(x, weight)
     if len(weight.shape) == 3:
-        parts = slabs(x, weight)
+        parts = column_blocks(x, weight)
     else:
-        sizes = [min(FUSED, inputs - start) for start in range(0, inputs, FUSED)]
+        starts = range(0, inputs, layout.MAX_FUSED_INPUTS)
+        sizes = [min(layout.MAX_FUSED_INPUTS, inputs - start) for start in starts]
         cut = (tf.split(a, sizes, axis=1) for a in (x, weight))
         parts = list(zip(*cut, strict=True))
     return tf.add_n([linear(part, some) / one for part, some in parts])
 
 
 def _in_parts(x: Tensor, weight: Tensor) -> Tensor:
-    """x [N, in] times weight [out, in], or its slabs, of which only a part at a time is written in
+    """x [N, in] times weight [out, in], or its column blocks. Only a part at a time is written in
     float32, so that it stays in the cache. The last part begins where it is as long as the others.
     """
     n, out, inputs = x.shape[0], weight.shape[-2], weight.shape[-1]
-    count = -(-out // max(1, PART // inputs))
+    count = -(-out // max(1, PART_ELEMENTS // inputs))
     size = -(-out // count)
     # bfloat16 as bits, or XLA would write all of it in float32 before the loop
     kept = tf.uint16 if weight.dtype == tf.bfloat16 else weight.dtype
-    slabs = tf.bitcast(tf.reshape(weight, [-1, out, inputs]), kept)  # [C, out, in/C]
+    blocks = tf.bitcast(tf.reshape(weight, [-1, out, inputs]), kept)  # [C, out, in/C]
     xs = tf.transpose(tf.reshape(x, [n, -1, inputs]), [1, 0, 2])  # [C, N, in/C]
 
     def product(index: Tensor) -> Tensor:
-        slab, start = index // count, tf.minimum(index % count * size, out - size)
-        part = tf.bitcast(tf.slice(slabs, [slab, start, 0], [1, size, inputs])[0], weight.dtype)
-        return tf.matmul(tf.cast(part, x.dtype), xs[slab], transpose_b=True)  # [size, N]
+        block, start = index // count, tf.minimum(index % count * size, out - size)
+        part = tf.slice(blocks, [block, start, 0], [1, size, inputs])[0]
+        part = tf.bitcast(part, weight.dtype)
+        return tf.matmul(tf.cast(part, x.dtype), xs[block], transpose_b=True)  # [size, N]
 
-    y = tf.map_fn(product, tf.range(slabs.shape[0] * count), fn_output_signature=x.dtype)
+    y = tf.map_fn(product, tf.range(blocks.shape[0] * count), fn_output_signature=x.dtype)
     y = tf.reduce_sum(tf.reshape(y, [-1, count, size, n]), axis=0)
     last = y[-1, count * size - out :]  # without what the part before it has
     return tf.transpose(tf.concat([tf.reshape(y[:-1], [-1, n]), last], axis=0))
 
 
-def wall(x: Tensor) -> Tensor:
+def fusion_barrier(x: Tensor) -> Tensor:
     """A 1 [1, 1] of which XLA does not know, for x [1, D] of numbers, that it is one: what is
     divided by it is computed before what comes after."""
     return tf.maximum(tf.minimum(tf.slice(x, [0, 0], [1, 1]), 1.0), 1.0)
@@ -123,17 +111,17 @@ def stored_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     """`linear` with x, and the product, rounded to the type the weight is stored in: the hardware's
     own 16-bit products, which sum in float32."""
     rows = tf.cast(tf.reshape(x, [-1, x.shape[-1]]), weight.dtype)
-    first, *more = (tf.matmul(a, w, transpose_b=True) for a, w in slabs(rows, weight))
+    first, *more = (tf.matmul(a, w, transpose_b=True) for a, w in column_blocks(rows, weight))
     y = first if bias is None else tf.nn.bias_add(first, bias)
     y = tf.add_n([tf.cast(part, x.dtype) for part in (y, *more)])
     return tf.reshape(y, [*x.shape[:-1], y.shape[-1]])
 
 
-def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """Root-mean-square norm over the last axis (Zhang & Sennrich 2019)."""
+def rms_norm(x: Tensor, scale: Tensor, eps: float, offset: float = 0.0) -> Tensor:
+    """Root-mean-square norm over the last axis (Zhang & Sennrich 2019), times offset + scale."""
     y = tf.cast(x, tf.float32)
     y *= tf.math.rsqrt(tf.reduce_mean(tf.square(y), axis=-1, keepdims=True) + eps)
-    return tf.cast(y * tf.cast(scale, tf.float32), x.dtype)
+    return tf.cast(y * (tf.cast(scale, tf.float32) + offset), x.dtype)
 
 
 def layer_norm(x: Tensor, scale: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -150,8 +138,8 @@ def gelu(x: Tensor, kind: str) -> Tensor:
     return tf.nn.gelu(x, approximate=kind == "gelu_tanh")
 
 
-def capped(x: Tensor, cap: float | None) -> Tensor:
-    """x in float32, bent into (-cap, cap) (Gemma 2)."""
+def softcap(x: Tensor, cap: float | None) -> Tensor:
+    """cap * tanh(x / cap) in float32 (Gemma 2); x in float32 where there is no cap."""
     y = tf.cast(x, tf.float32)
     return y if cap is None else cap * tf.tanh(y / cap)
 
@@ -168,62 +156,57 @@ def geglu(gate_up: Tensor) -> Tensor:
     return gelu(gate, "gelu_tanh") * up
 
 
-def frequencies(arch: Arch) -> np.ndarray:
-    """How fast each pair of a head turns, float32 [E/2] (Su et al. 2021). Under a llama3 or yarn
-    scaling pairs of few turns over the original context turn `factor` times slower, those of many
-    as they did, those between by a mixture (Llama 3's own code; Peng et al. 2023)."""
-    half = arch.d_head // 2
-    # rounded where everybody's float32 code rounds: an ulp is 1e-4 radians at position 1000
-    exponents = np.arange(0, arch.d_head, 2, dtype=np.float32) / np.float32(arch.d_head)
-    power = (arch.rope_theta ** exponents.astype(np.float64)).astype(np.float32)
-    plain: np.ndarray = np.float32(1) / power
-    scaling = arch.rope_scaling
-    if scaling is None:
-        return plain.astype(np.float32)
-    if scaling.kind == "linear":
-        return (plain / scaling.factor).astype(np.float32)
-    turns = scaling.original_n_ctx * plain / (2 * np.pi)
-    few, many = scaling.low_frequency, scaling.high_frequency
-    if scaling.kind == "llama3":
-        mixture = np.clip((turns - few) / (many - few), 0, 1)
-    else:
-        # the pairs that turn so often, counted from the fastest
-        pairs = np.log(scaling.original_n_ctx / (2 * np.pi * np.array([many, few])))
-        pairs *= half / math.log(arch.rope_theta)
-        first, last = [np.floor(pairs[0]), np.ceil(pairs[1])] if scaling.whole_pairs else pairs
-        first, last = max(first, 0), min(last, arch.d_head - 1)
-        mixture = 1 - np.clip((np.arange(half) - first) / (last - first or 1e-3), 0, 1)
-    return (plain * (mixture + (1 - mixture) / scaling.factor)).astype(np.float32)
+def gather(table: Tensor, ids: Tensor) -> Tensor:
+    """float32 rows [..., D] of table [V, D]: cast after the gather, or XLA would cast the table."""
+    return tf.cast(tf.gather(table, ids), tf.float32)
 
 
-def rope(x: Tensor, positions: Tensor, frequency: np.ndarray, length: float = 1.0) -> Tensor:
-    """Rotates the halves of each head of x [N, T, H, E] by positions [N, T], and multiplies them
-    by `length`."""
-    angle = tf.cast(positions, tf.float32)[..., None, None] * frequency  # [N, T, 1, E/2]
-    cos, sin = tf.cos(angle) * length, tf.sin(angle) * length
+def rotation(positions: Tensor, frequency: np.ndarray, length: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [..., E/2], times `length`, of positions [...] times frequency [E/2]."""
+    angle = tf.cast(positions, tf.float32)[..., None] * frequency
+    return tf.cos(angle) * length, tf.sin(angle) * length
+
+
+def rope(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """x [..., H, E] with the halves of each head rotated by cosines and sines [..., E/2]."""
+    cosines, sines = (part[..., None, :] for part in rotation)  # [..., 1, E/2]
     left, right = tf.split(tf.cast(x, tf.float32), 2, axis=-1)
-    turned = tf.concat([left * cos - right * sin, right * cos + left * sin], axis=-1)
-    return tf.cast(turned, x.dtype)  # [N, T, H, E]
+    rotated = tf.concat([left * cosines - right * sines, right * cosines + left * sines], axis=-1)
+    return tf.cast(rotated, x.dtype)
 
 
-class Ops(NamedTuple):
-    """The pieces a family calls, so that a caller decides what is compiled with what."""
+def split(x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """x [..., sum(sizes)] cut along its last axis."""
+    return tf.split(x, list(sizes), axis=-1)
 
-    linear: Callable[..., Tensor]
-    rms_norm: Callable[..., Tensor]
-    layer_norm: Callable[..., Tensor]
-    gelu: Callable[..., Tensor]
-    swiglu: Callable[..., Tensor]
-    geglu: Callable[..., Tensor]
-    rope: Callable[..., Tensor]
+
+def heads(x: Tensor, size: int) -> Tensor:
+    """x [..., H*E] as [..., H, E]."""
+    rows = x.shape[:-1]
+    known = [n if n is not None else tf.shape(x)[axis] for axis, n in enumerate(rows)]
+    return tf.reshape(x, [*known, x.shape[-1] // size, size])
 
 
 def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return tf.function(function, jit_compile=True, autograph=False)
 
 
-plain = Ops(linear, rms_norm, layer_norm, gelu, swiglu, geglu, rope)
-fused = Ops(linear, *map(compiled, plain[1:]))
-whole = Ops(flat_linear, *plain[1:])
-stored = Ops(stored_linear, *plain[1:])
-pieces = Ops(stored_linear, *fused[1:])
+graph = Ops(
+    gather=gather,
+    rotation=rotation,
+    linear=linear,
+    rms_norm=rms_norm,
+    layer_norm=layer_norm,
+    gelu=gelu,
+    swiglu=swiglu,
+    geglu=geglu,
+    split=split,
+    heads=heads,
+    rope=rope,
+    softcap=softcap,
+)
+_glue = ("rms_norm", "layer_norm", "gelu", "swiglu", "geglu", "rope")
+graph_fused = graph._replace(**{name: compiled(getattr(graph, name)) for name in _glue})
+xla_cpu = graph._replace(linear=flat_linear)
+xla_gpu = graph._replace(linear=stored_linear)
+onednn = graph_fused._replace(linear=stored_linear)

@@ -1,0 +1,70 @@
+"""Opens a model: its files, checked against each other, and the runtime that holds its weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import ModuleType
+from typing import NamedTuple
+
+from gentool import checkpoints, tokenizers
+from gentool.checkpoints import TensorSource
+from gentool.config.model import ModelConfig
+from gentool.errors import ModelError, UsageError
+from gentool.generation.session import Model
+from gentool.models.weights import Weight
+from gentool.runtimes import xla as xla_runtime
+from gentool.tokenizers import Tokenizer
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+SMALL_BYTES = 1 << 28  # of fp32 weights that are as fast as 16 bits
+
+
+class ModelFiles(NamedTuple):
+    """What a YAML names, opened: everything but the weights themselves, which are only planned."""
+
+    tokenizer: Tokenizer | None
+    family: ModuleType
+    source: TensorSource
+    plan: Mapping[str, Weight]
+
+
+def open_files(config: ModelConfig) -> ModelFiles:
+    """Opens a model's files, and checks that they are of one model."""
+    tokenizer = tokenizers.load(config.tokenizer, config.folder) if config.tokenizer else None
+    if config.tokenizer and tokenizer:
+        more = config.arch.n_vocab - tokenizer.n_vocab
+        # rows without a piece are usual, but GPT2_ML's two vocabularies are mistaken for each other
+        if more < 0 or (config.tokenizer.kind == "wordpiece" and more > 1000):
+            raise ModelError(
+                f"{config.folder / config.tokenizer.model} has {tokenizer.n_vocab} pieces,"
+                f" {config.name} has {config.arch.n_vocab}",
+                "they are not of one model: name its own with --set tokenizer.model=FILE",
+            )
+    source = checkpoints.open_checkpoint(config.folder / config.checkpoint, config.format)
+    family = models.load_family(config.family)
+    return ModelFiles(tokenizer, family, source, weights.plan(source, family, config.arch))
+
+
+def auto_precision(plan: Mapping[str, Weight]) -> str:
+    """The precision for weights as they lie in a file: fp32 where that is small or what they have,
+    else the 16 bits they have, which are read faster than fp32 and need not be copied."""
+    stored = {weight.dtype.name for weight in plan.values()}
+    size = 4 * sum(math.prod(weight.shape) for weight in plan.values())
+    same = [name for name, dtype in DTYPES.items() if stored == {dtype}]
+    return same[0] if same and size > SMALL_BYTES else "fp32"
+
+
+def open_model(config: ModelConfig, precision: str | None = None, xla: bool | None = None) -> Model:
+    """Opens what a YAML describes. `precision` is how weights are stored; products of 16-bit
+    weights are summed in float32. auto is `auto_precision`; with `xla` None what is compiled is
+    what is fastest, see `gentool.runtimes.xla.backend`."""
+    precision = precision or config.precision
+    if precision not in ("auto", *DTYPES):
+        raise UsageError(f"precision is {precision!r}", f"it can be auto, {', '.join(DTYPES)}")
+    tokenizer, family, source, plan = open_files(config)
+    precision = auto_precision(plan) if precision == "auto" else precision
+    open_runtime = xla_runtime.load()
+    runtime = open_runtime(family, config.arch, source, plan, DTYPES[precision], xla)
+    n_parameters = sum(math.prod(weight.shape) for weight in plan.values())
+    return Model(config, tokenizer, runtime, precision, n_parameters)

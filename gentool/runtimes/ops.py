@@ -1,0 +1,37 @@
+"""The operations that families are written in. Each runtime fills one table: XLA's computes on
+TensorFlow's tensors, LiteRT's records a graph, numpy's computes on arrays. Tensors also take the
+operators + - * // % of Python.
+
+Shape letters: N rows, T tokens in a call, L layers, D width, F width of the MLP, H query heads,
+G key/value heads, E head size, V vocabulary. A table may hold [N, T] as one axis of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+Tensor = Any  # of the runtime
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""attend(q [N, T, H, E], k [N, T, G, E], v [N, T, G, E]) writes keys and values to the KV cache of
+the layer and gives the context [N, T, H*E]: scale, causal mask, window, cap and log-n included."""
+
+
+class Ops(NamedTuple):
+    """What a family calls."""
+
+    gather: Callable[..., Tensor]  # (table [V, D], ids [...]) -> float32 [..., D]
+    rotation: Callable[..., Tensor]  # (positions [...], frequency [E/2], length) -> cos, sin
+    linear: Callable[
+        ..., Tensor
+    ]  # (x [..., in], weight [out, in], bias [out] = None) -> [..., out]
+    rms_norm: Callable[..., Tensor]  # (x [..., D], scale [D], eps, offset = 0.0): by offset + scale
+    layer_norm: Callable[..., Tensor]  # (x [..., D], scale [D], bias [D], eps)
+    gelu: Callable[..., Tensor]  # (x, "gelu_tanh" or "gelu_erf")
+    swiglu: Callable[..., Tensor]  # (gate_up [..., 2F]) -> silu(gate) * up [..., F]
+    geglu: Callable[..., Tensor]  # (gate_up [..., 2F]) -> gelu_tanh(gate) * up [..., F]
+    split: Callable[..., Any]  # (x [..., sum(sizes)], sizes) -> one tensor a size
+    heads: Callable[..., Tensor]  # (x [..., H*E], E) -> [..., H, E]
+    rope: Callable[..., Tensor]  # (x [..., H, E], rotation): turns the halves of each head
+    softcap: Callable[..., Tensor]  # (x, cap): cap * tanh(x / cap) in float32; x if cap is None
