@@ -22,7 +22,7 @@ settings.load_profile("gentool")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest file first: last, one of two processes would wait for it."""
-    items.sort(key=lambda item: item.path.name != "test_readme.py")
+    items.sort(key=lambda item: item.path.name != "test_pages.py")
 
 
 @pytest.fixture(scope="session")
@@ -32,14 +32,14 @@ def tiny_weights() -> dict[str, np.ndarray]:
     return random_weights(TINY, seed=0)
 
 
-@pytest.fixture(scope="session", params=["LAYER", "GRAPH"])
+@pytest.fixture(scope="session", params=["XLA_LAYER", "GRAPH"])
 def engine(request: pytest.FixtureRequest, tiny_weights: dict[str, np.ndarray]) -> Any:
     """Compiled and plain."""
     from tiny import TINY, make_engine
 
-    from gentool.runtimes.xla import backend as paths
+    from gentool.runtimes.xla import backend
 
-    return make_engine(TINY, tiny_weights, getattr(paths, request.param))
+    return make_engine(TINY, tiny_weights, getattr(backend, request.param))
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +47,6 @@ def plain(tiny_weights: dict[str, np.ndarray]) -> Any:
     """Plain: for laws of what happens around the layers, which many shapes try."""
     from tiny import TINY, make_engine
 
-    from gentool.runtimes.xla import backend as paths
+    from gentool.runtimes.xla import backend
 
-    return make_engine(TINY, tiny_weights, paths.GRAPH)
+    return make_engine(TINY, tiny_weights, backend.GRAPH)

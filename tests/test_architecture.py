@@ -34,9 +34,9 @@ MAY_IMPORT = {
     "config": Room("errors checkpoints", "pydantic yaml platformdirs"),
     "tokenizers": Room("cache config errors", "numpy sentencepiece tokenizers jieba"),
     "checkpoints": Room("errors", "numpy safetensors ml_dtypes"),
-    "models": Room("config errors checkpoints runtimes", "numpy tensorflow ml_dtypes"),
-    "runtimes": Room("cache config models", "numpy tensorflow"),
-    "decoding": Room("config errors models runtimes", "numpy tensorflow llguidance"),
+    "models": Room("config errors checkpoints runtimes", "numpy ml_dtypes"),
+    "runtimes": Room("cache checkpoints config models", "numpy tensorflow ml_dtypes"),
+    "decoding": Room("config errors runtimes", "numpy llguidance"),
     "training": Room(
         "config errors models registry runtimes",
         "numpy tensorflow pydantic sentencepiece safetensors zstandard",
@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "voting": Room("errors", "matplotlib opencc"),
     "generation": Room(
         "config errors runtimes tokenizers checkpoints models decoding voting",
-        "numpy tensorflow",
+        "typing_extensions numpy",
     ),
     "batch": Room("errors voting", ""),
     "benchmark": Room(
@@ -70,6 +70,9 @@ NOT_AT_IMPORT = {
     "config": "tensorflow numpy click rich",
     "tokenizers": "tensorflow click rich",
     "checkpoints": "tensorflow pydantic click rich",
+    "models": "tensorflow click rich",
+    "decoding": "tensorflow click rich",
+    "generation": "tensorflow click rich",
     "voting": "tensorflow numpy matplotlib click rich",
     "batch": "tensorflow numpy click rich",
     "cli": "tensorflow numpy pydantic yaml platformdirs sentencepiece rich",
@@ -78,7 +81,10 @@ NOT_AT_IMPORT = {
 
 # Tables of modules -> the names each module must have.
 CONTRACTS = {
-    "family": (FAMILIES, "top_tensors layer_tensors DIALECTS embed qkv merge final head"),
+    "family": (
+        FAMILIES,
+        "top_tensors layer_tensors DIALECTS positional embed layer final head",
+    ),
     "format": (READERS, "load"),
     "tokenizer": (KINDS, "load"),
 }

@@ -9,7 +9,9 @@ from gentool.config.model import Arch
 from gentool.decoding.engine import Engine
 from gentool.models import llama, weights
 from gentool.models.transformer import Params
-from gentool.runtimes.xla import backend as paths
+from gentool.runtimes.xla import backend
+from gentool.runtimes.xla import weights as xla_weights
+from gentool.runtimes.xla.runtime import XlaRuntime
 
 TINY = Arch(
     n_layer=2,
@@ -51,13 +53,14 @@ class Arrays:
 
 def load(source: Arrays, arch: Arch, dtype: str = "float32") -> Params:
     plan = weights.plan(source, llama, arch)
-    return weights.load(source, plan, arch.n_layer, tf.as_dtype(dtype))
+    return xla_weights.load(source, plan, arch.n_layer, tf.as_dtype(dtype))
 
 
 def make_engine(
     arch: Arch,
     arrays: dict[str, np.ndarray],
-    path: paths.Path = paths.LAYER,
+    chosen: backend.Backend = backend.XLA_LAYER,
     dtype: str = "float32",
 ):
-    return Engine(llama, arch, load(Arrays(arrays), arch, dtype), (paths.Rule(1, path),))
+    params = load(Arrays(arrays), arch, dtype)
+    return Engine(XlaRuntime(llama, arch, params, (backend.Rule(1, chosen),)))

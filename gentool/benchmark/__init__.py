@@ -1,1 +1,1 @@
-"""How fast a model is here."""
+"""`gentool bench`: how fast a model runs on this machine."""

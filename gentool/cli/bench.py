@@ -1,10 +1,10 @@
-"""`gentool bench`: a model in, how fast it is here out, beside what the machine could do."""
+"""`gentool bench`: how fast a model runs on this machine, and what the machine could do."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from gentool.cli.options import Command, Value, flag, group, number, switch
 from gentool.errors import UsageError
 
 if TYPE_CHECKING:
-    from gentool.benchmark.model import Plan, Report, Result, Turns
+    from gentool.benchmark.measure import Measurement, Plan, Report, Result
 
 EXAMPLES = """
 gentool bench
@@ -22,37 +22,37 @@ gentool bench -m CPM/ --precision bf16 -b 1,32 -r 3 --json -o cpm.json
 gentool bench --no-cold-start --jsonl | jq 'select(.name == "decode_step")'
 """
 
-# What is measured, in words, in the order of the table; names of JSON.
+# JSON name of a quantity -> its title, in the order of the table.
 QUANTITIES = {
     "cold_start": "cold start: gentool complete to its first character",
-    "import_tensorflow": "  a process that imports TensorFlow alone",
-    "cold_start_ratio": "  as many times that",
-    "load": "load, where TensorFlow is imported",
+    "import_tensorflow": "  a process that only imports TensorFlow",
+    "cold_start_ratio": "  ratio of the two",
+    "load": "load, libraries already imported",
     "prefill_trace": "prefill: trace",
     "prefill_compile": "prefill: compile",
     "step_trace": "step of 1 row: trace",
     "step_compile": "step of 1 row: compile",
     "prefill_time": "prefill of {prompt_tokens} tokens",
     "prefill_speed": "  speed",
-    "prefill_rate": "  products",
-    "prefill_rate_share": "  share of the machine's",
+    "prefill_rate": "  matrix products",
+    "prefill_rate_share": "  share of the machine's rate",
     "decode_step": "decoding: a step",
     "vote": "vote of 300 samples, as a tree",
     "vote_speed": "  speed",
     "rows": "  as independent rows",
     "rows_speed": "  speed",
-    "vote_ratio": "  the tree is faster",
-    "vote_ceiling": "  a step of 300 rows takes, of one row's",
-    "vote_ratio_share": "  of which the tree gains",
+    "vote_ratio": "  speed-up by the tree",
+    "vote_ceiling": "  step of 300 rows over step of 1 row",
+    "vote_ratio_share": "  speed-up as a share of that",
     "memory_tensorflow": "peak memory: with TensorFlow",
     "memory_load": "  with the model",
     "memory_peak": "  after generating",
-    "read_bandwidth": "machine: reading memory",
-    "matrix_fp32": "machine: products of fp32",
-    "matrix_bf16": "machine: products of bf16",
+    "read_bandwidth": "machine: memory bandwidth",
+    "matrix_fp32": "machine: matrix products in fp32",
+    "matrix_bf16": "machine: matrix products in bf16",
 }
 
-# The columns of decoding, a row a batch; (name of JSON, heading).
+# The columns of the decoding table after tokens/s: (JSON name, heading).
 DECODING = (
     ("decode_step", "ms a step"),
     ("decode_bandwidth", "GB/s"),
@@ -61,37 +61,38 @@ DECODING = (
     ("decode_rate_share", "% of machine"),
 )
 
-ONE = number(int, 1, 4096)
+ROW_COUNT = number(int, 1, 4096)
 
 
 def batches(text: str) -> tuple[int, ...]:
-    """Numbers of rows, each once."""
+    """Row counts parted by commas, each once. Raises ValueError that says what to give instead."""
     try:
-        return tuple(dict.fromkeys(map(ONE.read, text.split(","))))
-    except ValueError as one:
-        raise ValueError(f"{one}, or several parted by commas, as in 1,8,64") from None
+        return tuple(dict.fromkeys(map(ROW_COUNT.read, text.split(","))))
+    except ValueError as expected:
+        raise ValueError(f"{expected}, or several separated by commas, as in 1,8,64") from None
 
 
 TOKENS = number(int, 1, 1 << 20)
-STEPS = number(int, 2, 1 << 20)
+AT_LEAST_TWO = number(int, 2, 1 << 20)
 TIMES = number(int, 1, 1000)
-ROWS = Value(batches)
 
 
 @dataclass(frozen=True)
 class PlanFlags:
-    """What is measured; the fields are those of `gentool.benchmark.model.Plan`."""
+    """What is measured; the fields are those of `gentool.benchmark.measure.Plan`."""
 
     prompt_tokens: int | None = flag(
-        "-p --prompt-tokens", "P", "tokens of a prefill", "512", TOKENS
+        "-p --prompt-tokens", "P", "prompt length of the prefill", "512", TOKENS
     )
-    generate: int | None = flag("-g --generate", "G", "tokens to decode for every row", "64", STEPS)
+    generate: int | None = flag(
+        "-g --generate", "G", "tokens to decode in every row", "64", AT_LEAST_TWO
+    )
     batch: tuple[int, ...] | None = flag(
-        "-b --batch", "B,B,…", "batch sizes to decode with", "1,8,64", ROWS
+        "-b --batch", "B,B,…", "numbers of rows to decode together", "1,8,64", Value(batches)
     )
     repeat: int | None = flag("-r --repeat", "R", "measure everything R times", "5", TIMES)
     cold_start: bool | None = switch(
-        "--cold-start/--no-cold-start", "start fresh processes, too", "on"
+        "--cold-start/--no-cold-start", "measure fresh processes too", "on"
     )
 
 
@@ -99,14 +100,14 @@ class PlanFlags:
 class OutputFlags:
     """What is printed, and where."""
 
-    json: bool | None = switch("--json", "print one object")
-    jsonl: bool | None = switch("--jsonl", "print one object a quantity")
+    json: bool | None = switch("--json", "print one JSON object")
+    jsonl: bool | None = switch("--jsonl", "print one JSON object a quantity")
     output: str | None = flag(*OUTPUT_FILE)
 
 
 @dataclass(frozen=True)
 class Flags:
-    """What was given; None is nothing."""
+    """Values of the command line and the environment; None where an option was not given."""
 
     model: ModelFlags = group("Model", ModelFlags, without=["batch_invariant"])
     plan: PlanFlags = group("Measured", PlanFlags)
@@ -114,18 +115,19 @@ class Flags:
 
 
 def bench(console: Console, flags: Flags) -> None:
-    """Measures how fast a model is here, and how near to what the machine can do.
+    """Measures how fast a model runs on this machine, and what the machine could do.
 
-    Everything is measured R times after a turn that warms up: median, lowest, highest. Trace is
-    Python building the graph of one shape, compile what its first execution takes beyond a warm
-    one, without the programs kept between runs; a cold start has those. Decoding draws as the
-    model's own law says, no token ends a row, and a step is a token of every row. Its GB/s are the
-    weights a step reads, its GFLOP/s two for each parameter in a product and row; attention counts
-    for neither. Shares are of reading 1 GiB with all cores, and of 2048 x 2048 products of bf16 for
-    bf16 weights, else of fp32.
+    Everything is measured R times after a warm-up run: median, lowest, highest. Trace: Python
+    builds the graph of one shape. Compile: what the first execution takes longer than a warm one,
+    without the programs kept between runs; a cold start uses those. Decoding draws from the model's
+    own sampling distribution, and no token ends a row. A step computes one token of every row. GB/s
+    counts the weights that a step reads, GFLOP/s two operations for each parameter in a matrix
+    product and row; neither counts attention. Shares are of reading 1 GiB on all cores and of
+    2048 x 2048 matrix products, in bf16 for bf16 weights, in fp32 for others.
 
-    The vote is over five sums, 8 tokens at most, against the same samples drawn as independent
-    rows. Prefill and decoding are cut to the context; what was cut, or skipped, is said.
+    The vote is on five sums, with at most 8 tokens an answer, and is compared with the same samples
+    drawn as independent rows. Prefill and decoding are cut to the context; the notes say what was
+    cut, the table what was skipped.
     """
     output = flags.output
     if output.json and output.jsonl:
@@ -134,123 +136,126 @@ def bench(console: Console, flags: Flags) -> None:
     if output.output not in (None, "-"):
         console.redirect(output.output)
 
-    from gentool.benchmark import model as benchmark
+    from gentool.benchmark import report as benchmark
 
-    plan = planned(flags.plan)
-    turns = benchmark.run(
-        config, flags.model.precision, flags.model.xla, same_model(flags.model), plan
-    )
-    report = watched(console, turns, plan.weight)
+    plan, options = plan_of(flags.plan), model_options(flags.model)
+    measurement = benchmark.run(config, flags.model.precision, flags.model.xla, options, plan)
+    report = with_progress(console, measurement, plan.cost)
     console.overwrite()
     if output.json:
-        console.write(dumped(whole(report)))
+        console.write(json_line(report_fields(report)))
     elif output.jsonl:
-        console.write("".join(map(dumped, lines(report))))
+        console.write("".join(map(json_line, result_lines(report))))
     else:
         console.write(text(report))
 
 
-def planned(flags: PlanFlags) -> Plan:
-    from gentool.benchmark import model as benchmark
+def plan_of(flags: PlanFlags) -> Plan:
+    """The plan with the values of the flags that were given."""
+    from gentool.benchmark.measure import Plan
 
-    given = {name: value for name, value in vars(flags).items() if value is not None}
-    return benchmark.Plan(**given)
+    return Plan(**{name: value for name, value in vars(flags).items() if value is not None})
 
 
-def same_model(flags: ModelFlags) -> list[str]:
-    """The options by which another process opens this model."""
-    options = ["--model", flags.model or DEFAULT_MODEL]
+def model_options(flags: ModelFlags) -> list[str]:
+    """The options with which another process opens the same model."""
+    arguments = ["--model", flags.model or DEFAULT_MODEL]
     for key, value in flags.set:
-        options += ["--set", f"{key}={value}"]
+        arguments += ["--set", f"{key}={value}"]
     if flags.precision:
-        options += ["--precision", flags.precision]
+        arguments += ["--precision", flags.precision]
     compiled = {None: [], True: ["--xla"], False: ["--no-xla"]}[flags.xla]
-    return [*options, *compiled]
+    return [*arguments, *compiled]
 
 
-def watched(console: Console, turns: Turns[Report], weight: int) -> Report:
-    """The report, after showing what is being measured."""
-    from gentool.benchmark.model import WEIGHTS
+def with_progress(console: Console, measurement: Measurement[Report], cost: int) -> Report:
+    """Runs a measurement of so much cost, and shows what it measures."""
+    from gentool.benchmark.measure import COSTS
 
-    began, done = time.monotonic(), 0
+    start, done = time.monotonic(), 0
     with console.progress() as show:
         while True:
             try:
-                title = next(turns)
+                title = next(measurement)
             except StopIteration as end:
                 report: Report = end.value
                 return report
-            left = (time.monotonic() - began) / max(1, done) * (weight - done)
-            show(done, weight, left, title)
-            done += WEIGHTS.get(title, 1)
+            seconds_left = (time.monotonic() - start) / max(1, done) * (cost - done)
+            show(done, cost, seconds_left, title)
+            done += COSTS.get(title, 1)
 
 
-def record(found: Result) -> dict[str, object]:
-    """A quantity as JSON has it."""
-    made: dict[str, object] = {"name": found.name, "unit": found.unit}
-    if found.batch is not None:
-        made["batch"] = found.batch
-    if not found.values:
-        return made | {"skipped": found.skipped}
-    return made | {
-        "median": found.median,
-        "low": min(found.values),
-        "high": max(found.values),
-        "repeat": len(found.values),
-        "values": found.values,
+def result_fields(result: Result) -> dict[str, object]:
+    """The JSON fields of a quantity."""
+    fields: dict[str, object] = {"name": result.name, "unit": result.unit}
+    if result.batch is not None:
+        fields["batch"] = result.batch
+    if not result.values:
+        return fields | {"skipped": result.skipped}
+    return fields | {
+        "median": result.median,
+        "low": min(result.values),
+        "high": max(result.values),
+        "repeat": len(result.values),
+        "values": result.values,
     }
 
 
-def whole(report: Report) -> dict[str, object]:
-    return report._asdict() | {"results": [record(found) for found in report.results]}
+def report_fields(report: Report) -> dict[str, object]:
+    """The JSON fields of --json."""
+    return report._asdict() | {"results": [result_fields(result) for result in report.results]}
 
 
-def lines(report: Report) -> Iterator[dict[str, object]]:
-    """Quantities that can be told apart among those of other runs."""
-    keys = {"model": report.model["name"]} | {k: report.model[k] for k in ("precision", "paths")}
-    return (keys | record(found) for found in report.results)
+def result_lines(report: Report) -> Iterator[dict[str, object]]:
+    """The JSON fields of each line of --jsonl: those of a quantity, and of which model it is."""
+    model = {"model": report.model["name"]}
+    model |= {key: report.model[key] for key in ("precision", "paths") if key in report.model}
+    return (model | result_fields(result) for result in report.results)
 
 
-def dumped(record: object) -> str:
-    return json.dumps(record, ensure_ascii=False) + "\n"
+def json_line(fields: object) -> str:
+    """One line of JSON."""
+    return json.dumps(fields, ensure_ascii=False) + "\n"
 
 
 def text(report: Report) -> str:
-    """The machine, the model, what was measured, decoding by batches, and what to know."""
+    """The report for a reader: machine, model, quantities, decoding by batch size, notes."""
     repeat = report.settings["repeat"]
     times = "everything once" if repeat == 1 else f"everything {repeat} times"
     blocks = [
-        [machine(report.machine), model(report.model)],
-        aligned([[times, "median", "lowest", "highest", ""], *quantities(report)]),
-        aligned(decoding(report)),
+        [machine_line(report.machine), model_line(report.model)],
+        aligned([[times, "median", "lowest", "highest", ""], *quantity_rows(report)]),
+        aligned(decoding_rows(report)),
         [*report.notes],
     ]
     return "\n".join("".join(f"{line}\n" for line in block) for block in blocks if block)
 
 
-def machine(found: Any) -> str:
-    size = f", {found['memory_bytes'] / 1e9:.1f} GB" if found["memory_bytes"] else ""
-    gpus = f", {found['gpus']} GPU" if found["gpus"] else ""
-    versions = (f"{name} {found[name.lower()]}" for name in ("Python", "TensorFlow"))
+def machine_line(machine: Mapping[str, Any]) -> str:
+    """Processor, memory and versions."""
+    memory = f", {machine['memory_bytes'] / 1e9:.1f} GB" if machine["memory_bytes"] else ""
+    gpus = f", {machine['gpus']} GPU" if machine.get("gpus") else ""
+    programs = {"Python": "python", "TensorFlow": "tensorflow", "gentool": "gentool"}
+    versions = [f"{name} {machine[key]}" for name, key in programs.items() if key in machine]
+    return f"{machine['cpu']}, {machine['cores']} cores{memory}{gpus}; {', '.join(versions)}"
+
+
+def model_line(model: Mapping[str, Any]) -> str:
+    """Size, precision, and how steps are compiled where they are."""
+    compiled = f", {model['paths']}" if "paths" in model else ""
     return (
-        f"{found['cpu']}, {found['cores']} cores{size}{gpus}; {', '.join(versions)},"
-        f" gentool {found['gentool']}"
+        f"{model['name']}: {model['parameters'] / 1e6:.1f} M parameters in"
+        f" {model['bytes'] / 1e6:.1f} MB, {model['precision']}{compiled}"
     )
 
 
-def model(found: Any) -> str:
-    return (
-        f"{found['name']}: {found['parameters'] / 1e6:.1f} M parameters in"
-        f" {found['bytes'] / 1e6:.1f} MB, {found['precision']}, {found['paths']}"
-    )
-
-
-def quantities(report: Report) -> Iterator[list[str]]:
-    found = {result.name: result for result in report.results if result.batch is None}
+def quantity_rows(report: Report) -> Iterator[list[str]]:
+    """A row a quantity that does not depend on the batch size."""
+    results = {result.name: result for result in report.results if result.batch is None}
     for name, title in QUANTITIES.items():
-        if name not in found:
+        if name not in results:
             continue
-        title, result = title.format_map(dict(report.settings)), found[name]
+        title, result = title.format_map(dict(report.settings)), results[name]
         if result.values:
             spread = min(result.values), max(result.values)
             yield [title, *map(digits, (result.median, *spread)), result.unit]
@@ -258,27 +263,31 @@ def quantities(report: Report) -> Iterator[list[str]]:
             yield [title, f"skipped: {result.skipped}"]
 
 
-def decoding(report: Report) -> list[list[str]]:
-    """A row a batch: the spread is that of tokens/s."""
-    found = {(it.name, it.batch): it for it in report.results if it.values}
-    sizes = dict.fromkeys(batch for _, batch in found if batch is not None)
-    headings = ["decoding", "tokens/s", "lowest", "highest", *(title for _, title in DECODING)]
-    rows = [headings]
+def decoding_rows(report: Report) -> list[list[str]]:
+    """A heading, and a row a batch size; lowest and highest are of tokens/s. A column that no
+    batch has is left out."""
+    results = {(it.name, it.batch): it for it in report.results if it.values}
+    sizes = list(dict.fromkeys(batch for _, batch in results if batch is not None))
+    if not sizes:
+        return []
+    columns = [(name, title) for name, title in DECODING if (name, sizes[0]) in results]
+    rows = [["decoding", "tokens/s", "lowest", "highest", *(title for _, title in columns)]]
     for batch in sizes:
-        speed = found["decode_speed", batch]
+        speed = results["decode_speed", batch]
         numbers = [speed.median, min(speed.values), max(speed.values)]
-        numbers += [found[name, batch].median for name, _ in DECODING]
+        numbers += [results[name, batch].median for name, _ in columns]
         rows.append([f"{batch} row{'s' if batch > 1 else ''}", *map(digits, numbers)])
-    return rows if sizes else []
+    return rows
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns, numbers to the right; a cell that ends its row too early takes no part."""
-    full = max(map(len, rows), default=0)
-    whole = [row for row in rows if len(row) == full]
-    widths = [max(map(len, column)) for column in zip(*whole, strict=True)]
+    """Lines of columns, numbers to the right. A row with fewer cells than the widest sets only the
+    width of the first column."""
+    columns = max(map(len, rows), default=0)
+    complete = [row for row in rows if len(row) == columns]
+    widths = [max(map(len, column)) for column in zip(*complete, strict=True)]
     first = max((len(row[0]) for row in rows), default=0)
-    return [_line(row, [first, *widths[1:]], len(row) == full) for row in rows]
+    return [_line(row, [first, *widths[1:]], len(row) == columns) for row in rows]
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], numbers: bool) -> str:
@@ -289,7 +298,7 @@ def _line(cells: Sequence[str], widths: Sequence[int], numbers: bool) -> str:
 
 
 def digits(x: float) -> str:
-    """Three digits, or all that stand before the point."""
+    """Three digits, or all digits before the point."""
     if x >= 100:
         return f"{x:.0f}"
     return f"{x:.1f}" if x >= 10 else f"{x:.3f}" if x < 1 else f"{x:.2f}"

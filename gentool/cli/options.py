@@ -1,6 +1,6 @@
 """Options, commands and help screens, for click. The flags of a command are a frozen dataclass of
-its arguments and its option groups; an option group is a frozen dataclass of options. A flag that was not given is None; its environment variable is GENTOOL_<OPTION> in every
-command.
+its arguments and its option groups; an option group is a frozen dataclass of options. What was not
+given is None. The environment variable of a flag is GENTOOL_<OPTION> in every command.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def number(
     """A finite number from `low`, or `above` it, to `high`."""
     limits = f"{'>' if above else '>='} {low}"
     if high < math.inf:
-        most = high if high < 2**32 - 1 else f"2^{int(high).bit_length()}-1"
+        most = f"{high:g}" if high < 2**24 else power(int(high))
         limits = f"> {low} and <= {most}" if above else f"{low} to {most}"
     limits = "" if low == -math.inf else limits
 
@@ -71,6 +71,11 @@ def number(
         return value
 
     return Value(read, limits)
+
+
+def power(limit: int) -> str:
+    """A limit of 2^n or 2^n-1 in these words."""
+    return f"2^{limit.bit_length()}-1" if limit & 1 else f"2^{limit.bit_length() - 1}"
 
 
 def one_of(*words: str) -> Value:
@@ -192,11 +197,15 @@ def group(heading: str, record: type[Any], without: Sequence[str] = ()) -> Any:
 
 
 def sampling_group(
-    heading: str, *stages: Stage, changed: Mapping[str, tuple[str, str]] | None = None
+    heading: str,
+    *stages: Stage,
+    changed: Mapping[str, tuple[str, str]] | None = None,
+    without: Sequence[str] = (),
 ) -> Any:
     """A field of a command's flags: the sampling parameters of these stages that were given, by
     name. `changed` has the line of help and the default of those that are different here."""
     chosen = [parameter for parameter in parameters() if parameter.flag.stage in stages]
+    chosen = [parameter for parameter in chosen if parameter.name not in without]
     options = [
         sampling_option(parameter, *(changed or {}).get(parameter.name, ())) for parameter in chosen
     ]
@@ -285,7 +294,8 @@ class Command(click.Command):
         self.run, self.flags, self.examples = run, flags, examples
 
     def invoke(self, ctx: click.Context) -> None:
-        self.run(ctx.obj, self.read(ctx.params))
+        with ctx.obj.log_as_notes():
+            self.run(ctx.obj, self.read(ctx.params))
 
     def read(self, values: Mapping[str, Any]) -> Any:
         """The values of arguments and options as the flags of this command."""

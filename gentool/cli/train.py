@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gentool.cli import signals
 from gentool.cli.console import Console
 from gentool.cli.flags import POSITIVE
 from gentool.cli.options import Command, argument, flag, group
@@ -76,7 +75,7 @@ def train(console: Console, flags: Flags) -> None:
         console.error(f"stopped, {run} is saved", "the same command continues it")
         raise
     except GentoolError as failure:
-        if signals.came:  # it could not be saved, of which nobody else would tell
+        if console.signals.received:  # it could not be saved, of which nobody else would tell
             console.error(failure.message, failure.hint)
         raise
     console.write(f"{run / 'model'}\n")

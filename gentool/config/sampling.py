@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -199,7 +199,7 @@ def parameters() -> tuple[Parameter, ...]:
     hints = get_type_hints(SamplingParams, include_extras=True)
     defaults = SamplingParams()
     made = []
-    for name in defaults.__dataclass_fields__:
+    for name in [item.name for item in fields(SamplingParams)]:
         notes = {type(note): note for note in hints[name].__metadata__}
         limits, flag = notes.get(Range, Range()), notes[Flag]
         made.append(Parameter(name, hints[name].__origin__, limits, flag, getattr(defaults, name)))

@@ -33,7 +33,7 @@ class Rows:
     cache: RowCache
 
 
-@dataclass(frozen=True)
+@dataclass
 class Engine:
     """A runtime, and whether a row's bits may depend on the batch: under `batch_invariant` rows are
     computed in blocks of one fixed shape, where the runtime needs that."""

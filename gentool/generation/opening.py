@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import NamedTuple
 
-from gentool import checkpoints, tokenizers
+from gentool import checkpoints, models, tokenizers
 from gentool.checkpoints import TensorSource
 from gentool.config.model import ModelConfig
 from gentool.errors import ModelError, UsageError
 from gentool.generation.session import Model
+from gentool.models import weights
 from gentool.models.weights import Weight
 from gentool.runtimes import xla as xla_runtime
 from gentool.tokenizers import Tokenizer
@@ -66,5 +67,4 @@ def open_model(config: ModelConfig, precision: str | None = None, xla: bool | No
     precision = auto_precision(plan) if precision == "auto" else precision
     open_runtime = xla_runtime.load()
     runtime = open_runtime(family, config.arch, source, plan, DTYPES[precision], xla)
-    n_parameters = sum(math.prod(weight.shape) for weight in plan.values())
-    return Model(config, tokenizer, runtime, precision, n_parameters)
+    return Model(config, tokenizer, runtime, precision, plan)

@@ -61,9 +61,7 @@ def _samples(
         if isinstance(search, Alternatives):
             first = top_k_ids(logits[0], request.n)
             rows = [row._replace(forced_first=int(first[row.sample])) for row in rows]
-        computed = loop.Prompt(
-            np.array(ids), prefix, logits[0].copy(), prepared.max_new_tokens(prompt)
-        )
+        computed = loop.Prompt(np.array(ids), prefix, logits[0], prepared.max_new_tokens(prompt))
         decoding.add(computed, rows)
         keys += [(prompt, sample) for sample in samples]
     builders = [SampleBuilder(prepared, prompt) for prompt, _ in keys]

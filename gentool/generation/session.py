@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +20,7 @@ from gentool.errors import ModelError, UsageError
 from gentool.generation import score as scores
 from gentool.generation.request import BeamSearch, Chunk, Ends, Request, Sample, Sampled, Search
 from gentool.generation.score import Choice, Normalize, Score
+from gentool.models.weights import Weight
 from gentool.runtimes import Runtime
 from gentool.tokenizers import Tokenizer
 from gentool.tokenizers.token_bytes import Pieces, pieces
@@ -44,9 +46,9 @@ class Model:
         tokenizer: Tokenizer | None,
         runtime: Runtime,
         precision: str,
-        n_parameters: int,
+        plan: Mapping[str, Weight],
     ) -> None:
-        self.config, self.precision, self.n_parameters = config, precision, n_parameters
+        self.config, self.precision, self.plan = config, precision, plan
         self._tokenizer, self.engine = tokenizer, Engine(runtime)
 
     @property
@@ -61,8 +63,9 @@ class Model:
 
     def describe(self) -> str:
         """One line: name, size, precision, how it runs."""
+        n_parameters = sum(math.prod(weight.shape) for weight in self.plan.values())
         return (
-            f"{self.config.name}: {self.n_parameters / 1e6:.1f} M parameters, {self.precision},"
+            f"{self.config.name}: {n_parameters / 1e6:.1f} M parameters, {self.precision},"
             f" {self.engine.runtime.describe()}"
         )
 
@@ -126,7 +129,7 @@ class Model:
         fewer if there are no more. The rule bert4keras gives one. `params` are as in `complete`;
         those that only narrow the distribution of samples are refused."""
         for parameter in parameters():
-            if parameter.flag.group == "distribution" and parameter.name in params:
+            if parameter.flag.stage == "distribution" and parameter.name in params:
                 raise UsageError(f"{parameter.name} is for samples, not for beams", "drop it")
         wanted = min(3, beams) if n_best is None else n_best
         return self.complete(

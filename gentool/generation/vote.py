@@ -24,9 +24,9 @@ SELECT = 2**32 - 1  # the step whose number selects a prefix of the frontier
 
 
 def tallies(prepared: PreparedRequest, ballots: Sequence[Ballot]) -> Iterator[Tally]:
-    """Holds votes on each prompt of a request, some together: their tallies as they grow, the last of
-    each with a verdict. What all prompts begin with is computed once; but under --batch-invariant,
-    where nothing may depend on the others, each is computed by itself."""
+    """Holds votes on each prompt of a request, some together: their tallies as they grow, the last
+    of each with a verdict. What all prompts begin with is computed once; but under
+    --batch-invariant, where nothing may depend on the others, each is computed by itself."""
     stratified = isinstance(prepared.request.search, Sampled) and prepared.request.search.stratified
     for ballot in ballots:
         _check(prepared, ballot, stratified)

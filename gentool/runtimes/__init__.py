@@ -16,8 +16,9 @@ RowCache = Any  # keys and values that rows have beyond their prefixes; changed 
 
 
 class Runtime(Protocol):
-    """One open model. Logits are float32 and finite unless the weights are broken; arrays that are
-    given back may be the runtime's own memory, valid until its next call, and are not written."""
+    """One open model. Logits are float32 and finite unless the weights are broken. Arrays that are
+    given back may be the runtime's own memory: they are not written, those of `prefill` can be
+    kept, those of `step` are valid until its next call."""
 
     arch: Arch
 

@@ -33,8 +33,8 @@ class State(NamedTuple):
 
 
 def initial(family: ModuleType, arch: Arch, seed: int) -> State:
-    """Weights drawn from N(0, 0.02), those that add to the residual stream smaller by sqrt(2 L), as GPT-2
-    (Radford et al. 2019); norms start at one."""
+    """Weights drawn from N(0, 0.02), those that add to the residual stream smaller by sqrt(2 L), as
+    GPT-2 (Radford et al. 2019); norms start at one."""
     rng = np.random.default_rng(seed)
     shapes = dict(family.top_tensors(arch))
     for index in range(arch.n_layer):

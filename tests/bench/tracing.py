@@ -1,5 +1,5 @@
 """How long Python takes to build the graph of a prefill, by the number of layers: milliseconds,
-medians of random models.
+medians over engines of random weights.
 
     PYTHONPATH=tests python tests/bench/tracing.py
 """
@@ -7,36 +7,34 @@ medians of random models.
 from __future__ import annotations
 
 import statistics
-import time
 
 from gentool.runtimes.xla import device
 
 device.setup()
 
-import tensorflow as tf  # noqa: E402
 from tiny import TINY, make_engine, random_weights  # noqa: E402
 
-from gentool.benchmark.model import inputs  # noqa: E402
+from gentool.benchmark.measure import seconds  # noqa: E402
+from gentool.benchmark.xla import prefill_inputs  # noqa: E402
 
 LAYERS = (1, 4, 12, 32)
 REPEAT = 7
 
 
 def milliseconds(layers: int) -> float:
+    """The median time to trace a prefill."""
     arch = TINY.model_copy(update={"n_layer": layers})
     arrays = random_weights(arch, seed=0)
     prefix, _ = make_engine(arch, arrays).prefill([1])
-    cells = tuple((tf.Variable(k), tf.Variable(v)) for k, v in prefix.cells)
-    shapes = inputs(prefix.cells[0][0].shape[1], cells, None, None)
-    took = []
+    inputs = prefill_inputs(prefix)
+    times = []
     for _ in range(REPEAT):
         fresh = make_engine(arch, arrays)
-        began = time.perf_counter()
-        fresh.step.get_concrete_function(*shapes)
-        took.append(time.perf_counter() - began)
-    return 1000 * statistics.median(took)
+        trace = fresh.step.get_concrete_function
+        times.append(seconds(lambda trace=trace: trace(*inputs)))
+    return 1000 * statistics.median(times)
 
 
 for layers in LAYERS:
-    found = milliseconds(layers)
-    print(f"{layers} layers: {found:.0f} ms, {found / layers:.1f} a layer")
+    duration = milliseconds(layers)
+    print(f"{layers} layers: {duration:.0f} ms, {duration / layers:.1f} a layer")

@@ -29,4 +29,4 @@ def opened() -> Callable[..., Model]:
 
 @pytest.fixture
 def models_stay_open(monkeypatch: pytest.MonkeyPatch, opened: Callable[..., Model]) -> None:
-    monkeypatch.setattr(session, "open_model", opened)
+    monkeypatch.setattr(opening, "open_model", opened)

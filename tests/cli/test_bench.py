@@ -12,27 +12,35 @@ from cli.test_complete import told
 from folders import arch, random_gpt2
 from pytest import CaptureFixture
 
-from gentool.benchmark import model as benchmark
-from gentool.benchmark.model import Report, Result
-from gentool.cli.bench import Flags, aligned, batches, planned, same, text
+from gentool.benchmark import machine
+from gentool.benchmark.measure import Plan, Report, Result
+from gentool.cli.bench import (
+    PlanFlags,
+    aligned,
+    batches,
+    model_options,
+    plan_of,
+    result_lines,
+    text,
+)
+from gentool.cli.flags import ModelFlags
 
-NOTHING = Flags(**{name: None for name in Flags.__dataclass_fields__} | {"set": ()})
 QUICK = ("-p", "8", "-g", "4", "-b", "2,1", "-r", "1")
 
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """A random model, on a machine that is measured in no time."""
-    monkeypatch.setattr(benchmark, "GIB", 1 << 22)
-    monkeypatch.setattr(benchmark, "SIDE", 64)
+    monkeypatch.setattr(machine, "READ_BYTES", 1 << 22)
+    monkeypatch.setattr(machine, "MATRIX_SIDE", 64)
     return str(random_gpt2(tmp_path / "random", arch(), np.float32))
 
 
 @pytest.mark.parametrize(
     ("flag", "value", "hint"),
     [
-        ("--batch", "0", "give a whole number 1 to 4096, or several parted by commas"),
-        ("--batch", "x", "give a whole number 1 to 4096, or several parted by commas"),
+        ("--batch", "0", "give a whole number 1 to 4096, or several separated by commas"),
+        ("--batch", "x", "give a whole number 1 to 4096, or several separated by commas"),
         ("--batch", "1,,2", "as in 1,8,64"),
         ("--prompt-tokens", "0", "give a whole number 1 to"),
         ("--generate", "1", "give a whole number 2 to"),
@@ -56,13 +64,14 @@ def test_mistakes_are_found_before_anything_is_measured(
 
 
 def test_flags_become_a_plan_and_the_options_of_a_fresh_process() -> None:
-    assert planned(NOTHING) == benchmark.Plan()
-    given = {"prompt_tokens": 7, "batch": (2, 4), "repeat": 3, "cold_start": False}
-    assert planned(Flags(**vars(NOTHING) | given)) == benchmark.Plan(7, 64, (2, 4), 3, False)
+    assert plan_of(PlanFlags()) == Plan()
+    assert PlanFlags.__dataclass_fields__.keys() == set(Plan._fields)
+    given = PlanFlags(prompt_tokens=7, batch=(2, 4), repeat=3, cold_start=False)
+    assert plan_of(given) == Plan(7, 64, (2, 4), 3, False)
     assert batches("8,1,8") == (8, 1)
-    assert same(NOTHING) == ["--model", "tiny-zh"]
-    given = {"model": "m", "set": (("a.b", "1"),), "precision": "bf16", "xla": False}
-    assert same(Flags(**vars(NOTHING) | given)) == [
+    assert model_options(ModelFlags()) == ["--model", "tiny-zh"]
+    given = ModelFlags(model="m", set=(("a.b", "1"),), precision="bf16", xla=False)
+    assert model_options(given) == [
         *("--model", "m", "--set", "a.b=1", "--precision", "bf16", "--no-xla")
     ]
 
@@ -110,8 +119,8 @@ def test_the_table(capfd: CaptureFixture[str], folder: str) -> None:
 
 
 def test_nothing_decoded_is_no_table() -> None:
-    machine = {"cpu": "C", "cores": 1, "gpus": 1, "memory_bytes": None}
-    machine |= {"python": "3", "tensorflow": "2", "gentool": "0"}
+    about = {"cpu": "C", "cores": 1, "gpus": 1, "memory_bytes": None}
+    about |= {"python": "3", "tensorflow": "2", "gentool": "0"}
     model = {
         "name": "m",
         "parameters": 5e6,
@@ -121,16 +130,39 @@ def test_nothing_decoded_is_no_table() -> None:
     }
     results = (Result("load", "s", (0.25,)), Result("decode_step", "ms", (), skipped="no room"))
     settings = {"repeat": 1, "prompt_tokens": 1}
-    assert text(Report(machine, model, settings, results, ("note",))) == (
+    assert text(Report(about, model, settings, results, ("note",))) == (
         "C, 1 cores, 1 GPU; Python 3, TensorFlow 2, gentool 0\n"
         "m: 5.0 M parameters in 10.0 MB, fp16, nothing compiled\n"
         "\n"
-        "everything once                     median  lowest  highest\n"
-        "load, where TensorFlow is imported   0.250   0.250    0.250  s\n"
-        "decoding: a step                    skipped: no room\n"
+        "everything once                   median  lowest  highest\n"
+        "load, libraries already imported   0.250   0.250    0.250  s\n"
+        "decoding: a step                  skipped: no room\n"
         "\n"
         "note\n"
     )
+
+
+def test_what_a_runtime_does_not_have_is_left_out() -> None:
+    about = {"cpu": "C", "cores": 2, "memory_bytes": None, "python": "3", "gentool": "0"}
+    model = {"name": "m", "parameters": 5e6, "bytes": 5e6, "precision": "int8"}
+    results = (
+        Result("prefill_time", "s", (0.5,)),
+        Result("decode_step", "ms", (2.0,), 1),
+        Result("decode_speed", "tokens/s", (500.0,), 1),
+    )
+    report = Report(about, model, {"repeat": 1, "prompt_tokens": 9}, results, ())
+    assert text(report) == (
+        "C, 2 cores; Python 3, gentool 0\n"
+        "m: 5.0 M parameters in 5.0 MB, int8\n"
+        "\n"
+        "everything once      median  lowest  highest\n"
+        "prefill of 9 tokens   0.500   0.500    0.500  s\n"
+        "\n"
+        "decoding  tokens/s  lowest  highest  ms a step\n"
+        "1 row          500     500      500       2.00\n"
+    )
+    line, *_ = result_lines(report)
+    assert list(line)[:3] == ["model", "precision", "name"]
 
 
 def test_columns() -> None:

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import gentool
 from gentool.decoding.beam import Beams, search, steps
 from gentool.decoding.sampling import normalized
 from gentool.errors import GentoolError, UsageError
-from gentool.runtimes.xla import backend as paths
+from gentool.runtimes.xla import backend
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SHARED = Path(__file__).parents[3] / "shared" / "golden"
@@ -165,7 +166,7 @@ def small(n_vocab):
     arrays = random_weights(arch, seed=n_vocab)
     for name in arrays:  # flatter, so that many texts compete
         arrays[name] = arrays[name] * (0.2 if "head" in name else 1)
-    return arch, arrays, make_engine(arch, arrays, paths.GRAPH)
+    return arch, arrays, make_engine(arch, arrays, backend.GRAPH)
 
 
 def exact(n_vocab, ids):
@@ -288,9 +289,9 @@ def test_prompts_together_are_as_alone(engine, rule):
     beams = Beams(3, 12, 3 if rule == "hf" else 1, rule=rule)
     together = search(engine, prefixes, logits, beams, end)
     assert len({len(one[0].ids) for one in together}) > 1
-    invariant = search(engine, prefixes, logits, beams, end, batch_invariant=True)
+    invariant = search(replace(engine, batch_invariant=True), prefixes, logits, beams, end)
     for ids, loose, strict in zip(prompts, together, invariant, strict=True):
-        assert find(engine, ids, beams, end, batch_invariant=True) == strict  # bit for bit
+        assert find(replace(engine, batch_invariant=True), ids, beams, end) == strict  # bit for bit
         alone = find(engine, ids, beams, end)
         assert [one.ids for one in loose] == [one.ids for one in alone]
         np.testing.assert_allclose([h.score for h in loose], [h.score for h in alone], atol=1e-4)
@@ -312,7 +313,7 @@ def test_nothing_is_compiled_anew_when_beams_or_prompts_end(tiny_weights):
     after = list(steps(engine, [p for p, _ in computed], logits, beams, end))
     assert len({sum(one.open for one in searches) for searches in after}) > 2
     assert {one.width for searches in after for one in searches} > {4}
-    assert engine.layer.experimental_get_tracing_count() == 2  # prefill, extend
+    assert engine.runtime.layer.experimental_get_tracing_count() == 2  # prefill, extend
 
 
 # --- Diverse groups

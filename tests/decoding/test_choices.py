@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from tiny import TINY, make_engine, random_weights
 
 from gentool.decoding import choices, scoring
 from gentool.decoding.sampling import normalized
-from gentool.runtimes.xla import backend as paths
+from gentool.runtimes.xla import backend
 
 IDS = np.random.default_rng(11).integers(0, TINY.n_vocab, 20).tolist()
 TOLERANCE = 1e-4  # 1e-5 of the largest logit, which is above 10 in these models
@@ -43,7 +44,8 @@ def alone(engine, choice, end):
 @settings(max_examples=20)
 @given(sets, ends, st.booleans())
 def test_masses_are_those_of_each_choice_alone(plain, chosen, end, invariant):
-    found = choices.masses(plain, *plain.prefill(IDS), chosen, end, invariant)
+    engine = replace(plain, batch_invariant=invariant)
+    found = choices.masses(engine, *plain.prefill(IDS), chosen, end)
     wanted = [alone(plain, choice, end) for choice in chosen]
     np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE)
 
@@ -74,7 +76,7 @@ def test_all_continuations_of_a_length_together_are_certain(engine, prompt, leng
 
 def test_all_continuations_of_a_small_vocabulary():
     arch = TINY.model_copy(update={"n_vocab": 7})
-    engine = make_engine(arch, random_weights(arch, seed=2), paths.GRAPH)
+    engine = make_engine(arch, random_weights(arch, seed=2), backend.GRAPH)
     start = engine.prefill([3, 1, 4])
     for length in (3, 4):
         every = list(itertools.product(range(7), repeat=length))
@@ -84,7 +86,7 @@ def test_all_continuations_of_a_small_vocabulary():
 def test_with_the_end_a_choice_and_one_it_begins_exclude_each_other():
     """Every text ends at once, after one token, or has two tokens."""
     arch = TINY.model_copy(update={"n_vocab": 9})
-    engine = make_engine(arch, random_weights(arch, seed=3), paths.GRAPH)
+    engine = make_engine(arch, random_weights(arch, seed=3), backend.GRAPH)
     prefix, logits = engine.prefill([3, 1, 4])
     end = frozenset({2, 5})
     others = [t for t in range(9) if t not in end]
@@ -100,9 +102,10 @@ def test_with_the_end_a_choice_and_one_it_begins_exclude_each_other():
 
 def test_neighbours_leave_a_masses_bits(engine, prompt):
     """--batch-invariant"""
-    alone = choices.masses(engine, *prompt, [(1, 2, 3)], None, True)
+    engine = replace(engine, batch_invariant=True)
+    alone = choices.masses(engine, *prompt, [(1, 2, 3)], None)
     many = [(1, 2, 3), *itertools.product(range(4), repeat=2)]
-    assert choices.masses(engine, *prompt, many, None, True)[0] == alone[0]
+    assert choices.masses(engine, *prompt, many, None)[0] == alone[0]
 
 
 @given(st.lists(st.floats(-2000, 0), min_size=1, max_size=6))

@@ -91,6 +91,23 @@ def vocabulary(name, ends=True):
     )
 
 
+class Rows:
+    """Rows after prompts under one constraint, whose states are kept by row."""
+
+    def __init__(self, restrictions, vocabulary, prompts):
+        self.constraint = Constraint(restrictions, vocabulary)
+        self.states = [self.constraint.start(prompt) for prompt in prompts]
+
+    def allowed(self, row):
+        return self.constraint.allowed(self.states[row])
+
+    def accept(self, row, token):
+        self.states[row] = self.constraint.after(self.states[row], token)
+
+    def ended(self, row):
+        return self.constraint.only_ends(self.states[row])
+
+
 def drawn(constraint, row, known, random, most=400):
     """Ids drawn by random logits from what is allowed, and whether the row has ended; ends are
     likely, so that it does."""
@@ -123,7 +140,7 @@ def texts(name, rule, ends=True):
     prompts = [opened(name).encode(text) for text in PROMPTS for _ in range(6)]
     if name == "bert":  # after a word, it puts a blank before the next one
         prompts = [ids for ids in prompts if known.context(ids) == known.context(prompts[0])]
-    constraint = Constraint([Grammar(rule, known)], known, prompts)
+    constraint = Rows([Grammar(rule, known)], known, prompts)
     random = np.random.default_rng(7)
     for row, prompt in enumerate(prompts):
         ids, ended = drawn(constraint, row, known, random)
@@ -184,7 +201,7 @@ def test_json_in_pieces_that_are_parted_by_blanks():
 
 def test_tokens_of_several_characters_can_be_drawn():
     known = vocabulary("llama")
-    constraint = Constraint([Grammar(regex("中国的首都是北京"), known)], known, [[9]])
+    constraint = Rows([Grammar(regex("中国的首都是北京"), known)], known, [[9]])
     for text in ("中", "国的首都是"):
         token = known.texts[0].index(text.encode())
         assert constraint.allowed(0)[token]
@@ -220,7 +237,7 @@ def test_all_that_matches_can_be_drawn_in_every_spelling(name, prompt):
     grammar, found, waiting = Grammar(rule, known), set(), [()]
     while waiting:
         ids = waiting.pop()
-        constraint = Constraint([grammar], known, [prompt])
+        constraint = Rows([grammar], known, [prompt])
         for token in ids:
             constraint.accept(0, token)
         if constraint.ended(0):
@@ -241,7 +258,7 @@ def test_all_that_matches_can_be_drawn_in_every_spelling(name, prompt):
 def test_a_text_can_end_exactly_where_it_matches():
     known = vocabulary("gpt2")
     one = known.texts[0].index(b"1")
-    constraint = Constraint([Grammar(regex("[0-9]{2,3}"), known)], known, [[50]])
+    constraint = Rows([Grammar(regex("[0-9]{2,3}"), known)], known, [[50]])
     can_end = []
     for _ in range(3):
         can_end.append(constraint.allowed(0)[known.ends].tolist())
@@ -263,7 +280,7 @@ def test_without_end_tokens_a_row_is_ended_when_nothing_can_follow(name):
 def test_ids_that_are_no_text_are_never_allowed():
     for name in FILES:
         known = vocabulary(name)
-        constraint = Constraint([Grammar(regex("(?s:.{1,9})"), known)], known, [[9]])
+        constraint = Rows([Grammar(regex("(?s:.{1,9})"), known)], known, [[9]])
         allowed = np.flatnonzero(constraint.allowed(0))
         assert len(allowed) and all(known.texts[known.context([9])][token] for token in allowed)
         assert allowed.max() < known.size - PADDING
@@ -272,7 +289,7 @@ def test_ids_that_are_no_text_are_never_allowed():
 def test_rows_that_say_the_same_share_what_was_computed():
     known = vocabulary("tiny-zh")
     grammar = Grammar(regex(".{5}"), known)
-    constraint = Constraint([grammar], known, [[9]] * 100)
+    constraint = Rows([grammar], known, [[9]] * 100)
     token = int(np.flatnonzero(constraint.allowed(0))[-1])
     for row in range(100):
         constraint.accept(row, token)
@@ -286,11 +303,11 @@ def test_rows_that_say_the_same_share_what_was_computed():
 def test_a_mask_is_a_function_of_the_new_ids():
     known = vocabulary("gpt2")
     a, b, x = (known.texts[0].index(c) for c in (b"a", b"b", b"x"))
-    allowed, whole = following([Grammar(regex("ax|b"), known)], known, [50])
+    allowed, complete = following(Constraint([Grammar(regex("ax|b"), known)], known), [50])
     assert {a, b} <= set(np.flatnonzero(allowed(())).tolist())
     assert np.flatnonzero(allowed((a,))).tolist() == [x]
     assert set(np.flatnonzero(allowed((b,))).tolist()) == set(known.ends.tolist())
-    assert [whole(ids) for ids in ((), (a,), (a, x), (b,))] == [False, False, True, True]
+    assert [complete(ids) for ids in ((), (a,), (a, x), (b,))] == [False, False, True, True]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -305,7 +322,7 @@ def test_banned_texts_never_appear_and_nothing_else_is_lost(name, data):
     cuts = st.tuples(st.integers(0, len(text) - 1), st.integers(1, 4))
     banned = [text[at : at + size] for at, size in data.draw(st.lists(cuts, min_size=1), "cuts")]
     banned += data.draw(st.lists(st.text("ab 1天气\n", min_size=1, max_size=3), max_size=2), "more")
-    constraint = Constraint([Banned(banned, known)], known, [prompt])
+    constraint = Rows([Banned(banned, known)], known, [prompt])
     whole, drawn_ids, previous = known.unfinished(prompt), [], prompt[-1]
     everything = np.array([t for t in range(known.size) if t not in known.ends])
     for token in [*likely, *data.draw(st.lists(ids, max_size=8), "ids")]:
@@ -332,7 +349,7 @@ def test_banned_texts_never_appear_and_nothing_else_is_lost(name, data):
 def test_a_ban_holds_for_a_character_that_the_prompt_begins():
     known = vocabulary("gpt2")
     first, second, third = (known.texts[0].index(bytes([byte])) for byte in "今".encode())
-    constraint = Constraint([Banned(["今"], known)], known, [[first], [9], [9, first, second]])
+    constraint = Rows([Banned(["今"], known)], known, [[first], [9], [9, first, second]])
     for row in (0, 1):
         constraint.accept(row, second)
     assert not constraint.allowed(0)[third]
@@ -343,7 +360,7 @@ def test_a_ban_holds_for_a_character_that_the_prompt_begins():
 def test_all_restrictions_hold_together():
     known, prompt = vocabulary("llama"), opened("llama").encode("a")
     both = [Grammar(regex("[ab]{3}"), known), Banned(["ab", "bb"], known)]
-    constraint = Constraint(both, known, [prompt] * 40)
+    constraint = Rows(both, known, [prompt] * 40)
     random = np.random.default_rng(3)
     found = {
         said("llama", prompt, ids)
@@ -355,14 +372,14 @@ def test_all_restrictions_hold_together():
 
 def test_where_nothing_is_allowed_the_error_says_which_and_where():
     known = vocabulary("cpm")
-    constraint = Constraint([Grammar(regex("天猴"), known)], known, [[9]])
+    constraint = Rows([Grammar(regex("天猴"), known)], known, [[9]])
     constraint.accept(0, known.texts[0].index("天".encode()))
     assert not constraint.ended(0)
     with pytest.raises(GentoolError, match="^--regex '天猴' allows no token after '天'$"):
         constraint.allowed(0)
     both = [Grammar(regex("天"), known), Banned(["天"], known)]
     with pytest.raises(GentoolError, match="--regex '天' with --ban '天' allows no token after ''"):
-        Constraint(both, known, [[9]]).allowed(0)
+        Rows(both, known, [[9]]).allowed(0)
 
 
 @pytest.mark.parametrize(
@@ -421,7 +438,7 @@ def test_blanks_in_json_come_to_an_end_and_can_be_chosen(more, blanks):
     found, waiting = set(), [""]
     while waiting:
         text = waiting.pop()
-        constraint = Constraint([grammar], known, [[50]])
+        constraint = Rows([grammar], known, [[50]])
         for character in f"[{text}":
             constraint.accept(0, known.texts[0].index(character.encode()))
         allowed = constraint.allowed(0)[bytes_]

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import gentool
 from gentool.decoding.contrastive import Contrast, search
 from gentool.decoding.filters import Law, adjusted
 from gentool.errors import GentoolError
-from gentool.runtimes.xla import backend as paths
+from gentool.runtimes.xla import backend
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NO_END = frozenset[int]()
@@ -33,7 +34,7 @@ def small(seed):
     arch = TINY.model_copy(update={"n_vocab": 12})
     arrays = random_weights(arch, seed)
     arrays["head"] *= 0.3
-    return arch, arrays, make_engine(arch, arrays, paths.GRAPH)
+    return arch, arrays, make_engine(arch, arrays, backend.GRAPH)
 
 
 # --- Hugging Face
@@ -125,7 +126,7 @@ def test_equals_a_search_that_computes_everything_anew(
 ):
     arch, arrays, engine = small(seed)
     how = Contrast(alpha, k, most, least)
-    found = ids_of(engine, prompt, how, end, batch_invariant=invariant)
+    found = ids_of(replace(engine, batch_invariant=invariant), prompt, how, end)
     wanted = list(reference(arch, arrays, prompt, how, end))
     sure = list(itertools.takewhile(lambda step: step[1], wanted))
     assert found[: len(sure)] == [token for token, _ in sure]
@@ -153,8 +154,8 @@ def test_hidden_states_equal_the_reference(engine, tiny_weights):
     prefix, hidden = engine.prefill(ids[21:30], prefix, hidden=True)
     np.testing.assert_allclose(hidden, wanted[29:30], rtol=0, atol=1e-4)
     for invariant in (False, True):
-        _, rows = engine.extend(
-            [prefix], None, [0] * 3, [0] * 3, np.tile(ids[30:], (3, 1)), 10, invariant, True
+        _, rows = replace(engine, batch_invariant=invariant).extend(
+            [prefix], None, [0] * 3, [0] * 3, np.tile(ids[30:], (3, 1)), 10, hidden=True
         )
         np.testing.assert_allclose(rows, [wanted[30:]] * 3, rtol=0, atol=1e-4)
 
@@ -189,15 +190,15 @@ def test_the_caller_may_stop(seed, prompt, cut):
 @given(seed=SEED, prompt=PROMPT, end=st.frozensets(st.integers(0, 11), max_size=6))
 def test_tokens_tell_what_the_model_says(seed, prompt, end):
     arch, arrays, engine = small(seed)
-    tokens = list(search(engine, prompt, Contrast(0.6, 4, 12, 2), end, told=3))
+    tokens = list(search(engine, prompt, Contrast(0.6, 4, 12, 2), end, top_logprobs=3))
     text = [*prompt, *(token.id for token in tokens)]
     logits = numpy_llama.logits(arch, arrays, text)[len(prompt) - 1 : -1]
     exact = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     for row, token in zip(exact, tokens, strict=True):
         assert token.log_probability == pytest.approx(row[token.id], abs=1e-4)
-        ids, told = zip(*token.told, strict=True)
-        np.testing.assert_allclose(told, -np.sort(-row)[:3], rtol=0, atol=1e-4)
-        np.testing.assert_allclose(told, row[list(ids)], rtol=0, atol=1e-4)
+        ids, logprobs = zip(*token.top_logprobs, strict=True)
+        np.testing.assert_allclose(logprobs, -np.sort(-row)[:3], rtol=0, atol=1e-4)
+        np.testing.assert_allclose(logprobs, row[list(ids)], rtol=0, atol=1e-4)
     assert [token.ended for token in tokens] == [token.id in end for token in tokens]
     assert not any(token.ended for token in tokens[:-1])
     assert tokens[-1].ended or len(tokens) == 12
@@ -231,7 +232,7 @@ def test_a_search_ends_with_the_context():
 
 def test_a_broken_model_is_named(tiny_weights):
     broken = tiny_weights | {"final_norm": np.full(32, np.nan, np.float32)}
-    engine = make_engine(TINY, broken, paths.GRAPH)
+    engine = make_engine(TINY, broken, backend.GRAPH)
     with pytest.raises(GentoolError, match="not numbers"):
         ids_of(engine, [1], Contrast(0.6, 4, 2))
 
@@ -244,7 +245,8 @@ def test_a_search_compiles_no_layer_of_its_own(tiny_weights):
     engine.extend([prefix], None, [0] * 4, [0] * 4, np.ones((4, 1), int), 16)
 
     def traces():
-        functions = engine.layer, engine.step, engine.hidden_step, engine.head
+        r = engine.runtime
+        functions = r.layer, r.logits_step, r.hidden_step, r.logits
         return [function.experimental_get_tracing_count() for function in functions]
 
     assert traces() == [2, 2, 0, 0]

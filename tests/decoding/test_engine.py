@@ -1,5 +1,7 @@
 """The laws of prefill and extend, on a random model, against a cache-free float64 reference."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,8 +9,7 @@ from hypothesis import strategies as st
 from oracle import numpy_llama
 from tiny import TINY, make_engine, random_weights
 
-from gentool.runtimes.xla import backend as paths
-from gentool.runtimes.xla import buckets
+from gentool.runtimes.xla import backend, buckets
 
 RNG = np.random.default_rng(5)
 IDS = RNG.integers(0, TINY.n_vocab, 100)
@@ -41,7 +42,7 @@ def test_prefill_continues_a_prefix(engine, reference):
     close(engine.prefill(IDS[21:22], first)[1], reference[21:22])  # the first is as it was
 
 
-@pytest.mark.parametrize("path", [paths.PIECES, paths.STEP])
+@pytest.mark.parametrize("path", [backend.ONEDNN, backend.XLA_STEP])
 def test_other_paths_equal_the_reference(tiny_weights, reference, path):
     engine = make_engine(TINY, tiny_weights, path)
     prefix, logits = engine.prefill(IDS[:20], every=True)
@@ -52,7 +53,7 @@ def test_other_paths_equal_the_reference(tiny_weights, reference, path):
     close(logits[0], reference[22:24])
 
 
-@pytest.mark.parametrize("path", [paths.PIECES, paths.STEP])
+@pytest.mark.parametrize("path", [backend.ONEDNN, backend.XLA_STEP])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_products_of_16_bits_round_what_they_take_too(tiny_weights, reference, path, dtype):
     logits = make_engine(TINY, tiny_weights, path, dtype).prefill(IDS[:40], every=True)[1]
@@ -66,8 +67,8 @@ def test_extend_equals_the_reference_however_it_is_cut(engine, reference, steps,
     prefix, _ = engine.prefill(IDS[:20])
     at, tail = 20, None
     for size in steps:
-        tail, logits = engine.extend(
-            [prefix], tail, [0], [0], IDS[None, at : at + size], 12, batch_invariant
+        tail, logits = replace(engine, batch_invariant=batch_invariant).extend(
+            [prefix], tail, [0], [0], IDS[None, at : at + size], 12
         )
         close(logits[0], reference[at : at + size])
         at += size
@@ -75,7 +76,7 @@ def test_extend_equals_the_reference_however_it_is_cut(engine, reference, steps,
 
 def test_a_tail_outgrows_its_room(engine, reference):
     prefix, _ = engine.prefill(IDS[:20])
-    tail, _ = engine.extend([prefix], None, [0], [0], IDS[None, 20:30], room=10)
+    tail, _ = engine.extend([prefix], None, [0], [0], IDS[None, 20:30], max_new_tokens=10)
     _, logits = engine.extend([prefix], tail, [0], [0], IDS[None, 30:50])
     close(logits[0], reference[30:50])
 
@@ -91,16 +92,14 @@ def test_rows_of_any_owner_continue_any_parents(plain, tiny_weights, data):
     first = data.draw(st.lists(token, min_size=len(owner), max_size=len(owner)))
     parents = data.draw(st.lists(st.integers(0, len(owner) - 1), min_size=1, max_size=6))
     second = data.draw(st.lists(token, min_size=len(parents), max_size=len(parents)))
-    invariant = data.draw(st.booleans())
-    tail, logits = plain.extend(
-        prefixes, None, owner, [0] * len(owner), np.array(first)[:, None], 2, invariant
+    engine = replace(plain, batch_invariant=data.draw(st.booleans()))
+    tail, logits = engine.extend(
+        prefixes, None, owner, [0] * len(owner), np.array(first)[:, None], 2
     )
     for o, a, row in zip(owner, first, logits, strict=True):
         close(row[0], numpy_llama.logits(TINY, tiny_weights, [*prompts[o], a])[-1])
     owners = [owner[p] for p in parents]
-    _, logits = plain.extend(
-        prefixes, tail, owners, parents, np.array(second)[:, None], 2, invariant
-    )
+    _, logits = engine.extend(prefixes, tail, owners, parents, np.array(second)[:, None], 2)
     for o, p, b, row in zip(owners, parents, second, logits, strict=True):
         close(row[0], numpy_llama.logits(TINY, tiny_weights, [*prompts[o], first[p], b])[-1])
 
@@ -129,6 +128,29 @@ def test_logits_are_read_where_they_lie(engine):
     assert not logits.flags.owndata and not rows.flags.owndata
 
 
+@settings(max_examples=25)
+@given(data=st.data())
+def test_rows_join_between_steps(plain, tiny_weights, data):
+    """Rows of old and new prompts join rows that have tokens already; some of these leave."""
+    prompts = [IDS[:9], IDS[30:51], IDS[60:76]]
+    prefixes = [plain.prefill(p)[0] for p in prompts]
+    token = st.integers(0, TINY.n_vocab - 1)
+    engine = replace(plain, batch_invariant=data.draw(st.booleans()))
+    texts = [(o, [data.draw(token)]) for o in data.draw(st.lists(st.integers(0, 1), min_size=1))]
+    rows, _ = engine.extend(
+        prefixes[:2], None, [o for o, _ in texts], [], np.array([t for _, t in texts]), 1
+    )
+    for _ in range(3):
+        old = st.integers(0, len(texts) - 1)
+        parents = data.draw(st.lists(st.one_of(st.just(-1), old), min_size=1, max_size=5))
+        new = [(data.draw(st.integers(0, 2)), []) if p < 0 else texts[p] for p in parents]
+        texts = [(o, [*ids, data.draw(token)]) for o, ids in new]
+        tokens = np.array([ids[-1:] for _, ids in texts])
+        rows, logits = engine.extend(prefixes, rows, [o for o, _ in texts], parents, tokens)
+        for (o, ids), row in zip(texts, logits, strict=True):
+            close(row[0], numpy_llama.logits(TINY, tiny_weights, [*prompts[o], *ids])[-1])
+
+
 def test_an_owner_must_be_its_parents(engine):
     prefixes = [engine.prefill(IDS[:5])[0], engine.prefill(IDS[:6])[0]]
     tail, _ = engine.extend(prefixes, None, [0, 1], [0, 0], np.ones((2, 1), int), 4)
@@ -138,6 +160,7 @@ def test_an_owner_must_be_its_parents(engine):
 
 def test_a_rows_bits_do_not_depend_on_its_neighbours_or_its_position(engine):
     """--batch-invariant: one row, then the same row at each place among 1 to 17 others."""
+    engine = replace(engine, batch_invariant=True)
     prefix, _ = engine.prefill(IDS[:20])
 
     def run(rows, at):
@@ -146,7 +169,7 @@ def test_a_rows_bits_do_not_depend_on_its_neighbours_or_its_position(engine):
         tail, out = None, []
         for step in range(4):
             tail, logits = engine.extend(
-                [prefix], tail, [0] * rows, range(rows), tokens[:, step : step + 1], 4, True
+                [prefix], tail, [0] * rows, range(rows), tokens[:, step : step + 1], 4
             )
             out.append(logits[at, 0])
         return np.array(out)
@@ -158,11 +181,12 @@ def test_a_rows_bits_do_not_depend_on_its_neighbours_or_its_position(engine):
 
 
 def test_neighbours_of_other_prompts_leave_a_rows_bits(engine):
+    engine = replace(engine, batch_invariant=True)
     prefixes = [engine.prefill(IDS[:n])[0] for n in (20, 7, 50)]
-    _, alone = engine.extend(prefixes, None, [0], [0], np.array([[3]]), 4, True)
+    _, alone = engine.extend(prefixes, None, [0], [0], np.array([[3]]), 4)
     for owner in ([0, 1], [2, 1, 0], [1, 2, 2, 0, 0]):
         tokens = np.full((len(owner), 1), 3)
-        _, logits = engine.extend(prefixes, None, owner, owner, tokens, 4, True)
+        _, logits = engine.extend(prefixes, None, owner, owner, tokens, 4)
         np.testing.assert_array_equal(logits[owner.index(0)], alone[0])
 
 
@@ -177,7 +201,10 @@ def test_nothing_is_retraced_between_steps_or_prompts_of_a_bucket(tiny_weights):
             tail, _ = engine.extend([prefix], tail, [0] * rows, range(rows), tokens, 10)
 
     def traces():
-        return [f.experimental_get_tracing_count() for f in (engine.layer, engine.step)]
+        return [
+            f.experimental_get_tracing_count()
+            for f in (engine.runtime.layer, engine.runtime.logits_step)
+        ]
 
     run(17, 3)
     before = traces()
@@ -188,7 +215,7 @@ def test_nothing_is_retraced_between_steps_or_prompts_of_a_bucket(tiny_weights):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("path", [paths.LAYER, paths.GRAPH])
+@pytest.mark.parametrize("path", [backend.XLA_LAYER, backend.GRAPH])
 def test_16_bit_weights_are_summed_in_fp32(tiny_weights, reference, dtype, path):
     """The only error left is that of rounding the weights."""
     engine = make_engine(TINY, tiny_weights, path, dtype)
@@ -207,10 +234,10 @@ def engine_dtype_round(array, dtype):
 @pytest.mark.parametrize(
     ("kv", "tied", "path"),
     [
-        (1, True, paths.LAYER),
-        (1, False, paths.GRAPH),
-        (4, True, paths.GRAPH),
-        (4, False, paths.LAYER),
+        (1, True, backend.XLA_LAYER),
+        (1, False, backend.GRAPH),
+        (4, True, backend.GRAPH),
+        (4, False, backend.XLA_LAYER),
     ],
 )
 def test_other_shapes_of_the_family(kv, tied, path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -13,7 +14,7 @@ from tiny import TINY, make_engine, random_weights
 
 from gentool.decoding import exact, tree
 from gentool.decoding.filters import Law, adjusted, weights
-from gentool.runtimes.xla import backend as paths
+from gentool.runtimes.xla import backend
 
 SIX = TINY.model_copy(update={"n_vocab": 6})
 PROMPT = [1, 4, 2, 4]
@@ -27,7 +28,7 @@ def arrays(seed):
 
 @cache
 def model(seed):
-    return make_engine(SIX, arrays(seed), paths.GRAPH)
+    return make_engine(SIX, arrays(seed), backend.GRAPH)
 
 
 def stops(ids):
@@ -67,7 +68,7 @@ def expansion(seed, law, least, most):
         return stops(ids) and len(ids) >= least
 
     root = tree.Root(prefix, logits[0], 0, adjust, over, most)
-    return exact.Expansion(root, 0, tree.How(law, END, least, most))
+    return exact.Expansion(root, 0, tree.TreeOptions(law, END, least, most))
 
 
 @settings(max_examples=20)
@@ -144,15 +145,16 @@ def test_prefixes_are_computed_in_batches(monkeypatch):
 def test_a_tree_does_not_depend_on_those_beside_it():
     """To the bit, where that is asked for."""
 
+    engine = replace(model(2), batch_invariant=True)
+
     def masses(*beside):
         mine = expansion(2, Law(1.0), 0, 4)
         trees = [mine, *beside]
         for index, one in enumerate(trees):
             one.index = index
-            one.how = one.how._replace(batch_invariant=True)
         found = []
         while not mine.complete:
-            found += exact.expand(model(2), trees, [10**6] * len(trees))
+            found += exact.expand(engine, trees, [10**6] * len(trees))
         return [(leaf.ids, leaf.mass) for leaf in found if leaf.root == 0]
 
     assert masses() == masses(expansion(2, Law(0.7), 0, 3), expansion(2, Law(3.0), 2, 4))
@@ -164,7 +166,7 @@ def test_what_nothing_may_follow_gives_its_mass_back():
     def adjust(scores, prompts, outputs):
         return np.full_like(scores, -np.inf) if outputs[0] else scores
 
-    grown = exact.Expansion(grown.root._replace(adjust=adjust), 0, grown.how)
+    grown = exact.Expansion(grown.root._replace(adjust=adjust), 0, grown.options)
     found = []
     while not grown.complete:
         found += exact.expand(model(1), [grown], [10**6])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,10 +14,10 @@ from tiny import TINY, make_engine, random_weights
 
 from gentool.decoding.filters import Law, adjusted
 from gentool.decoding.lookup import Drafter, draft
-from gentool.decoding.loop import How, Limits, Prompt, Row, decode
+from gentool.decoding.loop import DecodeLoop, DecodeOptions, Prompt, Row
 from gentool.decoding.philox import uniform
-from gentool.decoding.sampling import LAST, Points, likeliest, normalized, pick
-from gentool.runtimes.xla import backend as paths
+from gentool.decoding.sampling import LAST, Points, normalized, pick, top_k_ids
+from gentool.runtimes.xla import backend
 
 LAW = Law()
 
@@ -22,24 +25,35 @@ LAW = Law()
 @pytest.fixture(scope="module")
 def small():
     """A model that repeats itself, so that drafts come true now and then."""
-    return make_engine(TINY, random_weights(TINY, 3), paths.GRAPH)
+    return make_engine(TINY, random_weights(TINY, 3), backend.GRAPH)
 
 
-def run(engine, prompts, rows, law=LAW, most=12, **how):
-    """The ids, log-probabilities and told tokens of each row."""
-    computed = []
-    for ids in prompts:
+class Sample(NamedTuple):
+    """A row of a test: its prompt by index, its keys, the token it must begin with."""
+
+    prompt: int
+    row: int
+    sample: int
+    first: int | None = None
+
+
+def run(engine, prompts, rows, law=LAW, most=12, batch_invariant=False, **more):
+    """The tokens of each row."""
+    engine = replace(engine, batch_invariant=batch_invariant)
+    constraint = more.pop("constraint", None)
+    options = DecodeOptions(law, more.pop("seed", 1), most, **more)
+    decoding = DecodeLoop(engine, options, constraint)
+    numbers = {}  # row of the loop -> row of the test
+    for prompt, ids in enumerate(prompts):
         prefix, logits = engine.prefill(ids)
-        computed.append(Prompt(np.array(ids), prefix, logits[0]))
-    end = how.pop("end", frozenset())
-    least = how.pop("least", 0)
-    limits = Limits(least, (most,) * len(prompts), most, end)
-    constraint = how.pop("constraint", None)
-    given = How(law, how.pop("seed", 1), **how)
+        mine = [index for index, row in enumerate(rows) if row.prompt == prompt]
+        keys = [Row(rows[i].row, rows[i].sample, rows[i].first) for i in mine]
+        added = decoding.add(Prompt(np.array(ids), prefix, logits[0], most), keys)
+        numbers |= dict(zip(added, mine, strict=True))
     found = [[] for _ in rows]
-    for tokens in decode(engine, computed, rows, given, limits, set(), constraint):
-        for token in tokens:
-            found[token.row].append(token)
+    while not decoding.done:
+        for token in decoding.step():
+            found[numbers[token.row]].append(token)
     return found
 
 
@@ -48,7 +62,7 @@ def ids(found):
 
 
 def rows_of(prompts, samples):
-    return [Row(p, p, s) for p in range(prompts) for s in range(samples)]
+    return [Sample(p, p, s) for p in range(prompts) for s in range(samples)]
 
 
 PROMPTS = [[5, 9, 5, 9, 5, 9, 5], list(range(20)), [7]]
@@ -67,15 +81,15 @@ def test_drafts_change_no_text(small, law, lookup):
 def test_drafts_save_steps(small, monkeypatch):
     """Where a text repeats itself, fewer steps are computed than tokens drawn."""
     calls = []
-    extend = small.extend
+    step = small.runtime.step
 
     def counted(*args, **kwargs):
         calls.append(1)
-        return extend(*args, **kwargs)
+        return step(*args, **kwargs)
 
-    monkeypatch.setattr(small, "extend", counted)
-    bias = tuple((token, 100.0) for token in (5,))  # a model that says one thing
-    found = run(small, [[5, 5, 5]], [Row(0, 0, 0)], Law(0.0, logit_bias=bias), most=33, lookup=7)
+    monkeypatch.setattr(small.runtime, "step", counted)
+    bias = {5: 100.0}  # a model that says one thing
+    found = run(small, [[5, 5, 5]], [Sample(0, 0, 0)], Law(0.0, logit_bias=bias), most=33, lookup=7)
     assert ids(found) == [[5] * 33]
     assert len(calls) == 4  # one token, then eight a step
 
@@ -113,12 +127,12 @@ def test_drafts_rest_where_they_do_not_come_true():
     drafts = []
     for _ in range(40):
         drafts.append(len(drafter.draft(copied)))
-        drafter.told(drafts[-1], 1)
+        drafter.record(drafts[-1], 1)
     assert [step for step, drafted in enumerate(drafts) if drafted] == [0, 5, 22]
     drafter = Drafter(3)
     for _ in range(40):
         assert drafter.draft(copied) == [3, 1, 2]
-        drafter.told(3, 2)
+        drafter.record(3, 2)
 
 
 @pytest.fixture(scope="module")
@@ -137,56 +151,56 @@ def test_greedy_under_filters_equals_a_run_without_a_cache(compiled, law):
     for _ in range(10):
         logits = numpy_llama.logits(TINY, weights, text)[-1:]
         text.append(int(adjusted(logits, law, [prompt], [text[4:]]).argmax()))
-    assert ids(run(engine, [prompt], [Row(0, 0, 0)], law, most=10)) == [text[4:]]
+    assert ids(run(engine, [prompt], [Sample(0, 0, 0)], law, most=10)) == [text[4:]]
 
 
-def test_told_tokens_are_the_likeliest(small):
-    (row,) = run(small, [PROMPTS[0]], [Row(0, 0, 0)], most=5, told=4)
+def test_recorded_tokens_are_the_most_probable(small):
+    (row,) = run(small, [PROMPTS[0]], [Sample(0, 0, 0)], most=5, top_logprobs=4)
     text = list(PROMPTS[0])
     for token in row:
         own = normalized(small.prefill(text)[1])[0]
         wanted = sorted(range(TINY.n_vocab), key=lambda i: (-own[i], i))[:4]
-        assert [i for i, _ in token.told] == wanted
-        np.testing.assert_allclose([p for _, p in token.told], own[wanted], atol=1e-4)
+        assert [i for i, _ in token.top_logprobs] == wanted
+        np.testing.assert_allclose([p for _, p in token.top_logprobs], own[wanted], atol=1e-4)
         assert token.log_probability == pytest.approx(own[token.id], abs=1e-4)
         text.append(token.id)
 
 
 def test_rows_begin_with_what_they_must(small):
-    rows = [Row(0, 0, i, first=first) for i, first in enumerate((80, 3, 41))]
+    rows = [Sample(0, 0, i, first) for i, first in enumerate((80, 3, 41))]
     found = run(small, [PROMPTS[1]], rows, Law(0.0), most=6)
     for row, one in zip(rows, ids(found), strict=True):
-        alone = run(small, [[*PROMPTS[1], row.first]], [Row(0, 0, 0)], Law(0.0), most=5)
+        alone = run(small, [[*PROMPTS[1], row.first]], [Sample(0, 0, 0)], Law(0.0), most=5)
         assert one == [row.first, *ids(alone)[0]]
 
 
 class Even:
-    """Only even ids may follow; a text ends when it has three."""
+    """Only even ids may follow; a text ends when it has three. A state is how many it has."""
 
-    def __init__(self, rows):
-        self.texts = [[] for _ in range(rows)]
+    def start(self, prompt):
+        return 0
 
-    def allowed(self, row):
+    def allowed(self, state):
         return np.arange(TINY.n_vocab) % 2 == 0
 
-    def accept(self, row, token):
-        self.texts[row].append(token)
+    def after(self, state, token):
+        return state + 1
 
-    def ended(self, row):
-        return len(self.texts[row]) == 3
+    def only_ends(self, state):
+        return state == 3
 
 
 @pytest.mark.parametrize("lookup", [0, 4])
 def test_restricted_rows(small, lookup):
     rows = rows_of(2, 3)
-    found = run(small, PROMPTS[:2], rows, constraint=Even(len(rows)), lookup=lookup)
+    found = run(small, PROMPTS[:2], rows, constraint=Even(), lookup=lookup)
     assert all(len(row) == 3 and all(i % 2 == 0 for i in row) for row in ids(found))
-    assert all(row[-1].whole for row in found)
+    assert all(row[-1].complete for row in found)
 
 
 def test_ends_are_forbidden_until_they_are_due(small):
     end = frozenset(range(0, 90))
-    found = run(small, PROMPTS, rows_of(3, 4), end=end, least=5)
+    found = run(small, PROMPTS, rows_of(3, 4), end=end, min_new_tokens=5)
     assert all(5 <= len(row) <= 12 and row[-1].ended for row in found if len(row) < 12)
     assert all(token.id >= 90 for row in found for token in row[:5])
 
@@ -194,12 +208,18 @@ def test_ends_are_forbidden_until_they_are_due(small):
 # stratified draws
 
 
+def points_of(seed, rows, samples, strata):
+    points = Points(seed, strata)
+    points.add(rows, samples)
+    return points
+
+
 @settings(max_examples=50)
 @given(st.lists(st.integers(1, 50), min_size=2, max_size=8), st.integers(1, 40), st.integers(0, 99))
 def test_strata_draw_each_token_as_often_as_it_is_due(counts, n, seed):
     """Of n stratified first tokens each comes p n times, rounded up or down."""
     p = np.array(counts) / sum(counts)
-    points = Points(seed, np.zeros(n, int), np.arange(n), n)
+    points = points_of(seed, np.zeros(n, int), np.arange(n), n)
     u = points.at(np.arange(n), np.zeros(n, int))
     drawn = pick(np.repeat(np.log(p)[None], n, axis=0), Law(), u)
     times = np.bincount(drawn.ids, minlength=len(p))
@@ -211,7 +231,7 @@ def test_strata_draw_each_token_as_often_as_it_is_due(counts, n, seed):
 
 def test_code_points_are_spread_over_the_whole_again_and_run_out():
     n = 1000
-    points = Points(7, np.zeros(n, int), np.arange(n), n)
+    points = points_of(7, np.zeros(n, int), np.arange(n), n)
     logits = np.repeat(np.log([[0.5, 0.3, 0.2]]), n, axis=0)
     which = np.arange(n)
     texts = []
@@ -230,7 +250,9 @@ def test_code_points_are_spread_over_the_whole_again_and_run_out():
 
 def test_the_shift_of_the_strata_depends_on_the_row_and_the_seed():
     def first(seed, row):
-        return Points(seed, np.array([row]), np.array([0]), 10).at(np.array([0]), np.array([0]))[0]
+        return points_of(seed, np.array([row]), np.array([0]), 10).at(np.array([0]), np.array([0]))[
+            0
+        ]
 
     assert len({first(seed, row) for seed in (1, 2) for row in (0, 1)}) == 4
     assert all(0 <= first(seed, 0) < 0.1 for seed in range(20))
@@ -239,7 +261,7 @@ def test_the_shift_of_the_strata_depends_on_the_row_and_the_seed():
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=20), st.integers(1, 25))
 def test_likeliest_is_a_stable_sort(values, count):
     row = np.array(values, float)
-    assert likeliest(row, count).tolist() == np.argsort(-row, kind="stable")[:count].tolist()
+    assert top_k_ids(row, count).tolist() == np.argsort(-row, kind="stable")[:count].tolist()
 
 
 # batches of prompts
@@ -261,7 +283,7 @@ def test_a_prompt_gives_what_it_gives_alone(small, prompts, order, samples):
     order.shuffle(rows)
     each = []
     for row in rows:
-        here = [Row(0, row.row, row.sample)]
+        here = [Sample(0, row.row, row.sample)]
         each += run(small, [prompts[row.prompt]], here, law, most=5, batch_invariant=True)
     for invariant in (True, False):
         together = run(small, prompts, rows, law, most=5, batch_invariant=invariant)
@@ -275,3 +297,29 @@ def test_a_prompt_gives_what_it_gives_alone(small, prompts, order, samples):
                 if a.id != b.id:  # a draw at the very boundary of two tokens
                     break
                 assert a.log_probability == pytest.approx(b.log_probability, abs=1e-4)
+
+
+@pytest.mark.parametrize("batch_invariant", [False, True])
+@pytest.mark.parametrize("lookup", [0, 3])
+def test_rows_join_between_steps(small, batch_invariant, lookup):
+    """A prompt that is added when others have begun gives what it gives alone."""
+    law = Law(0.8, top_p=0.9)
+    engine = replace(small, batch_invariant=batch_invariant)
+    decoding = DecodeLoop(engine, DecodeOptions(law, 1, 12, lookup=lookup))
+    found, started = {}, []
+    for step in range(40):
+        if step in (0, 3, 5):
+            prompt = len(started)
+            prefix, logits = engine.prefill(PROMPTS[prompt])
+            computed = Prompt(np.array(PROMPTS[prompt]), prefix, logits[0], 12)
+            started.append(decoding.add(computed, [Row(prompt, 0), Row(prompt, 1)]))
+        if not decoding.done:
+            for token in decoding.step():
+                found.setdefault(token.row, []).append(token)
+    assert decoding.done
+    for prompt, rows in enumerate(started):
+        samples = [Sample(0, prompt, 0), Sample(0, prompt, 1)]
+        alone = run(
+            small, [PROMPTS[prompt]], samples, law, batch_invariant=batch_invariant, lookup=lookup
+        )
+        assert [[t.id for t in found[row]] for row in rows] == ids(alone)

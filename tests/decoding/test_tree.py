@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -12,7 +13,7 @@ from tiny import TINY, make_engine, random_weights
 
 from gentool.decoding import loop, tree
 from gentool.decoding.filters import Law, adjusted
-from gentool.runtimes.xla import backend as paths
+from gentool.runtimes.xla import backend
 
 PROMPTS = [[5, 9, 5, 9, 5], list(range(20)), [7]]
 END = frozenset({3, 40})
@@ -22,8 +23,8 @@ MOST = 5
 @cache
 def model(seed):
     """One of them compiled."""
-    path = paths.GRAPH if seed else paths.LAYER
-    return make_engine(TINY, random_weights(TINY, seed), path)
+    path = backend.GRAPH if seed else backend.XLA_LAYER
+    return replace(make_engine(TINY, random_weights(TINY, seed), path), batch_invariant=True)
 
 
 def stops(ids):
@@ -41,7 +42,7 @@ def root(engine, ids, law, row=0, most=MOST, stops=stops):
 
 
 def how(law, least=0, end=END, most=MOST):
-    return tree.How(law, end, least, most, batch_invariant=True)
+    return tree.TreeOptions(law, end, least, most)
 
 
 def texts(leaves):
@@ -57,16 +58,18 @@ def drawn(engine, roots, samples, given_how, seed=1, strata=0, closed=None, **mo
 def independent(engine, prompt, row, n, law, seed, strata, least):
     """The same samples by the decode loop, a row each."""
     prefix, logits = engine.prefill(prompt)
-    limits = loop.Limits(least, (MOST,), MOST, END)
-    rows = [loop.Row(0, row, sample) for sample in range(n)]
-    found, stopped = [[] for _ in rows], set()
-    prompts = [loop.Prompt(np.array(prompt), prefix, logits[0])]
-    steps = loop.decode(engine, prompts, rows, loop.How(law, seed, True, strata), limits, stopped)
-    for tokens in steps:
-        for token in tokens:
+    options = loop.DecodeOptions(law, seed, MOST, least, END, strata)
+    decoding = loop.DecodeLoop(engine, options)
+    decoding.add(
+        loop.Prompt(np.array(prompt), prefix, logits[0], MOST),
+        [loop.Row(row, sample) for sample in range(n)],
+    )
+    found = [[] for _ in range(n)]
+    while not decoding.done:
+        for token in decoding.step():
             found[token.row].append(token.id)
             if stops(found[token.row]):
-                stopped.add(token.row)
+                decoding.stop(token.row)
     return {sample: tuple(ids) for sample, ids in enumerate(found)}
 
 

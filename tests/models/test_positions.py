@@ -15,10 +15,10 @@ from gentool.config.model import Arch, ModelFile
 from gentool.config.schema import parse
 from gentool.decoding.engine import Engine
 from gentool.errors import UsageError
-from gentool.models import gpt2, weights
-from gentool.runtimes.xla import attention
-from gentool.runtimes.xla import backend as paths
-from gentool.runtimes.xla import ops as layers
+from gentool.models import gpt2, positions, weights
+from gentool.runtimes.xla import attention, backend, ops
+from gentool.runtimes.xla import weights as xla_weights
+from gentool.runtimes.xla.runtime import XlaRuntime
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "bert4keras_math" / "golden.npz")
 
@@ -90,7 +90,7 @@ def test_rope_scalings(tmp_path: Path, kind: str) -> None:
     found = describe(folder_with(tmp_path, rope_scaling=scaling))
     arch = Arch(**found["arch"])
     np.testing.assert_allclose(
-        layers.frequencies(arch), np.array(frequencies.split(), float), rtol=1e-6
+        positions.frequencies(arch), np.array(frequencies.split(), float), rtol=1e-6
     )
     given = arch.rope_scaling.attention_factor if arch.rope_scaling else 1.0
     assert given == pytest.approx(length, rel=1e-12)
@@ -103,8 +103,9 @@ def test_yarn_says_how_long_the_context_has_become(tmp_path: Path) -> None:
 
 def test_a_rotation_by_yarn_changes_lengths() -> None:
     x = np.random.default_rng(0).normal(size=(1, 3, 2, 8)).astype(np.float32)
-    turned = layers.rope(x, np.array([[0, 1, 5]]), np.ones(4, np.float32), 1.5).numpy()
-    ratio = np.linalg.norm(turned, axis=-1) / np.linalg.norm(x, axis=-1)
+    rotation = ops.rotation(tf.constant([[0, 1, 5]]), np.ones(4, np.float32), 1.5)
+    rotated = ops.rope(tf.constant(x), rotation).numpy()
+    ratio = np.linalg.norm(rotated, axis=-1) / np.linalg.norm(x, axis=-1)
     np.testing.assert_allclose(ratio, 1.5, rtol=1e-5)
 
 
@@ -117,9 +118,9 @@ def gpt2_arch(**numbers: object) -> Arch:
 def test_hierarchical_positions_are_those_of_bert4keras(alpha: float, name: str) -> None:
     table = GOLDEN["hier_table"]
     arch = gpt2_arch(n_ctx=64, n_position=8, hierarchical_alpha=alpha)
-    found = gpt2.learned(arch, tf.constant(table), np.arange(64)[None])[0].numpy()
-    np.testing.assert_allclose(found, GOLDEN[name], rtol=0, atol=1e-6)
-    np.testing.assert_array_equal(found[:8], table)
+    rows = positions.learned(ops.graph, arch, tf.constant(table), tf.range(64)[None])[0].numpy()
+    np.testing.assert_allclose(rows, GOLDEN[name], rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(rows[:8], table)
 
 
 def stretched(table: np.ndarray, alpha: float) -> np.ndarray:
@@ -129,8 +130,8 @@ def stretched(table: np.ndarray, alpha: float) -> np.ndarray:
     return whole.reshape(-1, table.shape[1])
 
 
-@pytest.mark.parametrize("path", [paths.LAYER, paths.GRAPH])
-def test_a_stretched_model_is_the_one_with_the_longer_table(path: paths.Path) -> None:
+@pytest.mark.parametrize("path", [backend.XLA_LAYER, backend.GRAPH])
+def test_a_stretched_model_is_the_one_with_the_longer_table(path: backend.Backend) -> None:
     arch = gpt2_arch(n_ctx=50, n_position=8, hierarchical_alpha=0.4)
     rng = np.random.default_rng(1)
     shapes = gpt2.top_tensors(arch)
@@ -143,9 +144,8 @@ def test_a_stretched_model_is_the_one_with_the_longer_table(path: paths.Path) ->
     for one, position in ((arch, arrays["position"]), (gpt2_arch(n_ctx=50), longer)):
         source = Arrays(arrays | {"position": position})
         plan = weights.plan(source, gpt2, one)
-        engine = Engine(
-            gpt2, one, weights.load(source, plan, 2, tf.float32), (paths.Rule(1, path),)
-        )
+        params = xla_weights.load(source, plan, 2, tf.float32)
+        engine = Engine(XlaRuntime(gpt2, one, params, (backend.Rule(1, path),)))
         logits.append(engine.prefill(ids, every=True)[1])
     np.testing.assert_allclose(*logits, rtol=0, atol=1e-4)
     assert np.abs(logits[0]).max() > 1
@@ -160,8 +160,8 @@ def test_log_n_is_that_of_bert4keras() -> None:
     np.testing.assert_allclose(found, GOLDEN["attn_softmax_plus"], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("path", [paths.LAYER, paths.GRAPH])
-def test_log_n_in_a_model(tiny_weights: dict[str, np.ndarray], path: paths.Path) -> None:
+@pytest.mark.parametrize("path", [backend.XLA_LAYER, backend.GRAPH])
+def test_log_n_in_a_model(tiny_weights: dict[str, np.ndarray], path: backend.Backend) -> None:
     arch = TINY.model_copy(update={"log_n": 20})
     ids = np.random.default_rng(2).integers(0, arch.n_vocab, 40).tolist()
     engine = make_engine(arch, tiny_weights, path)

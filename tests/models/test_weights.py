@@ -6,8 +6,8 @@ import tensorflow as tf
 from tiny import TINY, Arrays, load, random_weights
 
 from gentool.errors import ModelError
-from gentool.models import llama, weights
-from gentool.runtimes.xla import ops as layers
+from gentool.models import column_blocks, llama, weights
+from gentool.runtimes.xla import weights as xla_weights
 
 
 def test_a_missing_tensor_is_named(tiny_weights):
@@ -68,7 +68,7 @@ def test_the_arrays_of_a_source_are_used_where_they_lie():
 def test_joined_and_turned_weights_are_the_arrays(dtype):
     rng = np.random.default_rng(0)
     parts = [rng.normal(size=(3, 70_000)).astype(np.float32).T for _ in range(2)]
-    whole = weights._joined(
+    whole = xla_weights._joined(
         parts, (140_000, 3), (140_000, 3), np.dtype(tf.as_dtype(dtype).as_numpy_dtype)
     )
     wanted = tf.cast(np.concatenate(parts), dtype).numpy()
@@ -79,14 +79,15 @@ def test_joined_and_turned_weights_are_the_arrays(dtype):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_weight_of_many_inputs_is_kept_in_slabs(monkeypatch, dtype):
     """Whether its file has them or not; in float32 it is as it was."""
-    monkeypatch.setattr(layers, "FUSED", 32)
+    monkeypatch.setattr(column_blocks, "MAX_FUSED_INPUTS", 32)
     arch = TINY.model_copy(update={"d_ff": 96})
     numpy_dtype = tf.as_dtype(dtype).as_numpy_dtype
     arrays = {n: a.astype(numpy_dtype) for n, a in random_weights(arch, 0).items()}
     down = arrays["layers.1.down"]  # [32, 96]
     slabs = np.stack([down[:, :32], down[:, 32:64], down[:, 64:]])
     in_slabs = arrays | {
-        f"layers.{i}.down": weights.slabbed(arrays[f"layers.{i}.down"], (3, 32, 32)) for i in (0, 1)
+        f"layers.{i}.down": column_blocks.blocked(arrays[f"layers.{i}.down"], (3, 32, 32))
+        for i in (0, 1)
     }
     np.testing.assert_array_equal(in_slabs["layers.1.down"], slabs)
     for source in (arrays, in_slabs):

@@ -4,37 +4,37 @@ from __future__ import annotations
 
 import pytest
 
-from gentool.runtimes.xla import backend as paths
-from gentool.runtimes.xla.backend import GRAPH, LAYER, PIECES, STEP
+from gentool.runtimes.xla import backend
+from gentool.runtimes.xla.backend import GRAPH, ONEDNN, XLA_LAYER, XLA_STEP
 
 STORED = ["float32", "float16", "bfloat16"]
 
 
-def chosen(device: paths.Device, stored: str, xla: bool | None, width: int = 768) -> list[str]:
+def chosen(device: backend.Device, stored: str, xla: bool | None, width: int = 768) -> list[str]:
     """The words for 1, 2, 8, 9 and 512 rows."""
-    rules = paths.rules(device, stored, width, xla)
-    return [paths.path(rules, rows).words for rows in (1, 2, 8, 9, 512)]
+    rules = backend.rules(device, stored, width, xla)
+    return [backend.backend_for(rules, rows).words for rows in (1, 2, 8, 9, 512)]
 
 
 @pytest.mark.parametrize("stored", STORED)
 def test_what_the_user_wants(stored: str) -> None:
     assert chosen("CPU", stored, False) == chosen("GPU", stored, False) == [GRAPH.words] * 5
-    assert chosen("CPU", stored, True) == [LAYER.words] * 5
-    assert chosen("GPU", stored, True) == chosen("GPU", stored, None) == [STEP.words] * 5
+    assert chosen("CPU", stored, True) == [XLA_LAYER.words] * 5
+    assert chosen("GPU", stored, True) == chosen("GPU", stored, None) == [XLA_STEP.words] * 5
 
 
 def test_what_is_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths, "fast_bf16", lambda: True)
-    layer, pieces = LAYER.words, PIECES.words
+    monkeypatch.setattr(backend, "fast_bf16", lambda: True)
+    layer, pieces = XLA_LAYER.words, ONEDNN.words
     assert chosen("CPU", "float32", None) == [layer, pieces, pieces, layer, layer]
     assert chosen("CPU", "float32", None, width=256) == [layer] * 5
-    assert paths.describe(paths.rules("CPU", "float32", 256, None)) == "compiled layers"
+    assert backend.describe(backend.rules("CPU", "float32", 256, None)) == "compiled layers"
     assert chosen("CPU", "bfloat16", None) == [layer, *[pieces] * 4]
     assert chosen("CPU", "float16", None) == [layer] * 5
-    monkeypatch.setattr(paths, "fast_bf16", lambda: False)
+    monkeypatch.setattr(backend, "fast_bf16", lambda: False)
     assert chosen("CPU", "bfloat16", None) == [layer] * 5
-    rules = paths.rules("CPU", "float32", 768, None)
-    assert paths.describe(rules) == (
+    rules = backend.rules("CPU", "float32", 768, None)
+    assert backend.describe(rules) == (
         "compiled layers, products of oneDNN from 2 rows, compiled layers from 9 rows"
     )
 
@@ -42,4 +42,4 @@ def test_what_is_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("isa", ["AVX512_CORE", "avx2"])
 def test_a_capped_machine_multiplies_no_bfloat16(monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
-    assert not paths.fast_bf16()
+    assert not backend.fast_bf16()

@@ -14,7 +14,7 @@ def said(code: str) -> list[str]:
 def test_keras_is_imported_only_by_who_asks_for_it() -> None:
     lines = said(
         "import sys\n"
-        "from gentool import device\n"
+        "from gentool.runtimes.xla import device\n"
         "device.setup()\n"
         "print('keras' in sys.modules)\n"
         "import tensorflow as tf\n"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from gentool.models import column_blocks
 from gentool.runtimes.xla import ops as layers
 
 RNG = np.random.default_rng(3)
@@ -28,7 +29,16 @@ def program(function, *arguments) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("inputs", [64, layers.FUSED, layers.FUSED + 1, 2 * layers.FUSED, 9000])
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        64,
+        column_blocks.MAX_FUSED_INPUTS,
+        column_blocks.MAX_FUSED_INPUTS + 1,
+        2 * column_blocks.MAX_FUSED_INPUTS,
+        9000,
+    ],
+)
 @pytest.mark.parametrize("rows", [1, 2, 7, 65])
 def test_a_product_in_a_program_is_the_plain_one(rows: int, inputs: int, dtype: str) -> None:
     x, weight, bias = normal(rows, 1, inputs), tf.cast(normal(5, inputs), dtype), normal(5)
@@ -44,7 +54,7 @@ def test_a_product_in_a_program_is_the_plain_one(rows: int, inputs: int, dtype: 
 def test_a_product_in_parts_is_the_plain_one(
     out: int, slabs: int, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layers, "PART", 10 * 32)
+    monkeypatch.setattr(layers, "PART_ELEMENTS", 10 * 32)
     x, whole = normal(7, 1, 32 * slabs), tf.cast(normal(out, 32 * slabs), dtype)
     weight = tf.stack(tf.split(whole, slabs, axis=1)) if slabs > 1 else whole
     found = layers.compiled(layers.flat_linear)(x, weight)
@@ -90,4 +100,4 @@ def test_a_bias_is_not_added_inside_a_product_of_float32() -> None:
 @pytest.mark.parametrize("first", [0.0, 1.0, -3.5, 1e-30, 3e38, np.inf, -np.inf])
 def test_a_wall_changes_nothing(first: float) -> None:
     x = np.array([[first, 2.0, -1e-30, 1 / 3]], np.float32)
-    np.testing.assert_array_equal(layers.wall(tf.constant(x)), 1)
+    np.testing.assert_array_equal(layers.fusion_barrier(tf.constant(x)), 1)

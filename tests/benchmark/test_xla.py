@@ -1,0 +1,52 @@
+"""Graphs are traced when the measurement says so, and no compiled program comes from a cache."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from tiny import TINY, make_engine, random_weights
+
+from gentool.benchmark import xla
+from gentool.runtimes.xla import device
+
+
+def test_a_graph_is_traced_once_by_each_measurement(monkeypatch, finish) -> None:
+    """The inputs made in the benchmark have the shapes that the engine makes."""
+    engine = make_engine(TINY, random_weights(TINY, 0))
+    traced: list[int] = []
+
+    class Counted(type(engine)):  # type: ignore[misc]
+        def prefill(self, *arguments: object) -> object:
+            traced.append(self.step.experimental_get_tracing_count())
+            return super().prefill(*arguments)
+
+        def extend(self, *arguments: object) -> object:
+            result = super().extend(*arguments)
+            traced.append(self.step.experimental_get_tracing_count())
+            return result
+
+    monkeypatch.setattr(xla, "Engine", Counted)
+    _, results = finish(xla.compile_times(engine, list(range(20)), 8, 1))
+    assert traced == 2 * [1, 1, 1, 1, 2, 2, 2, 2]
+    assert [it.name for it in results] == [
+        "prefill_trace",
+        "prefill_compile",
+        "step_trace",
+        "step_compile",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("", f"{device.CACHE_FLAG}="),
+        ("--tf_xla_x=1", f"--tf_xla_x=1 {device.CACHE_FLAG}="),
+        (f"{device.CACHE_FLAG}=own", f"{device.CACHE_FLAG}=own"),
+        ("file", "file"),
+    ],
+)
+def test_compiled_programs_never_come_from_a_cache(monkeypatch, flags: str, expected: str) -> None:
+    monkeypatch.setenv("TF_XLA_FLAGS", flags)
+    xla.disable_program_cache()
+    assert os.environ["TF_XLA_FLAGS"] == expected
