@@ -7,7 +7,7 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,17 +27,19 @@ from gentool.config.model import ModelConfig
 from gentool.config.sampling import SamplingParams
 from gentool.errors import GentoolError
 from gentool.generation import opening
-from gentool.generation.opening import DTYPES
 from gentool.generation.request import Request
 from gentool.generation.session import Model
 from gentool.voting.tally import Ballot
 
 if TYPE_CHECKING:  # TensorFlow is imported when a model is opened
     from gentool.decoding.engine import Engine
+    from gentool.models.weights import Weight
 
 VOTE_PROMPT = "3+5=8\n6+1=7\n4+4=8\n9+2=11\n7+5=12\n2+6="
 ANSWER_TOKENS = 8
 SEED = 1
+# Bytes of a weight; int4 has a 16-bit scale for 32 weights, int8 one for each output.
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "int4": 0.5625}
 # Tables of which a step reads one row a token, not all of it.
 GATHERED = {"position", "top_query"}
 
@@ -54,19 +56,21 @@ class ModelSize(NamedTuple):
     head_parameters: int
 
 
-def model_size(model: Model) -> ModelSize:
-    """Counts the weights of a model."""
-    weights = {name: math.prod(w.shape) for name, w in model.plan.items()}
-    gathered = GATHERED | ({"embedding"} if "head" in weights else set())
+def model_size(plan: Mapping[str, Weight], precision: str) -> ModelSize:
+    """Counts the weights of a plan that are stored in this precision."""
+    counts = {name: math.prod(weight.shape) for name, weight in plan.items()}
+    gathered = GATHERED | ({"embedding"} if "head" in counts else set())
     in_products = sum(
-        weights[name] for name, w in model.plan.items() if name not in gathered and len(w.shape) > 1
+        counts[name]
+        for name, weight in plan.items()
+        if name not in gathered and len(weight.shape) > 1
     )
-    in_head = weights["head" if "head" in weights else "embedding"]
-    itemsize = np.dtype(DTYPES[model.precision]).itemsize
+    in_head = counts["head" if "head" in counts else "embedding"]
+    read = sum(count for name, count in counts.items() if name not in gathered)
     return ModelSize(
-        sum(weights.values()),
-        itemsize * sum(weights.values()),
-        itemsize * sum(count for name, count in weights.items() if name not in gathered),
+        sum(counts.values()),
+        round(BYTES[precision] * sum(counts.values())),
+        round(BYTES[precision] * read),
         in_products - in_head,
         in_head,
     )

@@ -23,11 +23,12 @@ def run(
     results: list[Result] = []
     if plan.cold_start:
         results += yield from process.cold_start(config, options, plan.repeat)
-    results += xla_runtime.start()
+    if xla_runtime.runs(precision, xla):
+        results += xla_runtime.start()
     model, loads = yield from timings.load(config, precision, xla, plan.repeat)
     results += loads
     engine = model.engine
-    size = timings.model_size(model)
+    size = timings.model_size(model.plan, model.precision)
     context = config.arch.n_ctx
     prompt = min(DECODE_PROMPT, max(1, context // 2))
     fitting = plan._replace(
@@ -47,9 +48,9 @@ def run(
     results += yield from xla_runtime.compile_times(
         engine, prefill_ids, fitting.generate, plan.repeat
     )
-    rates = yield from xla_runtime.machine_rates(plan.repeat)
+    rates = yield from xla_runtime.machine_rates(engine, plan.repeat)
     results += machine.shares(results, rates, model.precision)
-    about_machine = machine.describe() | xla_runtime.versions()
+    about_machine = machine.describe() | xla_runtime.versions(engine)
     about_model = {
         "name": config.name,
         "family": config.family,

@@ -89,6 +89,7 @@ def main() -> int:
         return received[0] if received else _explain(failure, console)
     finally:
         end_quietly()
+        console.release()
 
 
 def _explain(failure: BaseException, console: Console) -> int:

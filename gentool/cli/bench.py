@@ -209,7 +209,7 @@ def report_fields(report: Report) -> dict[str, object]:
 def result_lines(report: Report) -> Iterator[dict[str, object]]:
     """The JSON fields of each line of --jsonl: those of a quantity, and of which model it is."""
     model = {"model": report.model["name"]}
-    model |= {key: report.model[key] for key in ("precision", "paths") if key in report.model}
+    model |= {key: report.model[key] for key in ("precision", "runtime") if key in report.model}
     return (model | result_fields(result) for result in report.results)
 
 
@@ -241,11 +241,11 @@ def machine_line(machine: Mapping[str, Any]) -> str:
 
 
 def model_line(model: Mapping[str, Any]) -> str:
-    """Size, precision, and how steps are compiled where they are."""
-    compiled = f", {model['paths']}" if "paths" in model else ""
+    """Size, precision, and the runtime with how it computes."""
+    runtime = f", {model['runtime']}" if "runtime" in model else ""
     return (
         f"{model['name']}: {model['parameters'] / 1e6:.1f} M parameters in"
-        f" {model['bytes'] / 1e6:.1f} MB, {model['precision']}{compiled}"
+        f" {model['bytes'] / 1e6:.1f} MB, {model['precision']}{runtime}"
     )
 
 

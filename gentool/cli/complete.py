@@ -60,7 +60,7 @@ class OutputFlags:
 
 @dataclass(frozen=True)
 class Flags:
-    """What was given; None is nothing."""
+    """Values of the command line and the environment; None where an option was not given."""
 
     prompt: str | None = argument("prompt", "[PROMPT|-]", required=False)
     source: PromptFlags = group("Prompt", PromptFlags)

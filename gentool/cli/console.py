@@ -119,6 +119,12 @@ class Console:
             with self._writing():
                 self._out.close()
 
+    def release(self) -> None:
+        """Closes the file of a result, whatever became of it."""
+        if self._out:
+            with contextlib.suppress(OSError):
+                self._out.close()
+
     @contextlib.contextmanager
     def log_as_notes(self) -> Iterator[None]:
         """Shows what gentool logs meanwhile, warnings of its cache, as notes."""

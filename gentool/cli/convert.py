@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gentool.cli.console import Console
-from gentool.cli.flags import PRECISION, SET
-from gentool.cli.options import Command, argument, flag, group, repeated
+from gentool.cli.flags import SET
+from gentool.cli.options import Command, argument, flag, group, one_of, repeated
 
 EXAMPLES = """
 gentool convert CPM/ cpm-lm
 gentool convert CPM/ cpm-lm --set arch.n_head=32 --precision fp16
 gentool complete -m cpm-lm/ "今天天气不错"
 """
+
+
+DTYPE = one_of("auto", "fp32", "fp16", "bf16")
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,13 @@ class ModelFlags:
         "NAME",
         "fp32, fp16, bf16; auto keeps the checkpoint's dtype",
         "auto",
-        PRECISION,
+        DTYPE,
     )
 
 
 @dataclass(frozen=True)
 class Flags:
-    """What was given; None is nothing."""
+    """Values of the command line and the environment; None where an option was not given."""
 
     source: str = argument("source", "SRC")
     target: str = argument("target", "DST")

@@ -37,7 +37,7 @@ RULE = one_of("hf", "bert4keras")
 STOPPING = one_of("true", "false", "never")
 SEED_NUMBER = number(int, 0, 2**63 - 1)
 ROW = number(int, 0, 2**32 - 1)
-PRECISION = one_of("auto", "fp32", "fp16", "bf16")
+PRECISION = one_of("auto", "fp32", "fp16", "bf16", "int8", "int4")
 ASSIGNMENT = Value(assignment)
 TEXT = Value(unescaped)
 
@@ -70,7 +70,11 @@ class ModelFlags:
     )
     set: tuple[tuple[str, str], ...] = repeated(*SET)
     precision: str | None = flag(
-        "--precision", "NAME", "auto, fp32, fp16 or bf16", "the model's, else auto", PRECISION
+        "--precision",
+        "NAME",
+        "auto, fp32, fp16, bf16, int8 or int4",
+        "the model's, else auto",
+        PRECISION,
     )
     xla: bool | None = switch("--xla/--no-xla", "compile all, or nothing", "the fastest")
     batch_invariant: bool | None = switch(

@@ -63,7 +63,7 @@ class OutputFlags:
 
 @dataclass(frozen=True)
 class Flags:
-    """What was given; None is nothing."""
+    """Values of the command line and the environment; None where an option was not given."""
 
     text: str | None = argument("text", "[TEXT|-]", required=False)
     source: TextFlags = group("Text", TextFlags)

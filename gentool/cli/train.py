@@ -1,4 +1,4 @@
-"""`gentool train`: a recipe and a corpus in, a model folder out."""
+"""`gentool train`: trains a model on a corpus by a recipe."""
 
 from __future__ import annotations
 
@@ -23,24 +23,23 @@ class RunFlags:
     data: str = flag(
         "--data", "DIR", "the corpus: a folder of .txt or .txt.zst files", required=True
     )
-    out: str = flag("--out", "RUN", "the folder of the run, made if need be", required=True)
-    hours: float | None = flag(
-        "--hours", "H", "end the run after H hours of learning", "", POSITIVE
-    )
+    out: str = flag("--out", "RUN", "the folder of the run, made if it is missing", required=True)
+    hours: float | None = flag("--hours", "H", "end the run after H hours of steps", "", POSITIVE)
 
 
 @dataclass(frozen=True)
 class Flags:
-    """What was given; None is nothing."""
+    """Values of the command line and the environment; None where an option was not given."""
 
     recipe: str = argument("recipe", "RECIPE.yaml")
     run: RunFlags = group("Training", RunFlags)
 
 
 def train(console: Console, flags: Flags) -> None:
-    """Trains a model from nothing, as a recipe says, and prints the folder it is in.
+    """Trains a model from scratch by a recipe, and prints the folder of the finished model.
 
-    The same command continues a run that was interrupted or killed.
+    The same command continues a run that was interrupted or killed. Until the first step is done
+    the recipe may be changed.
     """
     from gentool.training import recipe
 
@@ -59,6 +58,7 @@ def train(console: Console, flags: Flags) -> None:
 
     device.setup()
     from gentool.training import trainer
+    from gentool.training.run_folder import CHECKPOINT
 
     run = Path(flags.run.out)
     try:
@@ -72,10 +72,13 @@ def train(console: Console, flags: Flags) -> None:
                 if event.held_out is not None:
                     console.detail(f"step {event.step}: held-out loss {event.held_out:.3f}")
     except (KeyboardInterrupt, SystemExit):
-        console.error(f"stopped, {run} is saved", "the same command continues it")
+        done = (
+            f"stopped, {run} is saved" if (run / CHECKPOINT).exists() else "stopped, no step done"
+        )
+        console.error(done, "the same command continues it")
         raise
     except GentoolError as failure:
-        if console.signals.received:  # it could not be saved, of which nobody else would tell
+        if console.signals.received:  # the save failed, and nothing else would report that
             console.error(failure.message, failure.hint)
         raise
     console.write(f"{run / 'model'}\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +104,7 @@ class OutputFlags:
 
 @dataclass(frozen=True)
 class Flags:
-    """What was given; None is nothing."""
+    """Values of the command line and the environment; None where an option was not given."""
 
     file: str = argument("file", "FILE|-")
     prompt: PromptFlags = group("Prompt", PromptFlags)
@@ -173,9 +173,9 @@ def vote_config(flags: Flags, prompt: str, few_shot: FewShotPrompt | None) -> Vo
 
     model = flags.model.config()
     ballot = ballot_of(flags.vote)
-    given = {"max_tokens": MAX_TOKENS, "stop": few_shot.stop if few_shot else ()}
-    given |= {**flags.sampling, **flags.length, "include_stop": False}
-    sampling = sampling_params(model, given)
+    given: dict[str, Any] = {"max_tokens": MAX_TOKENS, **flags.sampling}
+    given |= {"stop": (few_shot.stop,)} if few_shot else {}
+    sampling = replace(sampling_params(model, {**given, **flags.length}), include_stop=False)
     flags.grammar.check()
     if sampling.temperature == 0 and ballot.n > 1 and not ballot.exact:
         raise UsageError(
