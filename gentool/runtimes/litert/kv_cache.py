@@ -74,6 +74,7 @@ class RowCache:
     N - 1 in some order."""
 
     shapes: tuple[HeadShape, ...]
+    batch_invariant: bool  # whether a row's bits must not depend on the others
     prefixes: list[PrefixCache]
     layers: list[LayerKV]
     owner: np.ndarray  # [N] prefix of each row
@@ -87,12 +88,15 @@ class RowCache:
 
 
 def empty(
-    shapes: Sequence[HeadShape], prefixes: Sequence[PrefixCache], max_new_tokens: int
+    shapes: Sequence[HeadShape],
+    prefixes: Sequence[PrefixCache],
+    max_new_tokens: int,
+    batch_invariant: bool,
 ) -> RowCache:
     """A cache without rows."""
     layers = _new_layers(shapes, (0,), min(max_new_tokens, FIRST_TOKENS))
     none = np.zeros(0, int)
-    return RowCache(tuple(shapes), list(prefixes), layers, none, none, none)
+    return RowCache(tuple(shapes), batch_invariant, list(prefixes), layers, none, none, none)
 
 
 def move(cache: RowCache, owner: np.ndarray, parents: np.ndarray, new_tokens: int) -> None:

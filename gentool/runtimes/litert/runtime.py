@@ -105,7 +105,7 @@ class LiteRTRuntime:
         self, prefixes: Sequence[PrefixCache], max_new_tokens: int, batch_invariant: bool
     ) -> RowCache:
         """See `gentool.runtimes.Runtime`."""
-        return kv_cache.empty(self._shapes, prefixes, max_new_tokens)
+        return kv_cache.empty(self._shapes, prefixes, max_new_tokens, batch_invariant)
 
     def join(self, cache: RowCache, prefixes: Sequence[PrefixCache]) -> None:
         """See `gentool.runtimes.Runtime`."""
