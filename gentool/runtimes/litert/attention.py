@@ -52,24 +52,19 @@ def scoring(arch: Arch, layer: int, key_size: int) -> Scoring:
     return Scoring(scale, arch.score_cap, window, arch.log_n)
 
 
-def rotated(x: np.ndarray, cosines: np.ndarray, sines: np.ndarray) -> np.ndarray:
-    """x [R, H, E] with the halves of each head rotated by cosines and sines [R, 1, E] that are
-    doubled, the first half of the sines negated."""
-    half = x.shape[-1] // 2
-    swapped = np.empty(x.shape, np.float32)
-    swapped[..., :half], swapped[..., half:] = x[..., half:], x[..., :half]
-    swapped *= sines
-    swapped += x * cosines
-    return swapped
-
-
 def step_plan(cache: RowCache, positions: np.ndarray) -> StepPlan:
     """For tokens at positions [N, T]. Rows of one prefix are a group; if rows are to be independent
     of the batch, those of one length among them: so every product has the shape that it has for a
     row alone."""
     n, t = positions.shape
+    if n == 1:
+        keys = cache.longest + t
+        hidden = None if t == 1 else ~np.tri(t, keys, cache.longest, bool)[None, None]
+        prefix = cache.prefixes[int(cache.owner[0])]
+        group = Group(slice(0, 1), prefix, keys, positions, hidden)
+        return StepPlan(None, None, cache.length, cache.longest, keys, (group,))
     slots = cache.slots
-    ordered = n == 1 or np.array_equal(slots, np.arange(n))
+    ordered = np.array_equal(slots, np.arange(n))
     rows = None if ordered else np.argsort(slots)
     owner, length = cache.owner, cache.length
     if rows is not None:
@@ -80,7 +75,7 @@ def step_plan(cache: RowCache, positions: np.ndarray) -> StepPlan:
         kinds = owner * (int(length.max()) + 1) + length
     groups = []
     for kind in dict.fromkeys(kinds.tolist()):
-        where = _run(np.flatnonzero(kinds == kind)) if n > 1 else slice(0, 1)
+        where = _run(np.flatnonzero(kinds == kind))
         mine = length[where]
         keys = int(mine.max()) + t
         hidden = None
@@ -89,8 +84,8 @@ def step_plan(cache: RowCache, positions: np.ndarray) -> StepPlan:
             hidden = hidden[:, None]
         prefix = cache.prefixes[int(owner[where][0])]
         groups.append(Group(where, prefix, keys, positions[where], hidden))
-    longest = int(length.max()) + t
-    return StepPlan(rows, None if ordered else slots, length, uniform, longest, tuple(groups))
+    keys = cache.longest + t
+    return StepPlan(rows, None if ordered else slots, length, uniform, keys, tuple(groups))
 
 
 def attend_rows(
@@ -133,8 +128,10 @@ def _attend_group(
     else:
         scores[..., :p] = _joint(queries, prefix.keys.transpose(0, 2, 1))
     np.matmul(queries, own_keys.transpose(0, 1, 3, 2), out=scores[..., p:])
-    _capped(scores, scoring.cap)
-    _hide(scoring, group, scores.reshape(n, h, t, p + m))
+    if scoring.cap is not None:
+        _cap(scores, scoring.cap)
+    if group.hidden is not None or scoring.window is not None:
+        _hide(scoring, group, scores.reshape(n, h, t, p + m))
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     weights = scores[..., :p]
@@ -202,7 +199,9 @@ def attend_prompt(
         low = 0 if scoring.window is None else max(0, first + at - scoring.window + 1)
         queries = block.reshape(n, g, h // g, e).transpose(1, 2, 0, 3).reshape(g, -1, e)
         scores = np.matmul(queries, kv.keys[:, low:last].transpose(0, 2, 1))
-        scores = _capped(scores, scoring.cap).reshape(g, h // g, n, last - low)
+        if scoring.cap is not None:
+            _cap(scores, scoring.cap)
+        scores = scores.reshape(g, h // g, n, last - low)
         mine = positions[at : at + n, None]
         if scoring.window is not None:
             there = np.arange(low, last)
@@ -223,14 +222,13 @@ def attend_prompt(
 def _write(plan: StepPlan, kv: LayerKV, k: np.ndarray, v: np.ndarray) -> None:
     """Writes k and v [N, T, G, E] behind what the rows of slots have."""
     n, t = k.shape[:2]
+    if plan.uniform is None:
+        slots, places = np.arange(n)[:, None], plan.length[:, None] + np.arange(t)  # [N, T]
     for kept, new in ((kv.keys, k), (kv.values, v)):
-        if plan.uniform is not None:
-            kept[:n, :, plan.uniform : plan.keys] = new.transpose(0, 2, 1, 3)
+        if plan.uniform is None:
+            kept[slots, :, places] = new
         else:
-            # what lies between a row's end and the longest row's is hidden, but must be a number
-            for slot, end in enumerate(plan.length.tolist()):
-                kept[slot, :, end : end + t] = new[slot].transpose(1, 0, 2)
-                kept[slot, :, end + t : plan.keys] = 0
+            kept[:n, :, plan.uniform : plan.keys] = new.transpose(0, 2, 1, 3)
 
 
 def _scaled(scoring: Scoring, q: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -243,10 +241,8 @@ def _scaled(scoring: Scoring, q: np.ndarray, positions: np.ndarray) -> np.ndarra
     return q * (factor.astype(np.float32) * scoring.scale)[..., None, None]
 
 
-def _capped(scores: np.ndarray, cap: float | None) -> np.ndarray:
+def _cap(scores: np.ndarray, cap: float) -> None:
     """cap * tanh(scores / cap), in place."""
-    if cap is not None:
-        scores /= np.float32(cap)
-        np.tanh(scores, out=scores)
-        scores *= np.float32(cap)
-    return scores
+    scores /= np.float32(cap)
+    np.tanh(scores, out=scores)
+    scores *= np.float32(cap)
