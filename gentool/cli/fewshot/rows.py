@@ -65,9 +65,9 @@ def vote_on_rows(
     ballots = [ballot, *compared(ballot)] if table.labelled else [ballot]
     run, earlier = run_name(table.template, config, ballots), NOTHING
     if output.path:
+        console.redirect(output.path)  # first: nobody else writes what is read
         if output.json:
             earlier = resumed(Path(output.path), run, table.rows, seed)
-        console.redirect(output.path)
     if seed is None and earlier.seed is not None:
         config = config._replace(request=replace(config.request, seed=earlier.seed))
     model = config.open_model()
