@@ -188,13 +188,14 @@ def test_a_budget_that_is_too_small_is_an_estimate(model):
 
 def test_prompts_that_begin_alike_are_computed_once(model, monkeypatch):
     lengths = []
-    prefill = model.engine.prefill
+    runtime = model.engine.runtime
+    prefill = runtime.prefill
 
-    def counted(ids, prefix=None, **more):
+    def counted(ids, *more):
         lengths.append(len(ids))
-        return prefill(ids, prefix, **more)
+        return prefill(ids, *more)
 
-    monkeypatch.setattr(model.engine, "prefill", counted)
+    monkeypatch.setattr(runtime, "prefill", counted)
     examples = "大=>小\n高=>矮\n快=>慢\n"
     prompts = [f"{examples}{word}=>" for word in ("长", "冷", "好")]
     together = final(model.votes(request(prompts, 20), [Ballot(20, curtail=False)]))
