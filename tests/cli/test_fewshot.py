@@ -405,7 +405,7 @@ def test_too_long_is_no_answer(run: Run) -> None:
         (("--plot", "/nowhere/a.svg"), "--plot is '/nowhere/a.svg', in no folder", "folder"),
         (("--temperature", "0"), "--temperature is 0, of 300 samples", "--n 1, or --exact"),
         (("--data", "b.csv"), "has no {input} for the rows of b.csv to fill", "{input}"),
-        (("--answer-regex", "("), "the answer regex '(' is not one", "regular expression"),
+        (("--answer-regex", "("), "the answer regex '(' is not valid", "regular expression"),
         (("--confidence", "1"), "--confidence is '1'", "> 0 and <= 0.999999"),
         (("--n", "0"), "--n is '0'", "1 to"),
         (("--regex", "("), "--regex is '('", "look-around"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from gentool import cache
 
 CACHE_FLAG = "--tf_xla_persistent_cache_directory"
 
-problems: list[str] = []  # warnings for the user, which the command prints
+LOG = logging.getLogger(__name__)
 
 
 def setup() -> None:
@@ -40,7 +41,8 @@ def _set_program_cache() -> None:
     if CACHE_FLAG in flags or (flags and not flags.startswith("--")):  # the latter is a file name
         return
     path, problem = cache.programs()
-    problems.extend([problem] if problem else [])
+    if problem:
+        LOG.warning("%s", problem)
     if path and " " not in str(path):  # TensorFlow ends a flag at a blank
         os.environ["TF_XLA_FLAGS"] = f"{flags} {CACHE_FLAG}={path}".strip()
         atexit.register(cache.record, path)
