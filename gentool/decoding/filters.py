@@ -24,9 +24,6 @@ LOGIT_FILTERS = ("temperature", "top_k")  # which `weigh` itself applies, to log
 FEW = 512  # so many are sorted rather than split
 
 
-Law = SamplingParams  # the name that the other modules of this room still use
-
-
 def adjusted(
     logits: np.ndarray, params: SamplingParams, prompts: Sequence[Ids], outputs: Sequence[Ids]
 ) -> np.ndarray:
