@@ -70,7 +70,9 @@ PROMPTS = [[5, 9, 5, 9, 5, 9, 5], list(range(20)), [7]]
 
 
 @pytest.mark.parametrize(
-    "law", [SamplingParams(0.0), SamplingParams(0.6, top_k=2), SamplingParams(1.0, 0, 0.9)], ids=str
+    "params",
+    [SamplingParams(0.0), SamplingParams(0.6, top_k=2), SamplingParams(1.0, 0, 0.9)],
+    ids=str,
 )
 @pytest.mark.parametrize("lookup", [1, 3, 8])
 def test_drafts_change_no_text(small, params, lookup):
@@ -105,7 +107,7 @@ def test_drafts_save_steps(small, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "count", "wanted"),
+    ("text", "count", "expected"),
     [
         ([1, 2, 3, 4, 1, 2, 3], 2, [4, 1]),
         ([1, 2, 9, 2, 3, 1, 2], 1, [9]),  # two tokens were last together before 9
@@ -153,7 +155,7 @@ def compiled():
 
 
 @pytest.mark.parametrize(
-    "law",
+    "params",
     [SamplingParams(0.0, repetition_penalty=1.7), SamplingParams(0.0, no_repeat_ngram_size=2)],
 )
 def test_greedy_under_filters_equals_a_run_without_a_cache(compiled, params):

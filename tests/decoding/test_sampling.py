@@ -60,7 +60,7 @@ def test_log_probability_is_the_models_own():
 
 
 @pytest.mark.parametrize(
-    "law", [SamplingParams(), SamplingParams(top_k=5), SamplingParams(0.7, top_p=0.8)]
+    "params", [SamplingParams(), SamplingParams(top_k=5), SamplingParams(0.7, top_p=0.8)]
 )
 def test_rows_of_several_threads_are_as_alone(params, monkeypatch):
     rng = np.random.default_rng(2)
