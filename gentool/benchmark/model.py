@@ -7,7 +7,8 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -22,20 +23,23 @@ from gentool.benchmark.measure import (
     seconds,
     skipped,
 )
-from gentool.config.model import ModelConfig, Sampling
+from gentool.config.model import ModelConfig
+from gentool.config.sampling import SamplingParams
 from gentool.errors import GentoolError
 from gentool.generation import opening
-from gentool.generation.opening import DTYPES
 from gentool.generation.request import Request
 from gentool.generation.session import Model
 from gentool.voting.tally import Ballot
 
 if TYPE_CHECKING:  # TensorFlow is imported when a model is opened
     from gentool.decoding.engine import Engine
+    from gentool.models.weights import Weight
 
 VOTE_PROMPT = "3+5=8\n6+1=7\n4+4=8\n9+2=11\n7+5=12\n2+6="
 ANSWER_TOKENS = 8
 SEED = 1
+# Bytes of a weight; int4 has a 16-bit scale for 32 weights, int8 one for each output.
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "int4": 0.5625}
 # Tables of which a step reads one row a token, not all of it.
 GATHERED = {"position", "top_query"}
 
@@ -52,19 +56,21 @@ class ModelSize(NamedTuple):
     head_parameters: int
 
 
-def model_size(model: Model) -> ModelSize:
-    """Counts the weights of a model."""
-    weights = {name: math.prod(w.shape) for name, w in model.plan.items()}
-    gathered = GATHERED | ({"embedding"} if "head" in weights else set())
+def model_size(plan: Mapping[str, Weight], precision: str) -> ModelSize:
+    """Counts the weights of a plan that are stored in this precision."""
+    counts = {name: math.prod(weight.shape) for name, weight in plan.items()}
+    gathered = GATHERED | ({"embedding"} if "head" in counts else set())
     in_products = sum(
-        weights[name] for name, w in model.plan.items() if name not in gathered and len(w.shape) > 1
+        counts[name]
+        for name, weight in plan.items()
+        if name not in gathered and len(weight.shape) > 1
     )
-    in_head = weights["head" if "head" in weights else "embedding"]
-    itemsize = np.dtype(DTYPES[model.precision]).itemsize
+    in_head = counts["head" if "head" in counts else "embedding"]
+    read = sum(count for name, count in counts.items() if name not in gathered)
     return ModelSize(
-        sum(weights.values()),
-        itemsize * sum(weights.values()),
-        itemsize * sum(count for name, count in weights.items() if name not in gathered),
+        sum(counts.values()),
+        round(BYTES[precision] * sum(counts.values())),
+        round(BYTES[precision] * read),
         in_products - in_head,
         in_head,
     )
@@ -95,9 +101,9 @@ def random_ids(n_vocab: int, length: int) -> list[int]:
     return ids
 
 
-def stochastic(sampling: Sampling) -> Sampling:
+def stochastic(sampling: SamplingParams) -> SamplingParams:
     """The model's own sampling parameters; temperature 1 where they are greedy."""
-    return sampling.model_copy(update={"temperature": sampling.temperature or 1.0})
+    return replace(sampling, temperature=sampling.temperature or 1.0)
 
 
 def prefill(
@@ -116,7 +122,7 @@ def prefill(
 def decode(
     engine: Engine,
     ids: list[int],
-    sampling: Sampling,
+    sampling: SamplingParams,
     rows: int,
     generate: int,
     size: ModelSize,
@@ -140,15 +146,12 @@ def decode(
 
 
 def _decode_loop(
-    engine: Engine, ids: list[int], sampling: Sampling, rows: int, generate: int
+    engine: Engine, ids: list[int], sampling: SamplingParams, rows: int, generate: int
 ) -> Callable[[], float]:
     """A function that decodes all rows and gives the seconds of every step but the first."""
     from gentool.decoding import loop
-    from gentool.decoding.filters import Law
 
-    values = sampling.model_dump() | {"logit_bias": tuple(sampling.logit_bias.items())}
-    law = Law(**{name: values[name] for name in Law._fields})
-    options = loop.DecodeOptions(law, SEED, generate)
+    options = loop.DecodeOptions(sampling, SEED, generate)
     samples = [loop.Row(0, sample) for sample in range(rows)]
     prefix, logits = engine.prefill(ids)
     prompt = loop.Prompt(np.array(ids), prefix, logits[0], generate)
@@ -166,24 +169,21 @@ def _decode_loop(
     return run
 
 
-def vote(model: Model, sampling: Sampling, repeat: int) -> Measurement[list[Result]]:
+def vote(model: Model, sampling: SamplingParams, repeat: int) -> Measurement[list[Result]]:
     """A vote of all SAMPLES samples on a few-shot prompt, as a tree, and the same samples as
     independent rows. Both compute the prompt each time."""
     try:
         model.check(VOTE_PROMPT)
     except GentoolError as e:  # no tokenizer, or the context is too small
         return skipped("vote", "s", e.message)
-    answers = {
-        "max_tokens": ANSWER_TOKENS,
-        "min_tokens": 0,
-        "stop": ["\n"],
-        "include_stop": False,
-    }
+    answers = replace(
+        sampling, max_tokens=ANSWER_TOKENS, min_tokens=0, stop=("\n",), include_stop=False
+    )
     request = Request(
         prompts=(VOTE_PROMPT,),
         rows=(0,),
         n=SAMPLES,
-        sampling=sampling.model_copy(update=answers),
+        sampling=answers,
         seed=SEED,
     )
     ballots = [Ballot(SAMPLES, curtail=False)]

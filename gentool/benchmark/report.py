@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from gentool.benchmark import machine, process
 from gentool.benchmark import model as timings
@@ -22,11 +23,12 @@ def run(
     results: list[Result] = []
     if plan.cold_start:
         results += yield from process.cold_start(config, options, plan.repeat)
-    results += xla_runtime.start()
+    if xla_runtime.runs(precision, xla):
+        results += xla_runtime.start()
     model, loads = yield from timings.load(config, precision, xla, plan.repeat)
     results += loads
     engine = model.engine
-    size = timings.model_size(model)
+    size = timings.model_size(model.plan, model.precision)
     context = config.arch.n_ctx
     prompt = min(DECODE_PROMPT, max(1, context // 2))
     fitting = plan._replace(
@@ -46,9 +48,9 @@ def run(
     results += yield from xla_runtime.compile_times(
         engine, prefill_ids, fitting.generate, plan.repeat
     )
-    rates = yield from xla_runtime.machine_rates(plan.repeat)
+    rates = yield from xla_runtime.machine_rates(engine, plan.repeat)
     results += machine.shares(results, rates, model.precision)
-    about_machine = machine.describe() | xla_runtime.versions()
+    about_machine = machine.describe() | xla_runtime.versions(engine)
     about_model = {
         "name": config.name,
         "family": config.family,
@@ -60,7 +62,7 @@ def run(
         "bytes_read_per_step": size.bytes_read,
         "parameters_in_products": size.layer_parameters + size.head_parameters,
     }
-    settings = fitting._asdict() | {"decode_prompt_tokens": prompt, "law": sampling.model_dump()}
+    settings = fitting._asdict() | {"decode_prompt_tokens": prompt, "law": asdict(sampling)}
     return Report(
         about_machine | {"load_average": round(load_average, 2)},
         about_model,

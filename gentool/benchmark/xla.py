@@ -1,11 +1,13 @@
 """What only the XLA runtime has: TensorFlow's import, traced and compiled graphs, its own ways to
-read memory and to multiply. The only module here that knows the arrays of a step.
+read memory and to multiply. On another runtime each measurement here is empty or numpy's. The only
+module of the benchmark that knows the arrays of a step.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +25,24 @@ SEED = 1
 WARM_RUNS = 3
 
 
-def versions() -> dict[str, object]:
+def runs(precision: str | None, xla: bool | None) -> bool:
+    """Whether XLA may run a model that is opened like this."""
+    return xla is not None or precision not in ("int8", "int4")
+
+
+def _is_xla(engine: Engine) -> bool:
+    """Whether XLA runs this engine's steps; TensorFlow is imported then."""
+    if "tensorflow" not in sys.modules:
+        return False
+    from gentool.runtimes.xla.runtime import XlaRuntime
+
+    return isinstance(engine.runtime, XlaRuntime)
+
+
+def versions(engine: Engine) -> dict[str, object]:
     """TensorFlow and its devices, as JSON fields."""
+    if not _is_xla(engine):
+        return {}
     import tensorflow as tf
 
     return {
@@ -39,6 +57,8 @@ def compile_times(
     """Seconds to trace and to compile a prefill of `ids` and a step of one row. To trace: Python
     builds the graph of one shape. To compile: what the first execution of that graph takes longer
     than a warm one."""
+    if not _is_xla(engine):
+        return []
     from gentool.runtimes.xla.runtime import XlaRuntime
 
     runtime = engine.runtime
@@ -104,12 +124,15 @@ def _inputs(t: int, kv: Any, prefix_kv: Any, prefix_mask: Any) -> StepInputs:
     )
 
 
-def machine_rates(repeat: int) -> Measurement[list[Result]]:
+def machine_rates(engine: Engine, repeat: int) -> Measurement[list[Result]]:
     """Memory bandwidth and matrix products of this machine, by numpy, TensorFlow's graph or XLA,
-    whichever is fastest."""
-    read = yield from machine.read_bandwidth(repeat, _reading)
-    fp32_ways = [machine.numpy_product(), *_products("float32")]
+    whichever is fastest; by numpy alone, which has no bfloat16, where TensorFlow does not run."""
+    xla = _is_xla(engine)
+    read = yield from machine.read_bandwidth(repeat, _reading if xla else None)
+    fp32_ways = [machine.numpy_product(), *(_products("float32") if xla else ())]
     fp32 = yield from machine.matrix_rate("matrix_fp32", "float32", fp32_ways, repeat)
+    if not xla:
+        return [*read, *fp32]
     bf16 = yield from machine.matrix_rate("matrix_bf16", "bfloat16", _products("bfloat16"), repeat)
     return [*read, *fp32, *bf16]
 

@@ -1,4 +1,4 @@
-"""Opens a model: its files, checked against each other, and the runtime that holds its weights."""
+"""Opens a model: checks its files against each other and loads the weights into a runtime."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from gentool.errors import ModelError, UsageError
 from gentool.generation.session import Model
 from gentool.models import weights
 from gentool.models.weights import Weight
+from gentool.runtimes import Runtime, devices
 from gentool.runtimes import xla as xla_runtime
 from gentool.tokenizers import Tokenizer
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-SMALL_BYTES = 1 << 28  # of fp32 weights that are as fast as 16 bits
+INTEGERS = ("int8", "int4")
+LITERT_PRECISIONS = ("fp32", *INTEGERS)
+PRECISIONS = ("auto", *DTYPES, *INTEGERS)
+MAX_FP32_BYTES = 1 << 30  # of a 16-bit file that is opened in fp32
 
 
 class ModelFiles(NamedTuple):
-    """What a YAML names, opened: everything but the weights themselves, which are only planned."""
+    """The open files of a model. The weights are planned but not read."""
 
     tokenizer: Tokenizer | None
     family: ModuleType
@@ -31,16 +35,16 @@ class ModelFiles(NamedTuple):
 
 
 def open_files(config: ModelConfig) -> ModelFiles:
-    """Opens a model's files, and checks that they are of one model."""
+    """Opens a model's files, and checks that they belong to the same model."""
     tokenizer = tokenizers.load(config.tokenizer, config.folder) if config.tokenizer else None
     if config.tokenizer and tokenizer:
-        more = config.arch.n_vocab - tokenizer.n_vocab
-        # rows without a piece are usual, but GPT2_ML's two vocabularies are mistaken for each other
-        if more < 0 or (config.tokenizer.kind == "wordpiece" and more > 1000):
+        unused_rows = config.arch.n_vocab - tokenizer.n_vocab
+        # some rows without a piece are usual; with many it may be the other vocabulary of GPT2_ML
+        if unused_rows < 0 or (config.tokenizer.kind == "wordpiece" and unused_rows > 1000):
             raise ModelError(
                 f"{config.folder / config.tokenizer.model} has {tokenizer.n_vocab} pieces,"
                 f" {config.name} has {config.arch.n_vocab}",
-                "they are not of one model: name its own with --set tokenizer.model=FILE",
+                "they belong to different models: name its own with --set tokenizer.model=FILE",
             )
     source = checkpoints.open_checkpoint(config.folder / config.checkpoint, config.format)
     family = models.load_family(config.family)
@@ -48,23 +52,52 @@ def open_files(config: ModelConfig) -> ModelFiles:
 
 
 def auto_precision(plan: Mapping[str, Weight]) -> str:
-    """The precision for weights as they lie in a file: fp32 where that is small or what they have,
-    else the 16 bits they have, which are read faster than fp32 and need not be copied."""
+    """The precision `auto` for planned weights: fp32, which keeps the file's values exactly, if
+    that takes at most MAX_FP32_BYTES or the file is in fp32; else the file's 16 bits, which need no
+    copy."""
     stored = {weight.dtype.name for weight in plan.values()}
     size = 4 * sum(math.prod(weight.shape) for weight in plan.values())
-    same = [name for name, dtype in DTYPES.items() if stored == {dtype}]
-    return same[0] if same and size > SMALL_BYTES else "fp32"
+    precisions = [name for name, dtype in DTYPES.items() if stored == {dtype}]
+    return precisions[0] if precisions and size > MAX_FP32_BYTES else "fp32"
 
 
-def open_model(config: ModelConfig, precision: str | None = None, xla: bool | None = None) -> Model:
-    """Opens what a YAML describes. `precision` is how weights are stored; products of 16-bit
-    weights are summed in float32. auto is `auto_precision`; with `xla` None what is compiled is
-    what is fastest, see `gentool.runtimes.xla.backend`."""
+def open_model(
+    config: ModelConfig,
+    precision: str | None = None,
+    xla: bool | None = None,
+    threads: int | None = None,
+) -> Model:
+    """Opens what a YAML describes. `precision` is how weights are stored, auto is `auto_precision`;
+    products of 16-bit weights are summed in float32. On a CPU fp32, int8 and int4 run on LiteRT,
+    with `threads` (None: a core each); 16 bits, GPUs, and any model where `xla` is True or False
+    run on TensorFlow: see `gentool.runtimes.xla.backend`."""
     precision = precision or config.precision
-    if precision not in ("auto", *DTYPES):
-        raise UsageError(f"precision is {precision!r}", f"it can be auto, {', '.join(DTYPES)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision is {precision!r}", f"it can be {', '.join(PRECISIONS)}")
     tokenizer, family, source, plan = open_files(config)
     precision = auto_precision(plan) if precision == "auto" else precision
-    open_runtime = xla_runtime.load()
-    runtime = open_runtime(family, config.arch, source, plan, DTYPES[precision], xla)
+    runtime: Runtime
+    if _runs_on_litert(precision, xla):
+        from gentool.runtimes import litert
+
+        runtime = litert.load()(family, config.arch, plan, source, precision, threads)
+    else:
+        open_runtime = xla_runtime.load()
+        runtime = open_runtime(family, config.arch, source, plan, DTYPES[precision], xla)
     return Model(config, tokenizer, runtime, precision, plan)
+
+
+def _runs_on_litert(precision: str, xla: bool | None) -> bool:
+    """The rule of runtimes; UsageError where a precision has none."""
+    reason = ""
+    if xla is not None:
+        reason = f"--{'xla' if xla else 'no-xla'} runs on TensorFlow"
+    elif devices.has_gpu():
+        reason = "a GPU runs on TensorFlow"
+    elif not devices.has_litert():
+        reason = "ai-edge-litert is not installed: this platform may have no wheel of it"
+    if reason and precision in INTEGERS:
+        raise UsageError(
+            f"precision is {precision}, and {reason}", "give --precision fp32, fp16 or bf16"
+        )
+    return not reason and precision in LITERT_PRECISIONS

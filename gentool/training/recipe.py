@@ -1,4 +1,4 @@
-"""What a training run is made of: one YAML file, checked before TensorFlow is imported."""
+"""The recipe of a training run: one YAML file, checked before TensorFlow is imported."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gentool.config.model import Arch, Sampling
+from gentool.config.model import Arch
+from gentool.config.sampling import SamplingParams
 from gentool.config.schema import Strict, parse, read_yaml
 
 Share = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Pieces(Strict):
-    """The SentencePiece unigram vocabulary; its size is arch.n_vocab."""
+class VocabularyOptions(Strict):
+    """How the SentencePiece unigram vocabulary is trained; its size is arch.n_vocab."""
 
+    # the share of the text whose characters get pieces of their own
     character_coverage: Annotated[float, Field(gt=0.9, le=1)] = 0.995
-    sample_characters: Annotated[int, Field(gt=0)] = 12_000_000
+    # of the corpus that it is trained on; SentencePiece indexes its text with 32 bits
+    sample_characters: Annotated[int, Field(gt=0, le=1_000_000_000)] = 12_000_000
 
 
 class Mixture(Strict):
-    """Shares of the tokens drawn: text files by name (FILE.txt or FILE.txt.zst), and documents
-    made by gentool.training.synthetic.documents."""
+    """Shares of the tokens drawn from each source: text files by name (FILE.txt or FILE.txt.zst),
+    and documents that gentool.training.synthetic.documents makes."""
 
     sources: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9]\w*$")], Share]
     synthetic: Annotated[float, Field(ge=0)] = 0.0
@@ -31,7 +34,7 @@ class Mixture(Strict):
 
 
 class Optimizer(Strict):
-    """AdamW with linear warm-up and a cosine down to `final` times the learning rate."""
+    """AdamW with linear warm-up, then a cosine decay to `final` times the learning rate."""
 
     tokens: Annotated[int, Field(gt=0)]
     batch: Annotated[int, Field(gt=0)]
@@ -45,23 +48,26 @@ class Optimizer(Strict):
 
 
 class Recipe(Strict):
+    """A training run."""
+
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
     family: Literal["llama"]
     seed: Annotated[int, Field(ge=0)] = 1
     arch: Arch
-    pieces: Pieces = Pieces()
+    pieces: VocabularyOptions = VocabularyOptions()
     data: Mixture
     optimizer: Optimizer
-    sampling: Sampling = Sampling()  # goes into the finished model's YAML
+    sampling: SamplingParams = SamplingParams()  # goes into the finished model's YAML
 
     @model_validator(mode="after")
     def _fits(self) -> Recipe:
         if self.arch.n_vocab > 1 << 16:
             raise ValueError(f"arch.n_vocab {self.arch.n_vocab} is more than 65536")
         if "synthetic" in self.data.sources:
-            raise ValueError("data.sources synthetic is the name of the documents made here")
+            raise ValueError("data.sources synthetic is the name of the documents that are made")
         return self
 
 
 def load(path: Path) -> Recipe:
+    """The recipe in a YAML file. Raises UsageError naming the wrong key and value."""
     return parse(Recipe, read_yaml(path), str(path))

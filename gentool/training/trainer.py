@@ -1,13 +1,12 @@
 """A training run in a folder of its own: vocabulary, tokens, steps, checkpoints, exported model.
-Run again with the same recipe it continues where it was, even after kill -9: the checkpoint is
-replaced atomically and the order of the windows follows from the recipe alone.
+Started again with the same recipe it continues from its last checkpoint, even after kill -9: the
+checkpoint is replaced atomically, and the order of the windows follows from the recipe alone.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import signal
 import threading
@@ -25,16 +24,17 @@ from safetensors.numpy import save_file
 from gentool import registry
 from gentool.config.lookup import FOLDER_FILE
 from gentool.config.model import ModelConfig, TokenizerConfig
-from gentool.errors import GentoolError, UsageError
+from gentool.errors import GentoolError
 from gentool.models import load_family
-from gentool.training import step, tokens
+from gentool.training import run_folder, step, tokens
 from gentool.training.recipe import Optimizer, Recipe
+from gentool.training.run_folder import CHECKPOINT, LOG, VOCABULARY
 
 CHECKPOINT_SECONDS = 120.0
 
 
 class Note(NamedTuple):
-    """Something worth a line: what is being prepared, what was resumed."""
+    """A line for the user: what is prepared, what was resumed."""
 
     text: str
 
@@ -61,10 +61,17 @@ def learning_rate(o: Optimizer, done: float) -> float:
 
 
 def train(recipe: Recipe, data: Path, run: Path, hours: float | None) -> Iterator[Note | Progress]:
-    """Trains in folder `run` until the recipe's tokens or, if sooner, `hours` of stepping are
-    spent (the cosine then ends there); the finished model is in run/model."""
-    _claim(run, recipe)
-    yield from map(Note, tokens.prepare(recipe, data, run))
+    """Trains in folder `run` until the recipe's tokens are used or, if sooner, `hours` of steps
+    have passed (the cosine decay then ends there). The finished model is in run/model."""
+    with run_folder.locked(run):
+        if changed := run_folder.claim(run, recipe):
+            yield Note(changed)
+        yield from map(Note, tokens.prepare(recipe, data, run))
+        yield from _steps(recipe, run, hours)
+
+
+def _steps(recipe: Recipe, run: Path, hours: float | None) -> Iterator[Note | Progress]:
+    """The steps that are left, and the export."""
     o, length = recipe.optimizer, recipe.arch.n_ctx
     per_step = o.batch * length
     steps = max(1, o.tokens // per_step)
@@ -73,6 +80,8 @@ def train(recipe: Recipe, data: Path, run: Path, hours: float | None) -> Iterato
     held_out = [
         tokens.stack(part, 0, o.batch) for part in tokens.held_out_batches(recipe, run, o.batch)
     ]
+    if not held_out:
+        yield Note("too little text is held out to measure a held-out loss")
     family = load_family(recipe.family)
     state = step.initial(family, recipe.arch, recipe.seed)
     done, seconds = _restore(run, state)
@@ -82,19 +91,20 @@ def train(recipe: Recipe, data: Path, run: Path, hours: float | None) -> Iterato
     saved = time.monotonic()
     try:
         while done < steps and seconds < limit:
-            with _undisturbed():
-                began = time.monotonic()
+            with _signals_deferred():
+                start = time.monotonic()
                 rate = learning_rate(o, max(done / steps, seconds / limit))
                 ids = tf.constant(tokens.stack(windows, done, o.batch))
-                learnt = functions.train(ids, tf.constant(rate), tf.constant(done + 1.0))
-                loss, norm = map(float, learnt)
+                outputs = functions.train(ids, tf.constant(rate), tf.constant(done + 1.0))
+                loss, norm = map(float, outputs)
                 if not math.isfinite(norm):
+                    elsewhere = " and give another --out folder" if done else ""
                     raise GentoolError(
                         f"step {done} has loss {loss} and a gradient of norm {norm}",
-                        f"lower optimizer.learning_rate, now {o.learning_rate}; {run} is as before",
+                        f"lower optimizer.learning_rate, now {o.learning_rate}{elsewhere}",
                     )
-                took = time.monotonic() - began
-                done, seconds = done + 1, seconds + took
+                duration = time.monotonic() - start
+                done, seconds = done + 1, seconds + duration
                 measured = None
                 if time.monotonic() - saved > CHECKPOINT_SECONDS or done == steps:
                     if held_out:
@@ -103,103 +113,90 @@ def train(recipe: Recipe, data: Path, run: Path, hours: float | None) -> Iterato
                     _save(run, state, done, seconds)
                     saved = time.monotonic()
                 left = max(0.0, min((steps - done) * seconds / done, limit - seconds))
-                speed = per_step / took
+                speed = per_step / duration
                 progress = Progress(done, steps, done * per_step, loss, rate, speed, left, measured)
                 _log(run, progress, seconds)
             yield progress
     finally:
-        _save(run, state, done, seconds)
+        if done:  # until then the recipe may still change
+            _save(run, state, done, seconds)
     _export(recipe, run, state)
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until a step is over, so that what is saved is what was logged."""
-    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+def _signals_deferred() -> Iterator[None]:
+    """Defers Ctrl-C and SIGTERM to the end of a step, so that checkpoint and log agree."""
+    if threading.current_thread() is not threading.main_thread():  # only that one gets signals
         yield
         return
-    came: list[int] = []
+    received: list[int] = []
     numbers = signal.SIGINT, signal.SIGTERM
-    before = [signal.signal(number, lambda it, frame: came.append(it)) for number in numbers]
+    before = [signal.signal(number, lambda it, frame: received.append(it)) for number in numbers]
     try:
         yield
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-    if came:
-        signal.raise_signal(came[0])
-
-
-def _claim(run: Path, recipe: Recipe) -> None:
-    """Makes the run folder, or checks that it belongs to this recipe."""
-    run.mkdir(parents=True, exist_ok=True)
-    mine = recipe.model_dump_json(indent=1)
-    note = run / "recipe.json"
-    if not note.exists():
-        part = note.with_suffix(".part")
-        part.write_text(mine, "utf-8")
-        part.replace(note)
-    elif note.read_text("utf-8") != mine:
-        raise UsageError(f"{run} was begun with another recipe", "give another --out folder")
+    if received:
+        signal.raise_signal(received[0])
 
 
 def _save(run: Path, state: step.State, done: int, seconds: float) -> None:
-    """Replaces the checkpoint in one step, so that one is always whole."""
+    """Replaces the checkpoint in one step, so that one is always complete."""
     tensors = {
         f"{kind}/{name}": variable.numpy()
         for kind, group in state._asdict().items()
         for name, variable in group.items()
     }
-    part = run / "checkpoint.part"
-    try:
-        save_file(tensors, part, {"step": str(done), "seconds": str(seconds)})
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(run / "checkpoint.safetensors")
-    except (OSError, SafetensorError) as e:
-        part.unlink(missing_ok=True)
-        raise GentoolError(
-            f"cannot save {run / 'checkpoint.safetensors'}: {e}",
-            "free some space; the same command continues from the last checkpoint",
-        ) from None
+    metadata = {"step": str(done), "seconds": str(seconds)}
+    run_folder.write(run / CHECKPOINT, lambda path: save_file(tensors, path, metadata))
 
 
 def _restore(run: Path, state: step.State) -> tuple[int, float]:
-    """Fills `state` from the checkpoint, if there is one; gives steps and seconds spent."""
-    path = run / "checkpoint.safetensors"
+    """Fills `state` from the checkpoint, if there is one: the steps done and their seconds."""
+    path = run / CHECKPOINT
     if not path.exists():
         return 0, 0.0
     try:
         with safe_open(path, "numpy") as file:
             for kind, group in state._asdict().items():
                 for name, variable in group.items():
-                    variable.assign(file.get_tensor(f"{kind}/{name}"))
+                    value = file.get_tensor(f"{kind}/{name}")
+                    if value.dtype != np.float32:  # TensorFlow would convert it
+                        raise ValueError(f"{kind}/{name} is {value.dtype}")
+                    variable.assign(value)
             metadata = file.metadata()
         return int(metadata["step"]), float(metadata["seconds"])
-    except (OSError, SafetensorError, KeyError, ValueError) as e:
-        raise GentoolError(f"cannot continue from {path}: {e}", "remove it to start anew") from None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:
+        raise GentoolError(
+            f"cannot continue from {path}: {e}", "remove it to start again"
+        ) from None
 
 
 def _log(run: Path, progress: Progress, seconds: float) -> None:
+    """Adds a step to the log."""
     line = progress._asdict() | {"seconds": round(seconds, 1)}
-    with (run / "log.jsonl").open("a", encoding="utf-8") as file:
+    path = run / LOG
+    with run_folder.writing(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
 def _export(recipe: Recipe, run: Path, state: step.State) -> None:
     """run/model: float16 weights, tokenizer and YAML, as `gentool complete -m` opens them."""
     folder = run / "model"
-    folder.mkdir(exist_ok=True)
+    run_folder.make_folder(folder)
     half = {name: v.numpy().astype(np.float16) for name, v in state.weights.items()}
-    save_file(half, folder / "model.safetensors", {"format": "gentool"})
-    shutil.copyfile(run / tokens.VOCABULARY, folder / "tokenizer.model")
+    weights, tokenizer = folder / "model.safetensors", folder / VOCABULARY
+    run_folder.write(weights, lambda path: save_file(half, path, {"format": "gentool"}))
+    run_folder.write(tokenizer, lambda path: shutil.copyfile(run / VOCABULARY, path))
     model = ModelConfig(
         name=recipe.name,
         family=recipe.family,
-        checkpoint="model.safetensors",
+        checkpoint=weights.name,
         arch=recipe.arch,
-        tokenizer=TokenizerConfig(kind="sentencepiece", model="tokenizer.model", add_bos=True),
+        tokenizer=TokenizerConfig(kind="sentencepiece", model=tokenizer.name, add_bos=True),
         sampling=recipe.sampling,
         folder=folder,
     )
-    (folder / FOLDER_FILE).write_text(registry.text(registry.with_sums(model)), "utf-8")
+    text = registry.text(registry.with_sums(model))
+    run_folder.write(folder / FOLDER_FILE, lambda path: path.write_text(text, "utf-8"))

@@ -45,7 +45,7 @@ def read(mixture: recipe.Mixture, data: Path, cap: int) -> tuple[dict[str, Sourc
     sources: dict[str, Source] = {}
     training: list[str] = []
     for name, share in mixture.sources.items():
-        parts = corpus.split(map(held_out.without, corpus.documents(data, name)))
+        parts = corpus.split(map(held_out.without, corpus.read(data, name).documents))
         training += parts.train
         if chosen := first(parts.held_out, cap):
             sources[name] = Source(share, chosen, sum(map(len, chosen)))

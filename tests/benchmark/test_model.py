@@ -1,16 +1,24 @@
 """Sizes by hand, votes and their rows, sampling that draws."""
 
+from collections.abc import Mapping
+
 import pytest
-from tiny import TINY, Arrays, load, random_weights
+from tiny import TINY, Arrays, random_weights
 
 import gentool
 from gentool.benchmark.measure import SAMPLES
 from gentool.benchmark.model import model_size, stochastic, vote
-from gentool.config.model import Sampling
+from gentool.config.model import Arch
+from gentool.config.sampling import SamplingParams
+from gentool.models import llama, weights
+
+
+def plan(arch: Arch) -> Mapping[str, weights.Weight]:
+    return weights.plan(Arrays(random_weights(arch, 0)), llama, arch)
 
 
 def test_sizes_by_hand() -> None:
-    size = model_size(load(Arrays(random_weights(TINY, 0)), TINY))
+    size = model_size(plan(TINY), "fp32")
     table, norms = 96 * 32, 2 * 2 * 32 + 32
     layers = 2 * (32 * (32 + 2 * 16) + 32 * 32 + 3 * 48 * 32)
     assert size == (
@@ -21,13 +29,14 @@ def test_sizes_by_hand() -> None:
         table,
     )
     tied = TINY.model_copy(update={"tied_head": True})
-    size = model_size(load(Arrays(random_weights(tied, 0)), tied, "bfloat16"))
+    size = model_size(plan(tied), "bf16")
     assert size == (layers + table + norms, *(2 * [2 * (layers + table + norms)]), layers, table)
+    assert model_size(plan(tied), "int8").bytes == layers + table + norms
 
 
 def test_greedy_sampling_parameters_are_made_stochastic() -> None:
-    assert stochastic(Sampling(temperature=0.0, top_p=0.5)).temperature == 1
-    assert stochastic(Sampling(temperature=0.3)).temperature == 0.3
+    assert stochastic(SamplingParams(temperature=0.0, top_p=0.5)).temperature == 1
+    assert stochastic(SamplingParams(temperature=0.3)).temperature == 0.3
 
 
 def test_a_vote_and_its_rows(finish) -> None:

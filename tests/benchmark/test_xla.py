@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 from tiny import TINY, make_engine, random_weights
 
 from gentool.benchmark import xla
+from gentool.benchmark.measure import COSTS
+from gentool.decoding.engine import Engine
 from gentool.runtimes.xla import device
 
 
@@ -18,12 +21,12 @@ def test_a_graph_is_traced_once_by_each_measurement(monkeypatch, finish) -> None
 
     class Counted(type(engine)):  # type: ignore[misc]
         def prefill(self, *arguments: object) -> object:
-            traced.append(self.step.experimental_get_tracing_count())
+            traced.append(self.runtime.logits_step.experimental_get_tracing_count())
             return super().prefill(*arguments)
 
         def extend(self, *arguments: object) -> object:
             result = super().extend(*arguments)
-            traced.append(self.step.experimental_get_tracing_count())
+            traced.append(self.runtime.logits_step.experimental_get_tracing_count())
             return result
 
     monkeypatch.setattr(xla, "Engine", Counted)
@@ -35,6 +38,15 @@ def test_a_graph_is_traced_once_by_each_measurement(monkeypatch, finish) -> None
         "step_trace",
         "step_compile",
     ]
+
+
+def test_another_runtime_has_no_graphs(small_machine: None, finish) -> None:
+    engine = Engine(SimpleNamespace(describe=lambda: "none"))
+    assert finish(xla.compile_times(engine, [1], 8, 1)) == ([], [])
+    assert xla.versions(engine) == {}
+    titles, results = finish(xla.machine_rates(engine, 1))
+    assert [it.name for it in results] == ["read_bandwidth", "matrix_fp32"]
+    assert set(titles) <= set(COSTS)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ optimizer: {tokens: 64000, batch: 8, learning_rate: 2.0e-3}
 STEPS = 250
 # checkpoints every half second, so that one is soon there to be killed after
 PROGRAM = (
-    "import sys; from gentool import cli, device; device.setup();"
+    "import sys; from gentool import cli; from gentool.runtimes.xla import device; device.setup();"
     "from gentool.training import trainer;"
     "trainer.CHECKPOINT_SECONDS = 0.5; sys.exit(cli.main())"
 )
@@ -103,6 +103,8 @@ def test_killed_interrupted_and_finished(place: Path, capfd: CaptureFixture[str]
     assert last == list(range(after[-1] + 1, STEPS + 1))
 
     model = str(place / "run" / "model")
+    modes = {path.name: oct(path.stat().st_mode) for path in Path(model).iterdir()}
+    assert len(set(modes.values())) == 1 and len(modes) == 3, modes
     made = within(capfd, "complete", "天", "-m", model, "--max-tokens", "8", "--json")
     assert made.code == 0
     assert json.loads(made.out)["model"] == "toy"
@@ -127,6 +129,46 @@ def test_a_wrong_recipe(
     error, second = done.err.splitlines()
     assert str(path) in error and message in error and hint in second
     assert not (place / "new").exists()
+
+
+def test_a_vocabulary_too_large_for_the_corpus(place: Path, capfd: CaptureFixture[str]) -> None:
+    """Two lines, and the corrected recipe then goes on in the same folder."""
+    path, out = place / "large.yaml", str(place / "large")
+    call = ("train", str(path), "--data", str(place), "--out", out, "-q", "--hours", "0.0000001")
+    path.write_text(RECIPE.replace("n_vocab: 330", "n_vocab: 60000"), "utf-8")
+    done = within(capfd, *call)
+    assert (done.code, done.out) == (2, "")
+    error, hint = done.err.splitlines()
+    assert "arch.n_vocab is 60000" in error and "set arch.n_vocab to" in hint
+
+    path.write_text(RECIPE, "utf-8")
+    done = within(capfd, *call)
+    assert (done.code, done.err) == (0, "")
+    assert (Path(out) / "model" / "model.safetensors").exists()
+
+    path.write_text(RECIPE.replace("batch: 8", "batch: 4"), "utf-8")
+    done = within(capfd, *call)
+    assert done.code == 2 and "optimizer.batch was 8, is 4" in done.err.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    "limit", [2_000, 60_000]
+)  # bytes: less than the vocabulary, the checkpoint
+def test_a_full_disk(place: Path, limit: int) -> None:
+    """Two lines and exit code 1 wherever the disk becomes full; the same command then goes on."""
+    folder = place / f"full{limit}"
+    call = arguments(place, "--hours", "0.0000001", "-q")
+    call[call.index("--out") + 1] = str(folder)
+    program = (
+        "import resource, sys; from gentool import cli;"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); sys.exit(cli.main())"
+    )
+    full = subprocess.run([sys.executable, "-c", program, *call], env=CLEAN, capture_output=True)
+    assert (full.returncode, full.stdout) == (1, b"")
+    error, hint = full.stderr.decode().splitlines()
+    assert error.startswith(f"error: cannot write {folder}") and "File too large" in error
+    assert hint.startswith("hint: free some space")
+    assert not [path for path in folder.rglob("*") if "part" in path.name or "tmp" in path.name]
 
 
 def test_wrong_calls(place: Path, capfd: CaptureFixture[str]) -> None:
