@@ -79,6 +79,7 @@ class Shell:
         self._env = {name: os.environ[name] for name in names}
         self._env["TF_XLA_FLAGS"] = f"{device.CACHE_FLAG}={programs}"
         self._env["XDG_CONFIG_HOME"] = str(folder / ".config")
+        self._env["XDG_CACHE_HOME"] = str(folder / ".cache")
         self._env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self._folder = folder
         self._printed: dict[str, str] = {}
@@ -169,8 +170,9 @@ def test_links_resolve(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_named_files_exist(page: str) -> None:
-    """Files of the project in code spans: from the root, from gentool/ or from the page on."""
-    places = (ROOT, ROOT / "gentool", (ROOT / page).parent)
+    """Files of the project in code spans, from one of these folders on."""
+    here = (ROOT / page).parent
+    places = (ROOT, ROOT / "gentool", here, *here.iterdir())
     for span in CODE.findall(prose(page)):
         for name in FILE.findall(span):
             if "*" not in span and "NAME" not in name and name != "gentool.yaml":
@@ -288,17 +290,18 @@ def layer(*args):
     return real(*args)
 
 llama.layer = layer
-sys.argv = ["gentool", "complete", "今天", "--max-tokens", "2", "--no-xla", "-o", sys.argv[1]]
-cli.main()
+for runtime in ([], ["--no-xla"]):
+    sys.argv[1:] = ["complete", "今天", "--max-tokens", "2", "-o", "text", *runtime]
+    cli.main()
 print(json.dumps(sorted(paths)))
 """
 
 
 def test_path_from_complete_to_a_layer(tmp_path: Path) -> None:
-    """The page lists the calls from file to file, of a prompt and of a step."""
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "text")]
+    """The page lists the calls from file to file, on both runtimes."""
+    command = [sys.executable, "-c", PROGRAM]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, check=True, timeout=120, env=env)
+    done = subprocess.run(command, capture_output=True, check=True, cwd=tmp_path, env=env)
     paths = set()
     for frames in json.loads(done.stdout):
         calls: list[tuple[str, str]] = []
