@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from gentool.cli.signals import Signals
 from gentool.errors import GentoolError, UsageError
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Console:
     def __init__(self) -> None:
         self.color: Color = "auto"
         self.quiet = self.verbose = self.debug = False
+        self.signals = Signals()
         for stream in (sys.stdin, sys.stdout, sys.stderr):
             if stream is None:  # closed by the caller: no file opened later may take its number
                 os.open(os.devnull, os.O_RDWR)
@@ -118,6 +120,28 @@ class Console:
         if self._out:
             with self._writing():
                 self._out.close()
+
+    def release(self) -> None:
+        """Closes the file of a result, whatever became of it."""
+        if self._out:
+            with contextlib.suppress(OSError):
+                self._out.close()
+
+    @contextlib.contextmanager
+    def log_as_notes(self) -> Iterator[None]:
+        """Shows what gentool logs meanwhile, warnings of its cache, as notes."""
+        import logging
+
+        class Notes(logging.Handler):
+            def emit(handler, record: logging.LogRecord) -> None:
+                self.note(record.getMessage())
+
+        logger, notes = logging.getLogger("gentool"), Notes()
+        logger.addHandler(notes)
+        try:
+            yield
+        finally:
+            logger.removeHandler(notes)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

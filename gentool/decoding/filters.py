@@ -1,57 +1,53 @@
-"""Logits to logits: what a law does to them before a token is drawn, pure, one filter a function.
-In order: `adjusted` looks at the row's own text (repetition, presence and frequency penalties,
-n-gram bans) and adds the bias; `weights` knows only the row (temperature, top-k, top-p, min-p,
-typical). All in float64 on the host, each row by itself; ids are 0-based.
+"""Sampling filters: logits to the weights that a token is drawn by, pure, one function a filter. In
+order: `adjusted` looks at the row's own text (repetition, presence and frequency penalties, n-gram
+bans) and adds the bias; `weights` knows only the row (temperature, top-k, top-p, min-p, typical).
+All in float64 on the host, each row by itself; ids are 0-based.
+
+A filter of weights is a function (weights [V], value) -> weights [V] with the name of its field of
+`SamplingParams`. It is applied in the order of the fields, where the value is not the default.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
+from gentool.config.sampling import SamplingParams, parameters
+
 Ids = Sequence[int] | np.ndarray  # arrays are quicker: nothing is converted
 
+WeightFilter = Callable[[np.ndarray, Any], np.ndarray]
+LOGIT_FILTERS = ("temperature", "top_k")  # which `weigh` itself applies, to logits
 FEW = 512  # so many are sorted rather than split
 
 
-class Law(NamedTuple):
-    """What a sample is drawn by; the defaults do nothing. temperature 0 is greedy."""
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    typical_p: float = 1.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    no_repeat_ngram_size: int = 0
-    logit_bias: tuple[tuple[int, float], ...] = ()  # id, what is added: finite, or -inf
+Law = SamplingParams  # the name that the other modules of this room still use
 
 
 def adjusted(
-    logits: np.ndarray, law: Law, prompts: Sequence[Ids], outputs: Sequence[Ids]
+    logits: np.ndarray, params: SamplingParams, prompts: Sequence[Ids], outputs: Sequence[Ids]
 ) -> np.ndarray:
     """Logits [N, V] of rows whose text so far is prompt + output, float64 [N, V], -inf where a
-    token is banned; the very `logits` if the law asks for nothing here. A row that would lose all
+    token is banned; the very `logits` if no parameter asks for a change. A row that would lose all
     keeps its most probable token."""
-    counted = law.presence_penalty != 0 or law.frequency_penalty != 0
-    told = law.repetition_penalty != 1 or law.no_repeat_ngram_size > 0
-    if not (counted or told or law.logit_bias):
+    counted = params.presence_penalty != 0 or params.frequency_penalty != 0
+    needs_history = params.repetition_penalty != 1 or params.no_repeat_ngram_size > 0
+    if not (counted or needs_history or params.logit_bias):
         return logits
     out = np.array(logits, np.float64, order="C")
     for row, prompt, output in zip(out, prompts, outputs, strict=True):
-        text = _joined(prompt, output) if told else None
-        if text is not None and law.repetition_penalty != 1:
-            _penalise_repetition(row, text, law.repetition_penalty)
+        text = _joined(prompt, output) if needs_history else None
+        if text is not None and params.repetition_penalty != 1:
+            _penalise_repetition(row, text, params.repetition_penalty)
         if counted:
             ids, counts = np.unique(np.asarray(output, np.intp), return_counts=True)
-            row[ids] -= law.presence_penalty + law.frequency_penalty * counts
-        if text is not None and law.no_repeat_ngram_size > 0:
-            row[_repeating(text, law.no_repeat_ngram_size)] = -np.inf
-    for id, bias in law.logit_bias:
+            row[ids] -= params.presence_penalty + params.frequency_penalty * counts
+        if text is not None and params.no_repeat_ngram_size > 0:
+            row[_repeating(text, params.no_repeat_ngram_size)] = -np.inf
+    for id, bias in params.logit_bias.items():
         out[:, id] += bias
     empty = np.flatnonzero(np.isneginf(out.max(axis=-1)))
     best = logits[empty].argmax(axis=-1)
@@ -79,44 +75,54 @@ def _repeating(text: np.ndarray, n: int) -> np.ndarray:
     return grams[again, -1]
 
 
-def weights(logits: np.ndarray, law: Law) -> np.ndarray:
-    """Unnormalised probabilities of logits [..., V] under a law of positive temperature, float64
+def weights(logits: np.ndarray, params: SamplingParams) -> np.ndarray:
+    """Unnormalised probabilities of logits [..., V] by parameters of positive temperature, float64
     [..., V], 0 where a filter removed the token; the largest of a row is 1."""
     rows = logits.reshape(-1, logits.shape[-1])
     out = np.empty(rows.shape)
     for row, given in zip(out, rows, strict=True):  # one by one: a row stays in the cache
         row[:] = given
-        weigh(row, law)
+        weigh(row, params)
     return out.reshape(logits.shape)
 
 
-def weigh(row: np.ndarray, law: Law) -> None:
+def weigh(row: np.ndarray, params: SamplingParams) -> None:
     """As `weights` of one row [V] of float64, in place."""
     best = row.max()
     if best == -np.inf:  # nothing is left
         row[0] = best = 0.0
     row -= best
-    if law.temperature != 1:
+    if params.temperature != 1:
         with np.errstate(over="ignore"):  # to -inf, which is right
-            row /= law.temperature
-    if 0 < law.top_k < len(row):
-        kept = top_k(row, law.top_k)
-        few = _narrowed(np.exp(row[kept]), law)
+            row /= params.temperature
+    if 0 < params.top_k < len(row):
+        kept = top_k(row, params.top_k)
+        few = _narrowed(np.exp(row[kept]), params)
         row[:] = 0
         row[kept] = few
         return
     np.exp(row, out=row)
-    narrowed = _narrowed(row, law)
+    narrowed = _narrowed(row, params)
     if narrowed is not row:
         row[:] = narrowed
 
 
-def _narrowed(w: np.ndarray, law: Law) -> np.ndarray:
-    if law.top_p < 1:
-        w = top_p(w, law.top_p)
-    if law.min_p > 0:
-        w = min_p(w, law.min_p)
-    return typical_p(w, law.typical_p) if law.typical_p < 1 else w
+def _narrowed(w: np.ndarray, params: SamplingParams) -> np.ndarray:
+    for name, default, narrow in _weight_filters():
+        value = getattr(params, name)
+        if value != default:
+            w = narrow(w, value)
+    return w
+
+
+@functools.cache
+def _weight_filters() -> tuple[tuple[str, object, WeightFilter], ...]:
+    """Name, default and function of the filters of weights, in order."""
+    return tuple(
+        (parameter.name, parameter.default, globals()[parameter.name])
+        for parameter in parameters()
+        if parameter.flag.stage == "distribution" and parameter.name not in LOGIT_FILTERS
+    )
 
 
 def top_k(logits: np.ndarray, k: int) -> np.ndarray:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gentool.config.model import Sampling
+from gentool.config.sampling import SamplingParams
 from gentool.decoding import beam, constraints, loop
 from gentool.decoding.constraints import Constraint, Following
 from gentool.decoding.engine import Engine
-from gentool.decoding.filters import Law, adjusted
+from gentool.decoding.filters import adjusted
 from gentool.generation.request import Finish, Request, Sample, Step, TokenLogprob
 from gentool.tokenizers import Tokenizer
 from gentool.tokenizers.stream import TextStream
@@ -34,14 +34,8 @@ class PreparedRequest:
     ends: frozenset[int]
 
     @property
-    def sampling(self) -> Sampling:
+    def sampling(self) -> SamplingParams:
         return self.request.sampling
-
-    @property
-    def law(self) -> Law:
-        s = self.sampling
-        fields = {name: getattr(s, name) for name in Law._fields if name != "logit_bias"}
-        return Law(**fields, logit_bias=tuple(s.logit_bias.items()))
 
     def max_new_tokens(self, prompt: int) -> int:
         """How many tokens may follow a prompt."""
@@ -78,12 +72,12 @@ class PreparedRequest:
 
     def adjust(self, prompt: int, following: Following | None) -> beam.Adjust:
         """What filters and the constraint do to the scores of texts after a prompt."""
-        law, ids = self.law, np.array(self.prompts[prompt])
+        sampling, ids = self.sampling, np.array(self.prompts[prompt])
 
         def adjust(
             scores: np.ndarray, _: Sequence[int], outputs: Sequence[tuple[int, ...]]
         ) -> np.ndarray:
-            changed = adjusted(scores, law, [ids] * len(outputs), outputs)
+            changed = adjusted(scores, sampling, [ids] * len(outputs), outputs)
             if following and changed is scores:
                 changed = scores.copy()
             for row, output in zip(changed, outputs, strict=True):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gentool.config.model import Sampling
+from gentool.config.sampling import SamplingParams
 from gentool.errors import UsageError
 
 Finish = Literal["eos", "stop", "length"]
@@ -93,7 +93,7 @@ Search = Sampled | Alternatives | BeamSearch | Contrastive | Choose
 
 @dataclass(frozen=True)
 class Request:
-    """Prompts and how to continue each: `n` samples by the law `sampling`, their random numbers
+    """Prompts and how to continue each: `n` samples each by `sampling`, their random numbers
     keyed by seed (below 2^64) and the `rows` of the prompts (below 2^32). `eos` is the model's own
     end, none, or ids. With `logprobs` each sample has its steps, and so many likeliest tokens. The
     whole continuation matches `regex`, or is JSON of `json_schema`."""
@@ -101,7 +101,7 @@ class Request:
     prompts: tuple[str | tuple[int, ...], ...]
     rows: tuple[int, ...]
     n: int
-    sampling: Sampling
+    sampling: SamplingParams
     seed: int
     eos: Ends = "default"
     batch_invariant: bool = False

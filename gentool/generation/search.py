@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -74,10 +75,10 @@ def _samples(
 
 
 def _options(prepared: PreparedRequest, search: Sampled | Alternatives) -> loop.DecodeOptions:
-    request, s, law = prepared.request, prepared.sampling, prepared.law
+    request, s = prepared.request, prepared.sampling
     sampled = search if isinstance(search, Sampled) else Sampled()
     return loop.DecodeOptions(
-        sampling=law._replace(temperature=0.0) if isinstance(search, Alternatives) else law,
+        sampling=replace(s, temperature=0.0) if isinstance(search, Alternatives) else s,
         seed=request.seed,
         max_new_tokens=min(s.max_tokens, prepared.engine.arch.n_ctx),
         min_new_tokens=s.min_tokens,
@@ -143,7 +144,7 @@ def _choices(prepared: PreparedRequest, search: Choose) -> Iterator[Chunk]:
         prefix, logits = prepared.engine.prefill(ids)
         masses = choices.masses(prepared.engine, prefix, logits, new, ends)
         u = uniform(request.seed, np.array(row), np.arange(request.n), np.array(0))
-        greedy = prepared.law.temperature == 0
+        greedy = prepared.sampling.temperature == 0
         drawn = [int(np.argmax(masses))] * request.n if greedy else choices.draw(masses, u)
         for sample, index in enumerate(drawn):
             mass = masses[index]

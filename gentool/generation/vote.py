@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from os.path import commonprefix
 
 import numpy as np
@@ -53,7 +54,11 @@ def _check(prepared: PreparedRequest, ballot: Ballot, stratified: bool) -> None:
             f"confidence is {ballot.confidence}, of stratified samples",
             "these depend on each other: drop one",
         )
-    if ballot.way in ("sampled", "certified") and prepared.law.temperature == 0 and ballot.n > 1:
+    if (
+        ballot.way in ("sampled", "certified")
+        and prepared.sampling.temperature == 0
+        and ballot.n > 1
+    ):
         raise UsageError(
             f"temperature is 0, of {ballot.n} samples: every vote would be the same",
             "give a higher temperature, or --n 1",
@@ -90,9 +95,9 @@ class _Roots:
 
 def _options(prepared: PreparedRequest, ballot: Ballot) -> tree.TreeOptions:
     s = prepared.sampling
-    law = prepared.law._replace(temperature=0.0) if ballot.greedy else prepared.law
+    params = replace(s, temperature=0.0) if ballot.greedy else s
     max_new_tokens = min(s.max_tokens, prepared.engine.arch.n_ctx)
-    return tree.TreeOptions(law, prepared.ends, s.min_tokens, max_new_tokens)
+    return tree.TreeOptions(params, prepared.ends, s.min_tokens, max_new_tokens)
 
 
 def _drawn(

@@ -88,7 +88,7 @@ def test_drafts_save_steps(small, monkeypatch):
         return step(*args, **kwargs)
 
     monkeypatch.setattr(small.runtime, "step", counted)
-    bias = tuple((token, 100.0) for token in (5,))  # a model that says one thing
+    bias = {5: 100.0}  # a model that says one thing
     found = run(small, [[5, 5, 5]], [Sample(0, 0, 0)], Law(0.0, logit_bias=bias), most=33, lookup=7)
     assert ids(found) == [[5] * 33]
     assert len(calls) == 4  # one token, then eight a step

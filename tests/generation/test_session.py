@@ -5,7 +5,7 @@ import pytest
 from oracle import numpy_llama
 
 import gentool
-from gentool.config.model import Sampling
+from gentool.config.sampling import SamplingParams
 from gentool.errors import GentoolError, ModelError, UsageError
 from gentool.generation.request import Request
 
@@ -25,7 +25,7 @@ def model():
 
 
 def request(prompts, n=1, rows=None, seed=1, batch_invariant=False, **sampling):
-    sampling = Sampling(**{"max_tokens": 12, "temperature": 0.9, "top_p": 0.9} | sampling)
+    sampling = SamplingParams(**{"max_tokens": 12, "temperature": 0.9, "top_p": 0.9} | sampling)
     rows = tuple(rows or range(len(prompts)))
     return Request(tuple(prompts), rows, n, sampling, seed, batch_invariant=batch_invariant)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gentool
-from gentool.config.model import Sampling
+from gentool.config.sampling import SamplingParams
 from gentool.decoding import exact as decoding_exact
 from gentool.errors import UsageError
 from gentool.generation import vote as votes
@@ -31,9 +31,9 @@ def model():
 
 def request(prompts, n=300, seed=1, **more):
     law = {"temperature": 1.0, "top_p": 0.95, "max_tokens": 16, "stop": ["\n"]}
-    law |= {key: more.pop(key) for key in list(more) if key in Sampling.model_fields}
+    law |= {key: more.pop(key) for key in list(more) if key in SamplingParams.__dataclass_fields__}
     rows = tuple(more.pop("rows", range(len(prompts))))
-    return Request(tuple(prompts), rows, n, Sampling(**law), seed, **more)
+    return Request(tuple(prompts), rows, n, SamplingParams(**law), seed, **more)
 
 
 def final(tallies):

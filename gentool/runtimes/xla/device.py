@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from gentool import cache
 
 CACHE_FLAG = "--tf_xla_persistent_cache_directory"
 
-problems: list[str] = []  # what whoever runs this process should be told
+LOG = logging.getLogger(__name__)
 
 
 def setup() -> None:
@@ -40,7 +41,8 @@ def _keep_programs() -> None:
     if CACHE_FLAG in said or (said and not said.startswith("--")):  # the latter names a file
         return
     path, problem = cache.programs()
-    problems.extend([problem] if problem else [])
+    if problem:
+        LOG.warning("%s", problem)
     if path and " " not in str(path):  # where TensorFlow would end the flag
         os.environ["TF_XLA_FLAGS"] = f"{said} {CACHE_FLAG}={path}".strip()
         atexit.register(cache.record, path)
