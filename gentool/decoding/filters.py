@@ -62,17 +62,17 @@ def _joined(prompt: Ids, output: Ids) -> np.ndarray:
 def _penalise_repetition(row: np.ndarray, text: np.ndarray, penalty: float) -> None:
     """Divides the positive and multiplies the negative logits [V] of all ids of a text in place,
     each once however often it occurs (Keskar et al. 2019)."""
-    found = row[text]
-    row[text] = np.where(found < 0, found * penalty, found / penalty)
+    logits = row[text]
+    row[text] = np.where(logits < 0, logits * penalty, logits / penalty)
 
 
 def _repeating(text: np.ndarray, n: int) -> np.ndarray:
-    """The ids that would end an n-gram that the text [T] has already."""
+    """The ids that would complete an n-gram that the text [T] already contains."""
     if len(text) < n:
         return text[:0]
-    grams = np.lib.stride_tricks.sliding_window_view(text, n)  # [T - n + 1, n]
-    again = (grams[:, :-1] == text[len(text) - n + 1 :]).all(axis=-1)
-    return grams[again, -1]
+    ngrams = np.lib.stride_tricks.sliding_window_view(text, n)  # [T - n + 1, n]
+    matches = (ngrams[:, :-1] == text[len(text) - n + 1 :]).all(axis=-1)
+    return ngrams[matches, -1]
 
 
 def weights(logits: np.ndarray, params: SamplingParams) -> np.ndarray:
@@ -127,14 +127,14 @@ def _weight_filters() -> tuple[tuple[str, object, WeightFilter], ...]:
 
 def top_k(logits: np.ndarray, k: int) -> np.ndarray:
     """Ids, ascending, of the k largest logits [V] and of all that equal the k-th."""
-    kth = _leading(logits, np.ones(len(logits)), k)[-1]
+    kth = _top_until(logits, np.ones(len(logits)), k)[-1]
     return np.flatnonzero(logits >= logits[kth])
 
 
 def top_p(w: np.ndarray, p: float) -> np.ndarray:
-    """Weights [V] with those outside the smallest set of mass >= p at 0: the token that crosses p
-    is kept, of equal ones the lowest ids (Holtzman et al. 2020)."""
-    kept = _leading(w, w, p * w.sum())
+    """Nucleus sampling: weights [V] with those outside the smallest set of mass >= p at 0. The
+    token that crosses p is kept, of equal ones the lowest ids (Holtzman et al. 2020)."""
+    kept = _top_until(w, w, p * w.sum())
     out = np.zeros_like(w)
     out[kept] = w[kept]
     return out
@@ -146,40 +146,42 @@ def min_p(w: np.ndarray, p: float) -> np.ndarray:
 
 
 def typical_p(w: np.ndarray, p: float) -> np.ndarray:
-    """Weights [V] with all at 0 but those whose information is nearest to the entropy, up to mass
-    p: what crosses p is kept, and all as near as that (Meister et al. 2022)."""
-    left = np.flatnonzero(w)
-    q = w[left] / w.sum()
+    """Locally typical sampling: weights [V] with those at 0 whose information is not nearest to the
+    entropy, up to mass p. The token that crosses p is kept, and all that are equally near (Meister
+    et al. 2022)."""
+    ids = np.flatnonzero(w)
+    q = w[ids] / w.sum()
     information = -np.log(q)
     entropy = (q * information).sum()
     nearness = -np.abs(information - entropy)
-    kept = left[nearness >= nearness[_leading(nearness, q, p)[-1]]]
+    kept = ids[nearness >= nearness[_top_until(nearness, q, p)[-1]]]
     out = np.zeros_like(w)
     out[kept] = w[kept]
     return out
 
 
-def _leading(rank: np.ndarray, w: np.ndarray, mass: float) -> np.ndarray:
-    """The fewest ids of highest rank [V] whose weights [V] reach `mass`; the last is the one that
-    crosses it, and of equal ranks the lower id goes first. A quickselect: the ids above a pivot
-    are either enough, and it goes on among them, or are taken whole, and it goes on below."""
-    taken: list[np.ndarray] = []
-    ids, one_in = np.arange(len(rank)), 32  # it is mostly decided among the first few
+def _top_until(rank: np.ndarray, w: np.ndarray, mass: float) -> np.ndarray:
+    """The smallest set of ids of highest rank [V] whose weights [V] reach `mass`; the last id is
+    the one that crosses it, and of equal ranks the lower id goes first. A quickselect: either the
+    ids above a pivot reach the mass, and it continues among them, or all of them are selected, and
+    it continues among the others."""
+    selected: list[np.ndarray] = []
+    ids, fraction = np.arange(len(rank)), 32  # 1/32 above the first pivot: top ids mostly suffice
     while len(ids) > FEW:
         sample = np.sort(rank[:: len(rank) // 128])
-        high = rank >= sample[-(len(sample) // one_in)]
-        if high.all():
-            high = rank > sample[0]
-            if not high.any():
+        is_above = rank >= sample[-(len(sample) // fraction)]
+        if is_above.all():
+            is_above = rank > sample[0]
+            if not is_above.any():
                 break  # all are equal
-        above = np.flatnonzero(high)
-        reached = w[above].sum()
-        if reached < mass:
-            mass -= reached
-            taken.append(ids[above])
-            above = np.flatnonzero(~high)
-        ids, rank, w = ids[above], rank[above], w[above]
-        one_in = 2
+        candidates = np.flatnonzero(is_above)
+        mass_above = w[candidates].sum()
+        if mass_above < mass:
+            mass -= mass_above
+            selected.append(ids[candidates])
+            candidates = np.flatnonzero(~is_above)
+        ids, rank, w = ids[candidates], rank[candidates], w[candidates]
+        fraction = 2
     order = np.argsort(-rank, kind="stable")
     last = np.searchsorted(np.cumsum(w[order]), mass)
-    return np.concatenate([*taken, ids[order[: last + 1]]])
+    return np.concatenate([*selected, ids[order[: last + 1]]])

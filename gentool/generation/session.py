@@ -72,7 +72,7 @@ class Model:
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """float32 [T, V]: row t holds the logits of the token after ids[: t + 1]."""
         self._check(self._ids(ids), 0, "the text")
-        _, logits = self.engine.prefill(list(ids), every=True)
+        _, logits = self.engine.prefill(list(ids), all_positions=True)
         return logits.copy()  # the caller's own, without the bucket they lie in
 
     def complete(

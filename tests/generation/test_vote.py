@@ -137,7 +137,7 @@ def exact(model):
 @pytest.mark.parametrize("kept", [3, 1 << 12])
 def test_what_is_estimated_is_not_biased(model, exact, monkeypatch, kept):
     """Also where most tokens of a node are forgotten."""
-    monkeypatch.setattr(decoding_exact, "KEPT", kept)
+    monkeypatch.setattr(decoding_exact, "MAX_NODE_TOKENS", kept)
     ballot = Ballot(600, exact=True, within=0.02, budget=2)
     guess = final(model.votes(WIDE, [ballot]))[0, "exact"]
     assert guess.verdict == "estimated" and guess.unseen > 0.2
@@ -149,7 +149,7 @@ def test_what_is_estimated_is_not_biased(model, exact, monkeypatch, kept):
 
 
 def test_an_exact_vote_is_not_sure_of_what_it_forgot(model, monkeypatch):
-    monkeypatch.setattr(decoding_exact, "KEPT", 1)
+    monkeypatch.setattr(decoding_exact, "MAX_NODE_TOKENS", 1)
     ask = request(["今天天气很好\n今天天气很"], 20, temperature=3.0, top_p=1.0, max_tokens=2)
     tally = final(model.votes(ask, [Ballot(20, exact=True)]))[0, "exact"]
     assert tally.verdict == "estimated"
@@ -188,13 +188,14 @@ def test_a_budget_that_is_too_small_is_an_estimate(model):
 
 def test_prompts_that_begin_alike_are_computed_once(model, monkeypatch):
     lengths = []
-    prefill = model.engine.prefill
+    runtime = model.engine.runtime
+    prefill = runtime.prefill
 
-    def counted(ids, prefix=None, **more):
+    def counted(ids, *more):
         lengths.append(len(ids))
-        return prefill(ids, prefix, **more)
+        return prefill(ids, *more)
 
-    monkeypatch.setattr(model.engine, "prefill", counted)
+    monkeypatch.setattr(runtime, "prefill", counted)
     examples = "大=>小\n高=>矮\n快=>慢\n"
     prompts = [f"{examples}{word}=>" for word in ("长", "冷", "好")]
     together = final(model.votes(request(prompts, 20), [Ballot(20, curtail=False)]))
