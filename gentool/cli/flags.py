@@ -44,7 +44,7 @@ SHARE = number(float, 0, 1, above=True)
 CERTAIN = number(float, 0, 0.999999, above=True)
 SEED = number(int, 0, 2**63 - 1)
 ROW = number(int, 0, 2**32 - 1)
-PRECISION = one_of("auto", "fp32", "fp16", "bf16")
+PRECISION = one_of("auto", "fp32", "fp16", "bf16", "int8", "int4")
 COLOR = one_of("auto", "always", "never")
 OWN = "the model's, else "
 

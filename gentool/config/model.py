@@ -157,7 +157,7 @@ class ModelFile(Strict):
     format: Literal["megatron", "safetensors", "shards", "tensorflow", "torch"] | None = None
     arch: Arch
     tokenizer: TokenizerConfig | None = None
-    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "fp16", "bf16", "int8", "int4"] = "auto"
     sampling: Sampling = Sampling()
     sha256: dict[Words, Digest] = {}  # of the files above, by path
 

@@ -20,7 +20,7 @@ from gentool.decoding.sampling import (
     pick,
     top_k_ids,
 )
-from gentool.runtimes import take_rows
+from gentool.runtimes.rows import take_rows
 
 if TYPE_CHECKING:
     from gentool.decoding.constraints import Constraint

@@ -14,11 +14,15 @@ from gentool.errors import ModelError, UsageError
 from gentool.generation.session import Model
 from gentool.models import weights
 from gentool.models.weights import Weight
+from gentool.runtimes import Runtime, devices
 from gentool.runtimes import xla as xla_runtime
 from gentool.tokenizers import Tokenizer
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-SMALL_BYTES = 1 << 28  # of fp32 weights that are as fast as 16 bits
+INTEGERS = ("int8", "int4")
+LITERT_PRECISIONS = ("fp32", *INTEGERS)
+PRECISIONS = ("auto", *DTYPES, *INTEGERS)
+MAX_FP32_BYTES = 1 << 30  # of a 16-bit file that is opened in fp32
 
 
 class ModelFiles(NamedTuple):
@@ -48,23 +52,52 @@ def open_files(config: ModelConfig) -> ModelFiles:
 
 
 def auto_precision(plan: Mapping[str, Weight]) -> str:
-    """The precision for weights as they lie in a file: fp32 where that is small or what they have,
-    else the 16 bits they have, which are read faster than fp32 and need not be copied."""
+    """The precision for weights as they lie in a file: fp32 (which has exactly the file's weights)
+    where that takes at most MAX_FP32_BYTES or the file has them so, else the 16 bits of the file,
+    which need not be copied."""
     stored = {weight.dtype.name for weight in plan.values()}
     size = 4 * sum(math.prod(weight.shape) for weight in plan.values())
-    same = [name for name, dtype in DTYPES.items() if stored == {dtype}]
-    return same[0] if same and size > SMALL_BYTES else "fp32"
+    precisions = [name for name, dtype in DTYPES.items() if stored == {dtype}]
+    return precisions[0] if precisions and size > MAX_FP32_BYTES else "fp32"
 
 
-def open_model(config: ModelConfig, precision: str | None = None, xla: bool | None = None) -> Model:
-    """Opens what a YAML describes. `precision` is how weights are stored; products of 16-bit
-    weights are summed in float32. auto is `auto_precision`; with `xla` None what is compiled is
-    what is fastest, see `gentool.runtimes.xla.backend`."""
+def open_model(
+    config: ModelConfig,
+    precision: str | None = None,
+    xla: bool | None = None,
+    threads: int | None = None,
+) -> Model:
+    """Opens what a YAML describes. `precision` is how weights are stored, auto is `auto_precision`;
+    products of 16-bit weights are summed in float32. On a CPU fp32, int8 and int4 run on LiteRT,
+    with `threads` (None: a core each); 16 bits, GPUs, and any model where `xla` is True or False
+    run on TensorFlow: see `gentool.runtimes.xla.backend`."""
     precision = precision or config.precision
-    if precision not in ("auto", *DTYPES):
-        raise UsageError(f"precision is {precision!r}", f"it can be auto, {', '.join(DTYPES)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision is {precision!r}", f"it can be {', '.join(PRECISIONS)}")
     tokenizer, family, source, plan = open_files(config)
     precision = auto_precision(plan) if precision == "auto" else precision
-    open_runtime = xla_runtime.load()
-    runtime = open_runtime(family, config.arch, source, plan, DTYPES[precision], xla)
+    runtime: Runtime
+    if _runs_on_litert(precision, xla):
+        from gentool.runtimes import litert
+
+        runtime = litert.load()(family, config.arch, plan, source, precision, threads)
+    else:
+        open_runtime = xla_runtime.load()
+        runtime = open_runtime(family, config.arch, source, plan, DTYPES[precision], xla)
     return Model(config, tokenizer, runtime, precision, plan)
+
+
+def _runs_on_litert(precision: str, xla: bool | None) -> bool:
+    """The rule of runtimes; UsageError where a precision has none."""
+    reason = ""
+    if xla is not None:
+        reason = f"--{'xla' if xla else 'no-xla'} runs on TensorFlow"
+    elif devices.has_gpu():
+        reason = "a GPU runs on TensorFlow"
+    elif not devices.has_litert():
+        reason = "ai-edge-litert is not installed: this platform may have no wheel of it"
+    if reason and precision in INTEGERS:
+        raise UsageError(
+            f"precision is {precision}, and {reason}", "give --precision fp32, fp16 or bf16"
+        )
+    return not reason and precision in LITERT_PRECISIONS

@@ -24,7 +24,7 @@ from gentool.runtimes import Runtime
 from gentool.tokenizers import Tokenizer
 from gentool.tokenizers.token_bytes import Pieces, pieces
 from gentool.voting.answers import Rule
-from gentool.voting.examples import shots
+from gentool.voting.examples import parse_few_shot
 from gentool.voting.tally import BUDGET, Ballot, Tally
 
 if TYPE_CHECKING:  # TensorFlow comes in when a model is opened
@@ -235,7 +235,7 @@ class Model:
         exact; see `gentool.voting.tally`. `stop`, which ends an answer, is what parts the examples
         of the prompt where it is None. The law is as in `complete`."""
         if stop is None and isinstance(prompt, str):
-            found = shots(prompt)
+            found = parse_few_shot(prompt)
             stop = found.stop if found else None
         law = {
             "temperature": temperature,

@@ -5,11 +5,12 @@ runtime knows arrays, their padding and how products are computed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
+if TYPE_CHECKING:  # importing this room costs nothing
+    import numpy as np
 
-from gentool.config.model import Arch
+    from gentool.config.model import Arch
 
 PrefixCache = Any  # keys and values of a computed prompt, without a row axis; never changed
 RowCache = Any  # keys and values that rows have beyond their prefixes; changed in place
@@ -68,9 +69,3 @@ class Runtime(Protocol):
     def describe(self) -> str:
         """How it computes, in a few words for -v."""
         ...
-
-
-def take_rows(x: np.ndarray, places: Sequence[int] | np.ndarray) -> np.ndarray:
-    """x[places], which is no copy where they are the first of all."""
-    count = len(places)
-    return x[:count] if np.array_equal(places, np.arange(count)) else x[places]

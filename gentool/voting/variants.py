@@ -1,37 +1,37 @@
-"""What a few-shot prompt could as well have been: each example left out, the examples in other
-orders. How an answer's probability moves between them says what it hangs on.
-"""
+"""Variants of a few-shot prompt: each example left out, and the examples in other orders."""
 
 from __future__ import annotations
 
 import random
 from typing import NamedTuple
 
-from gentool.voting.examples import Shots, joined
+from gentool.voting.examples import FewShotPrompt, assemble
 
-ORDERS = 8
+MAX_ORDERS = 8
 
 
 class Variant(NamedTuple):
+    """A changed prompt, and what was changed in words."""
+
     name: str
     prompt: str
 
 
-def variants(shots: Shots, seed: int) -> list[Variant]:
-    """The prompt without each of its examples, then with all of them in up to ORDERS other
+def variants(prompt: FewShotPrompt, seed: int) -> list[Variant]:
+    """The prompt without each of its examples, then with all of them in up to MAX_ORDERS other
     orders, drawn with `seed`."""
-    examples = shots.examples
-    found = [
-        Variant(f"without {example.strip()}", joined(shots, examples[:at] + examples[at + 1 :]))
+    examples = prompt.examples
+    changed = [
+        Variant(f"without {example.strip()}", assemble(prompt, examples[:at] + examples[at + 1 :]))
         for at, example in enumerate(examples)
     ]
-    rng, as_it_is = random.Random(seed), tuple(range(len(examples)))
+    rng, unchanged = random.Random(seed), tuple(range(len(examples)))
     orders: dict[tuple[int, ...], None] = {}  # a set that keeps its order
-    for _ in range(4 * ORDERS):  # few examples have few orders
-        order = tuple(rng.sample(as_it_is, len(as_it_is)))
-        if order != as_it_is and len(orders) < ORDERS:
+    for _ in range(4 * MAX_ORDERS):  # few examples have few orders
+        order = tuple(rng.sample(unchanged, len(unchanged)))
+        if order != unchanged and len(orders) < MAX_ORDERS:
             orders[order] = None
     for order in orders:
         name = "in order " + " ".join(str(at + 1) for at in order)
-        found.append(Variant(name, joined(shots, [examples[at] for at in order])))
-    return found
+        changed.append(Variant(name, assemble(prompt, [examples[at] for at in order])))
+    return changed

@@ -77,7 +77,7 @@ def test_a_pipe_gets_the_answer_and_stderr_the_rest() -> None:
     done = gentool("fewshot", "-", "-n", "20", "-v", *ONE, stdin=stdin)
     assert (done.code, done.out) == (0, "8\n")
     examples, model, *table, verdict = done.err.splitlines()
-    assert examples == r"5 examples, parted by '\n'; an answer ends before '\n'"
+    assert examples == r"5 examples, separator '\n'; an answer ends before '\n'"
     assert model.startswith("tiny-zh: ") and re.search(r", seed \d+$", model)
     assert table[0].split() == ["answer", "votes", "share", "of", "all", "20"]
     votes = int(re.search(r"wins with (\d+) of", verdict)[1])
@@ -330,7 +330,7 @@ def test_a_file_loses_one_newline_and_no_blank(run: Run, write: Callable[..., st
 
 def test_windows_lines(run: Run, write: Callable[..., str]) -> None:
     done = run(write("a.txt", "3+5=8\r\n6+1=7\r\n2+6=\r\n"), *ONE, "-n", "2", "-v", "--json")
-    assert r"2 examples, parted by '\r\n'" in done.err
+    assert r"2 examples, separator '\r\n'" in done.err
     assert record(done)["prompt"] == "3+5=8\r\n6+1=7\r\n2+6="
 
 

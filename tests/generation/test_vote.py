@@ -15,7 +15,7 @@ from gentool.decoding import exact as decoding_exact
 from gentool.errors import UsageError
 from gentool.generation import vote as votes
 from gentool.generation.request import Request, Sampled
-from gentool.voting.examples import shots
+from gentool.voting.examples import parse_few_shot
 from gentool.voting.intervals import clopper_pearson
 from gentool.voting.tally import Ballot
 
@@ -52,7 +52,7 @@ def final(tallies):
 def test_exact_masses_lie_within_the_samples_intervals(model, count):
     """Simultaneously at 99.9 %, over all answers of so many example prompts."""
     prompts = [path.read_text("utf-8") for path in PROMPTS[:count]]
-    stops = {shots(prompt).stop for prompt in prompts}
+    stops = {parse_few_shot(prompt).stop for prompt in prompts}
     assert stops == {"\n"}
     n = 200
     ask = request(prompts, n)

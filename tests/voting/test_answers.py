@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from gentool.errors import UsageError
 from gentool.voting import answers
 from gentool.voting.answers import Rule, answer, spelling
+from gentool.voting.characters import DASHES, normalized
+from gentool.voting.numbers import is_number
 
 # text -> answer
 TRIMMED = {
@@ -145,6 +147,8 @@ CHINESE = {
 NO_NUMBERS = (
     *"百 千 万 亿 点 两 半 负 伍 陆 万一 百一 百万 亿万 万万 千千万万 三三两两 两两 两十".split(),
     *"二十两 一五一十 一百零 二十零 一百一百 一千零五百 一万零五千 十零五 零一百 十十".split(),
+    # about so many; as substrings of the digits these were once read as their first one
+    *"二三十 一二百 三四千 五六万 七八亿 九两十 二三十五".split(),
     *"一亿亿 三点 三点十 点五 一点点 三点五点 负负三 三十而立 七上八下 十二个 第一 三月".split(),
     "一万" * 30,
     "万" * 9000,
@@ -184,7 +188,7 @@ def test_an_answer_is_its_own_answer(text):
 @given(texts)
 def test_the_spelling_is_a_piece_of_the_text_with_the_same_answer(text):
     found = spelling(text)
-    sources = (text, unicodedata.normalize("NFKC", text))
+    sources = (text, normalized(text))
     assert any(found in " ".join(source.split()) for source in sources)
     assert (answer(found) if found else None) == answer(text)
 
@@ -204,6 +208,139 @@ def in_chinese(number: int) -> str:
             zero = "零" if 0 < rest < size // 10 else ""
             return in_chinese(times) + unit + zero + (in_chinese(rest) if rest else "")
     return "零一二三四五六七八九"[number]
+
+
+# Variants of characters: what is one answer, and what only NFKC makes one
+
+SAME = {
+    "12": ("１２", "𝟏𝟐", "𝟙𝟚", "⑫", "⑿", "⒓", "⼗⼆", "1\u200b2", "\ufeff12", "1\u00ad2"),
+    "-72": (
+        "-72",
+        "−72",
+        "–72",
+        "—72",
+        "‒72",
+        "‐72",
+        "‑72",
+        "﹣72",
+        "－７２",
+        "―72",
+        " –72。",
+        "(–72)",
+    ),
+    "-3": ("-三", "–三", "−三", "负三", "負叁"),
+    "-0.5": ("–.5", "—0.5", "-零点五"),
+    "x=-3": ("x=–3", "x=−3", "ｘ＝－３"),
+    "-x": ("−x", "–x", "－ｘ"),
+    "-∞": ("−∞", "–∞"),
+    "A-": ("A–", "A−", "Ａ－"),
+    "COVID-19": ("COVID–19", "COVID‑19"),
+    "1/2": ("½", "1⁄2", "1∕2", "１／２"),
+    "1 1/2": ("1½", "1 ½", "１½", "1 1⁄2"),
+    "2/3": ("⅔", "2⁄3"),
+    "1/7": ("⅐", "⅟7"),
+    "H2O": ("H₂O", "Ｈ₂Ｏ"),
+    "C6H12O6": ("C₆H₁₂O₆",),
+    "x12": ("x₁₂",),
+    "5m²": ("5㎡", "５ｍ²"),
+    "m/s": ("㎧", "m∕s"),
+    "XII": ("Ⅻ", "ⅩⅡ"),
+    "1": ("①", "⑴", "⒈", "㈠", "㊀", "１"),
+    "10": ("㊉", "⑩", "〸"),
+    "1000": ("1,000", "1，000", "1\u2009000", "1\u202f000", "1\u00a0000"),
+    "12345678": ("12,345,678", "12\u202f345\u202f678"),
+    "3.5": ("３．５", "三点五"),
+    "北京": ("\ufeff北京", "北\u200b京", "北京\u200e"),
+    "fi": ("ﬁ",),
+}
+APART = [
+    ("10²", "102", "10₂", "10^2", "10"),
+    ("5³", "53", "5"),
+    ("10⁻³", "10-3", "10³", "103"),
+    ("2ⁿ", "2n"),
+    ("x²", "x2", "x₂y"),
+    ("2³4", "2³⁴", "234"),
+    ("㎡", "m2"),
+    ("Cl⁻", "Cl-", "Cl"),
+    ("1010₂", "10102"),
+    ("log₂8", "log28"),
+    ("0.₃", "0.3"),
+    ("xₙ₊₁", "xn+1"),
+    ("1½", "11⁄2", "1/2"),
+    ("½3", "1/23"),
+    ("①②", "⑫"),
+    ("1①", "11"),
+    ("㊀㊁", "一二"),
+    ("㊉㊀", "十一"),
+    ("⒈5", "1.5"),
+    ("⒈⒉", "1.2"),
+    ("🄂5", "1,5", "15"),
+    ("1㋀", "11月"),
+    ("2㏠", "21日"),
+    ("3㍙", "31点"),
+    ("ⅠⅡ", "Ⅲ"),
+    ("–72", "72"),
+    ("—72", "72"),
+    ("–72度", "72度"),
+    ("-三", "三"),
+    ("–十二", "十二"),
+    ("-x", "x"),
+    ("-√2", "√2"),
+    ("−∞", "∞", "-∞°"),
+    ("-(a+b)", "a+b"),
+    ("-$5", "$5"),
+    ("+x", "-x"),
+    ("5‰", "5‱", "5%", "5"),
+    ("f′", "f″", "f"),
+    ("3,5", "3.5", "35"),
+    ("1 000", "1000", "1 0"),  # a plain blank: may be two numbers
+    ("3．5", "35"),
+]
+
+
+@pytest.mark.parametrize("normal", SAME)
+def test_variants_of_an_answer_are_one(normal):
+    assert {answer(text) for text in (normal, *SAME[normal])} == {normal}
+
+
+@pytest.mark.parametrize("texts", APART, ids="|".join)
+def test_answers_that_differ_stay_apart(texts):
+    assert len({answer(text) for text in texts}) == len(texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("——72", "72"), ("--72", "72"), ("- 72", "72"), ("–北京", "北京"), ("—Paris", "Paris")],
+)
+def test_a_dash_or_a_bullet_is_no_minus(text, expected):
+    assert answer(text) == expected
+
+
+VALUES = [c for c in map(chr, range(0x110000)) if unicodedata.category(c)[0] == "N"]
+VALUES += [c for c in map(chr, range(0xA0, 0x20000)) if unicodedata.decomposition(c)[:1] == "<"]
+
+
+def test_no_character_makes_a_number_longer_unless_it_is_a_digit():
+    for c in VALUES:
+        for text in ("1" + c, c + "1", "1" + c + "1"):
+            if is_number(answer(text) or "") and answer(text) not in ("1", "-1"):
+                assert unicodedata.normalize("NFKC", c) in [*"0123456789."], text
+                assert unicodedata.category(c) in ("Nd", "Po"), text
+
+
+def test_other_characters_are_as_nfkc_has_them():
+    tags = ("<super>", "<sub>", "<fraction>", "<circle>", "<square>", "<compat>", "<noBreak>")
+    for c in map(chr, range(0xA0, 0x30000)):
+        if c not in DASHES and c not in "\u00ad\u200b\u200e\u200f\u2060\u2044\u2215\ufeff":
+            if not unicodedata.decomposition(c).startswith(tags):
+                assert normalized(c + "北") == unicodedata.normalize("NFKC", c + "北"), repr(c)
+
+
+@given(
+    st.text(st.sampled_from("1２①²₂½⅟⒈㋀一㊀Ⅰ–—-−.,/⁄ \u00a0x\u0301\u1fc1\u200b가각"), max_size=8)
+)
+def test_a_normalized_text_is_its_own_normalization(text):
+    assert normalized(normalized(text)) == normalized(text)
 
 
 def test_single_numerals_are_the_numbers_unicode_says():

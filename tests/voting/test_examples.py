@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gentool.config.lookup import configs
-from gentool.voting.examples import Shots, fill, joined, placeholders, shots
+from gentool.voting.examples import FewShotPrompt, assemble, fill, parse_few_shot, placeholders
 
 # Prompts whose examples and question stand a line each, with nothing before them -> the cue.
 LINES = {
@@ -60,7 +60,7 @@ TRIPLES = [
 
 
 def case(header, examples, question, separator="\n", cue="：", stop="\n"):
-    return Shots(header, tuple(examples), question, separator, cue, stop)
+    return FewShotPrompt(header, tuple(examples), question, separator, cue, stop)
 
 
 # What a prompt is taken apart to; the prompt is its parts joined.
@@ -166,26 +166,28 @@ PROSE = (
 def test_of_lines():
     for prompt, cue in LINES.items():
         *examples, question = prompt.split("\n")
-        assert shots(prompt) == Shots("", tuple(examples), question, "\n", cue, "\n"), prompt
+        assert parse_few_shot(prompt) == FewShotPrompt(
+            "", tuple(examples), question, "\n", cue, "\n"
+        ), prompt
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_how_people_write(name):
     expected = CASES[name]
-    assert shots(joined(expected, expected.examples)) == expected
+    assert parse_few_shot(assemble(expected, expected.examples)) == expected
 
 
 @pytest.mark.parametrize("prompt", PROSE)
 def test_no_examples(prompt):
-    assert shots(prompt) is None
+    assert parse_few_shot(prompt) is None
 
 
 def test_examples_left_out_or_in_another_order():
-    found = shots("反义词：\n大=>小\n高=>矮\n长=>")
-    assert found is not None
-    assert joined(found, found.examples[::-1]) == "反义词：\n高=>矮\n大=>小\n长=>"
-    assert joined(found, found.examples[1:]) == "反义词：\n高=>矮\n长=>"
-    assert joined(found, ()) == "反义词：\n长=>"
+    parsed = parse_few_shot("反义词：\n大=>小\n高=>矮\n长=>")
+    assert parsed is not None
+    assert assemble(parsed, parsed.examples[::-1]) == "反义词：\n高=>矮\n大=>小\n长=>"
+    assert assemble(parsed, parsed.examples[1:]) == "反义词：\n高=>矮\n长=>"
+    assert assemble(parsed, ()) == "反义词：\n长=>"
 
 
 # Laws
@@ -210,15 +212,15 @@ prompts = st.one_of(
 @example("a=b\n\n\nc=")
 @example("\n\na=b\nc=\n\n")
 def test_the_parts_make_up_the_prompt(prompt):
-    found = shots(prompt)
-    if found is None:
+    parsed = parse_few_shot(prompt)
+    if parsed is None:
         return
-    assert joined(found, found.examples) == prompt
-    assert found.examples and all(x.strip() for x in found.examples)
-    assert found.stop and found.separator and found.cue
-    assert found.cue.strip() in found.question
-    assert all(found.cue.strip() in x for x in found.examples)
-    assert not found.header or found.header + found.examples[0] in prompt
+    assert assemble(parsed, parsed.examples) == prompt
+    assert parsed.examples and all(x.strip() for x in parsed.examples)
+    assert parsed.stop and parsed.separator and parsed.cue
+    assert parsed.cue.strip() in parsed.question
+    assert all(parsed.cue.strip() in x for x in parsed.examples)
+    assert not parsed.header or parsed.header + parsed.examples[0] in prompt
 
 
 words = st.text("大小高矮长短东西xyz", min_size=1, max_size=5)
@@ -232,10 +234,10 @@ words = st.text("大小高矮长短东西xyz", min_size=1, max_size=5)
 )
 def test_lists_are_found_whole(pairs, last, cue, separator):
     lines = [x + cue + y for x, y in pairs]
-    found = shots(separator.join([*lines, last + cue]))
-    assert found is not None
-    assert (found.header, found.examples) == ("", tuple(lines))
-    assert (found.separator, found.stop) == (separator, "\n")
+    parsed = parse_few_shot(separator.join([*lines, last + cue]))
+    assert parsed is not None
+    assert (parsed.header, parsed.examples) == ("", tuple(lines))
+    assert (parsed.separator, parsed.stop) == (separator, "\n")
 
 
 @pytest.mark.parametrize(
@@ -258,8 +260,8 @@ def test_lists_are_found_whole(pairs, last, cue, separator):
 )
 @pytest.mark.timeout(20)
 def test_long_prompts_take_no_time(prompt):
-    found = shots(prompt)
-    assert found is None or joined(found, found.examples) == prompt
+    parsed = parse_few_shot(prompt)
+    assert parsed is None or assemble(parsed, parsed.examples) == prompt
 
 
 # Placeholders
@@ -319,7 +321,7 @@ def test_every_prompt_that_comes_with_gentool_is_counted():
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_prompts_that_come_with_gentool(path):
     prompt = path.read_bytes().decode()
-    found = shots(prompt)
-    assert found is not None and not prompt.endswith("\n") and not placeholders(prompt)
-    assert (len(found.examples), found.cue) == SHIPPED[path.stem]
-    assert (found.header, found.stop) == ("", "\n")
+    parsed = parse_few_shot(prompt)
+    assert parsed is not None and not prompt.endswith("\n") and not placeholders(prompt)
+    assert (len(parsed.examples), parsed.cue) == SHIPPED[path.stem]
+    assert (parsed.header, parsed.stop) == ("", "\n")

@@ -15,7 +15,7 @@ from gentool.cli.prompts import read, whole
 from gentool.errors import UsageError
 
 if TYPE_CHECKING:
-    from gentool.voting.examples import Shots
+    from gentool.voting.examples import FewShotPrompt
 
 EXAMPLES = r"""
 gentool fewshot prompt.txt
@@ -160,7 +160,7 @@ def fewshot(console: Console, flags: Flags) -> None:
     if found:
         count = f"{len(found.examples)} example{'s' if len(found.examples) > 1 else ''}"
         ends = " or ".join(map(repr, stop))
-        console.detail(f"{count}, parted by {found.separator!r}; an answer ends before {ends}")
+        console.detail(f"{count}, separator {found.separator!r}; an answer ends before {ends}")
     setting = vote.Setting(chosen, law, ballot)
     if flags.data:
         rows.hold(console, flags, setting, template, table)
@@ -227,11 +227,11 @@ def filled(template: str, flags: Flags) -> str:
     return template
 
 
-def shots(prompt: str, flags: Flags) -> Shots | None:
+def shots(prompt: str, flags: Flags) -> FewShotPrompt | None:
     """The examples of a prompt. Without any, nothing says what ends an answer."""
     from gentool.voting import examples
 
-    found = examples.shots(prompt)
+    found = examples.parse_few_shot(prompt)
     if found is None and not flags.stop:
         raise UsageError(
             f"{named(flags)} has no examples that end as its last line does",

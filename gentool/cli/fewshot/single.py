@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gentool.config.model import ModelConfig, Sampling
     from gentool.generation.request import Request
     from gentool.generation.session import Model
-    from gentool.voting.examples import Shots
+    from gentool.voting.examples import FewShotPrompt
     from gentool.voting.tally import Answer, Ballot, Tally
 
 BUDGET = 200  # prefixes that --explain computes of each prompt
@@ -43,7 +43,7 @@ class UndecidedError(GentoolError):
 
 
 def single(
-    console: Console, flags: Flags, setting: Setting, prompt: str, found: Shots | None
+    console: Console, flags: Flags, setting: Setting, prompt: str, found: FewShotPrompt | None
 ) -> None:
     """One vote."""
     from gentool.generation import opening
@@ -107,7 +107,7 @@ def asked(flags: Flags, prompts: Mapping[int, str], setting: Setting) -> Request
 
 
 def explain(
-    model: Model, request: Request, found: Shots, ballot: Ballot, winner: Answer
+    model: Model, request: Request, found: FewShotPrompt, ballot: Ballot, winner: Answer
 ) -> list[boards.Change]:
     """How probable the winner is, without each example and in other orders, all in one run."""
     from gentool.voting.variants import variants

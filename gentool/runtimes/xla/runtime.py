@@ -21,8 +21,8 @@ from gentool.checkpoints import TensorSource
 from gentool.config.model import Arch
 from gentool.models.transformer import Params, forward
 from gentool.models.weights import Weight
-from gentool.runtimes import take_rows
 from gentool.runtimes.ops import Tensor
+from gentool.runtimes.rows import take_rows
 from gentool.runtimes.xla import backend, buckets, device, kv_cache, ops, weights
 from gentool.runtimes.xla.attention import attention, log_n, write_kv
 from gentool.runtimes.xla.backend import Backend, Rules

@@ -1,0 +1,86 @@
+"""What is computed outside the graph of token ids and positions."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from gentool.config.model import Arch
+from gentool.runtimes.litert.lower import Weights
+from gentool.runtimes.litert.record import Recording
+from gentool.runtimes.numpy_ops import arrays
+
+FIRST = 256  # positions whose rotations are computed at once, before more are
+
+Rotations = dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]
+"""By the numbers of the cosines and sines among the positional inputs: cosines and sines [R, 1, E],
+doubled, the first half of the sines negated."""
+
+
+class TopWeights(dict[str, Any]):
+    """The weights outside the layers, read when they are asked for."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+
+    def __missing__(self, name: str) -> Any:
+        self[name] = self._weights.read(name)
+        return self[name]
+
+
+class PositionInputs:
+    """What layers need of positions: rotations are kept for all positions that came so far, rows of
+    learned tables are gathered from the file."""
+
+    def __init__(
+        self, family: ModuleType, arch: Arch, top: TopWeights, recording: Recording
+    ) -> None:
+        self._family, self._arch, self._top = family, arch, top
+        operands = [operand for cut in recording.cuts for operand in cut]
+        self._pairs = sorted({operand.rotation for operand in operands if operand.rotation})
+        rotated = {leaf for pair in self._pairs for leaf in pair}
+        self._only_rotations = len(rotated) == len(recording.positional)
+        self._kept: Rotations = {}
+        self._count = 0  # positions kept
+
+    def at(self, positions: np.ndarray) -> tuple[Any, list[np.ndarray], Rotations]:
+        """For positions [R]: what `embed` takes, its tensors [R, width] one after the other, and
+        the rotations. Where all of them are rotations the first two are empty."""
+        rotations: Rotations = {}
+        if self._pairs:
+            self._grow(int(positions.max(initial=0)) + 1)
+            rotations = {
+                pair: (cosines[positions], sines[positions])
+                for pair, (cosines, sines) in self._kept.items()
+            }
+        if self._only_rotations:
+            return None, [], rotations
+        positional = self._family.positional(arrays, self._arch, self._top, positions)
+        return positional, _leaves(positional), rotations
+
+    def _grow(self, count: int) -> None:
+        """Keeps the rotations of at least the first `count` positions."""
+        if count <= self._count:
+            return
+        end = max(FIRST, count, min(2 * self._count, self._arch.n_ctx))
+        new = np.arange(self._count, end)
+        leaves = _leaves(self._family.positional(arrays, self._arch, self._top, new))
+        for pair in self._pairs:
+            half_cosines, half_sines = (leaves[leaf] for leaf in pair)
+            cosines = np.concatenate([half_cosines, half_cosines], axis=-1)[:, None]
+            sines = np.concatenate([-half_sines, half_sines], axis=-1)[:, None]
+            if self._count:
+                before = self._kept[pair]
+                cosines = np.concatenate([before[0], cosines])
+                sines = np.concatenate([before[1], sines])
+            self._kept[pair] = cosines, sines
+        self._count = end
+
+
+def _leaves(positional: Any) -> list[np.ndarray]:
+    """The arrays of a nest of tuples."""
+    if isinstance(positional, tuple):
+        return [leaf for part in positional for leaf in _leaves(part)]
+    return [positional]

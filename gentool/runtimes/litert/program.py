@@ -1,0 +1,123 @@
+"""A graph file, open: its subgraphs as calls on arrays of any number of rows. The only code that
+touches LiteRT's process-wide state.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+
+
+class Program:
+    """The subgraphs of a graph file, which share one pool of threads."""
+
+    def __init__(self, graph: str | bytes, threads: int, weight_cache: str = "") -> None:
+        """`graph` is a file's path, or a file's bytes. Weights as the processor wants them are
+        mapped from `weight_cache`, or written there if it does not exist."""
+        from ai_edge_litert.compiled_model import CompiledModel
+        from ai_edge_litert.hardware_accelerator import HardwareAccelerator
+        from ai_edge_litert.options import CpuOptions, Options
+
+        cpu = CpuOptions(num_threads=threads, xnnpack_weight_cache_path=weight_cache)
+        options = Options(hardware_accelerators=HardwareAccelerator.CPU, cpu_options=cpu)
+        environment = _environment()
+        read = CompiledModel.from_file if isinstance(graph, str) else CompiledModel.from_buffer
+        with _stderr_aside():
+            self._model: Any = read(graph, environment=environment, options=options)
+
+    def call(self, name: str, inputs: Sequence[int], outputs: Sequence[int]) -> Call:
+        """A subgraph with inputs and outputs of these widths."""
+        return Call(self._model, self._model.get_signature_index(name), inputs, outputs)
+
+
+class Call:
+    """A subgraph. Its buffers hold `rows` rows; an output's buffer may be another's input."""
+
+    def __init__(
+        self, model: Any, index: int, inputs: Sequence[int], outputs: Sequence[int]
+    ) -> None:
+        self._model, self._index = model, index
+        self._input_widths, self._output_widths = inputs, outputs
+        self.rows = 0
+        self.inputs: list[Any] = []
+        self.outputs: list[Any] = []
+
+    def resize(self, rows: int) -> None:
+        """Has buffers for so many rows."""
+        if rows != self.rows:
+            for number, width in enumerate(self._input_widths):
+                self._model.resize_input_tensor(number, [rows, width], self._index)
+            self.inputs = self._model.create_input_buffers(self._index)
+            self.outputs = self._model.create_output_buffers(self._index)
+            self.rows = rows
+
+    def write(self, number: int, array: np.ndarray) -> None:
+        """Sets an input to float32 [rows, width]."""
+        self.inputs[number].write(array)
+
+    def run(self) -> None:
+        self._model.run_by_index(self._index, self.inputs, self.outputs)
+
+    def read(self, number: int) -> np.ndarray:
+        """A copy of an output, float32 [rows, width]."""
+        width = self._output_widths[number]
+        return self.outputs[number].read(self.rows * width, np.float32).reshape(self.rows, width)
+
+
+@functools.cache
+def _environment() -> Any:
+    """LiteRT's environment of this process. There is a second one, for buffers, which is made when
+    the first is written; what both say as the process ends is for nobody."""
+    with _stderr_aside():
+        from ai_edge_litert.environment import Environment
+        from ai_edge_litert.tensor_buffer import TensorBuffer
+
+        environment = Environment.create()
+        buffer = TensorBuffer.create_from_host_memory(np.zeros(16, np.float32))
+        buffer.write(np.zeros(16, np.float32))
+    atexit.register(_end_quietly)
+    return environment
+
+
+def _end_quietly() -> None:
+    """Has nothing more written to file descriptor 2."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, 2)
+        os.close(nothing)
+
+
+@contextlib.contextmanager
+def _stderr_aside() -> Iterator[None]:
+    """File descriptor 2, to which LiteRT writes what it looks for and does not find, into a file
+    for a while; what it said is shown only if the block fails."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed: nothing to set aside
+        yield
+        return
+    try:
+        aside: BinaryIO = tempfile.TemporaryFile()
+    except OSError:  # no folder may be written
+        aside = open(os.devnull, "w+b")
+    with aside:
+        sys.stderr.flush()
+        os.dup2(aside.fileno(), 2)
+        try:
+            yield
+        except Exception:
+            aside.seek(0)
+            os.write(kept, aside.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

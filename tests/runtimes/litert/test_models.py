@@ -1,0 +1,143 @@
+"""The LiteRT runtime computes what families say: against the goldens of their original code, and
+against float64 with the weights that 8 and 4 bits stand for."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import litert_models
+import numpy as np
+import pytest
+from oracle import numpy_stack
+
+from gentool.models import FAMILIES
+from gentool.runtimes.litert import quantize
+from gentool.runtimes.litert.lower import stored_precision
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+SHARED = Path(__file__).parents[4] / "shared" / "golden"
+TOLERANCE = 1e-4  # the wrong gelu is 7e-4 away
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/golden")
+
+# a checkpoint -> the folder of its goldens, and what its own folder does not say
+HERE = {"hf_gpt2": "hf_gpt2", "hf_llama": "hf_llama"}
+THERE = {
+    "cpm_megatron/a/hf": "cpm_megatron/a",
+    "cpm_megatron/a/ckpt": "cpm_megatron/a",
+    "cpm_lm_tf2/a/saved_model": "cpm_lm_tf2/a",
+    "gpt2_ml/a": "gpt2_ml/a",
+    "bert_gpt2_chinese/a": "bert_gpt2_chinese/a",
+    "hf_llama3/a": "hf_llama3/a",
+    "hf_qwen2/a": "hf_qwen2/a",
+    "hf_qwen3/a": "hf_qwen3/a",
+    "hf_gemma/a": "hf_gemma/a",
+    "hf_gemma2/a": "hf_gemma2/a",
+}
+OVERRIDES = dict.fromkeys(("cpm_megatron/a/ckpt", "cpm_lm_tf2/a/saved_model"), {"arch.n_head": 4})
+
+
+@pytest.mark.parametrize(
+    "name", [*HERE, *(pytest.param(name, marks=needs_shared) for name in THERE)]
+)
+def test_logits_of_the_original_code(name: str) -> None:
+    root, golden = (GOLDEN, HERE) if name in HERE else (SHARED, THERE)
+    runtime = litert_models.opened(str(root / name), OVERRIDES.get(name, {}), "fp32")
+    expected = np.load(root / golden[name] / "golden.npz")
+    texts = [key for key in expected if key.startswith("ids_")]
+    assert texts
+    for key in texts:
+        _, logits = runtime.prefill(expected[key], 0, None, True, False)
+        wanted = expected[key.replace("ids", "logits")]
+        np.testing.assert_allclose(logits, wanted, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_in_float64(family: str, precision: str) -> None:
+    """Of what the quantised weights stand for, inputs rounded to 8 bits row by row. One that lies
+    between two roundings may take another: then one of 256 steps counts, for a few logits."""
+    runtime, arrays = litert_models.random_runtime(family, precision)
+    ids = np.random.default_rng(1).integers(0, runtime.arch.n_vocab, 40)
+    _, logits = runtime.prefill(ids, 0, None, True, False)
+    weights = stands_for(arrays, precision)
+    wanted = numpy_stack.logits(runtime.family, runtime.arch, weights, ids, precision != "fp32")
+    error = np.abs(logits - wanted)
+    assert np.median(error) < 1e-5
+    assert error.max() < (TOLERANCE if precision == "fp32" else 0.01 * np.abs(wanted).max())
+
+
+def stands_for(arrays: dict[str, np.ndarray], precision: str) -> dict[str, np.ndarray]:
+    """Weights as they are computed with; embeddings are gathered from the file."""
+    if precision == "fp32":
+        return arrays
+    made = {"int8": quantize.int8, "int4": quantize.int4}
+    found = dict(arrays)
+    for name, array in arrays.items():
+        if array.ndim == 2 and name not in ("embedding", "position", "query_position"):
+            stored = stored_precision(name, array.shape, precision)
+            found[name] = made[stored](array).dequantized()
+    if "head" not in arrays:
+        found["head of embedding"] = quantize.int8(arrays["embedding"]).dequantized()
+    return found
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+def test_the_last_token_and_hidden_states(family: str) -> None:
+    runtime, _ = litert_models.random_runtime(family)
+    ids = np.arange(1, 30)
+    _, every = runtime.prefill(ids, 0, None, True, False)
+    _, last = runtime.prefill(ids, 0, None, False, False)
+    _, hidden = runtime.prefill(ids, 0, None, True, True)
+    np.testing.assert_allclose(last, every[-1:], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(runtime.head(hidden, False), every, rtol=0, atol=1e-5)
+
+
+def test_a_long_prompt_is_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt of several passes, and of several blocks of queries within each."""
+    from gentool.runtimes.litert import attention
+    from gentool.runtimes.litert import runtime as module
+
+    for family in ("llama", "gemma2", "pangu"):
+        runtime, _ = litert_models.random_runtime(family)
+        ids = np.random.default_rng(2).integers(0, 101, 90)
+        _, wanted = runtime.prefill(ids, 0, None, True, False)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "CHUNK", 37)
+            patch.setattr(attention, "SCORE_BYTES", 0)
+            _, logits = runtime.prefill(ids, 0, None, True, False)
+            _, last = runtime.prefill(ids, 0, None, False, False)
+        np.testing.assert_allclose(logits, wanted, rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(last, wanted[-1:], rtol=0, atol=TOLERANCE)
+
+
+BLOCKED = """
+import sys
+
+class NoTensorFlow:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("tensorflow", "keras", "jax", "torch"):
+            raise ImportError(name)
+
+sys.meta_path.insert(0, NoTensorFlow())
+import litert_models
+import numpy as np
+
+runtime = litert_models.opened(sys.argv[1], {}, "fp32")
+prefix, logits = runtime.prefill(np.array([1, 2, 3]), 0, None, False, False)
+cache = runtime.rows([prefix], 1, False)
+runtime.move(cache, np.array([0]), np.array([-1]), 1)
+again = runtime.step(cache, np.array([[4]]), np.array([[3]]), False)
+assert np.isfinite(logits).all() and np.isfinite(again).all()
+print(runtime.describe())
+"""
+
+
+def test_no_tensorflow_and_a_silent_stderr() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED, str(GOLDEN / "hf_llama")],
+        env={"PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert done.stdout.startswith("LiteRT")

@@ -1,0 +1,124 @@
+"""Rows join, leave, divide, step by several tokens and are rewound; each gets the logits of its own
+text computed alone."""
+
+import litert_models
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gentool.models import FAMILIES
+from gentool.runtimes.litert import kv_cache
+
+TOLERANCE = 2e-4
+FAMILY = st.sampled_from(list(FAMILIES))
+RUNTIMES = {}
+
+
+def runtime_of(family):
+    if family not in RUNTIMES:
+        RUNTIMES[family] = litert_models.random_runtime(family)[0]
+    return RUNTIMES[family]
+
+
+class Texts:
+    """Rows as their texts, beside a runtime's cache of them."""
+
+    def __init__(self, runtime, prompts):
+        self.runtime, self.prompts = runtime, prompts
+        first, _ = runtime.prefill(prompts[0], 0, None, False, False)
+        # all others continue the first
+        longer = [
+            runtime.prefill(ids[len(prompts[0]) :], len(prompts[0]), first, False, False)[0]
+            for ids in prompts[1:]
+        ]
+        self.cache = runtime.rows([first, *longer], 4, False)
+        self.owner, self.rows = np.zeros(0, int), []  # tokens of each row after its prompt
+
+    def step(self, parents, owners, tokens):
+        """Parents of -1 are new rows of their owners."""
+        owner = np.array(
+            [
+                self.owner[parent] if parent >= 0 else new
+                for parent, new in zip(parents, owners, strict=True)
+            ]
+        )
+        self.runtime.move(self.cache, owner, np.array(parents), tokens.shape[1])
+        before = [self.rows[parent] if parent >= 0 else [] for parent in parents]
+        self.owner = owner
+        start = np.array(
+            [len(self.prompts[o]) + len(b) for o, b in zip(owner, before, strict=True)]
+        )
+        positions = start[:, None] + np.arange(tokens.shape[1])
+        logits = self.runtime.step(self.cache, tokens, positions, False)
+        self.rows = [b + new.tolist() for b, new in zip(before, tokens, strict=True)]
+        for o, row, got in zip(owner, self.rows, logits, strict=True):
+            ids = np.array([*self.prompts[o], *row])
+            _, wanted = self.runtime.prefill(ids, 0, None, True, False)
+            np.testing.assert_allclose(got, wanted[-tokens.shape[1] :], rtol=0, atol=TOLERANCE)
+
+    def rewind(self, lengths):
+        self.rows = [row[:length] for row, length in zip(self.rows, lengths, strict=True)]
+        self.runtime.rewind(self.cache, np.array(lengths))
+
+
+@settings(max_examples=40)
+@given(family=FAMILY, data=st.data())
+def test_rows_are_as_alone(family, data):
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    shared = rng.integers(0, 101, data.draw(st.integers(1, 6)))
+    more = [
+        rng.integers(0, 101, size) for size in data.draw(st.lists(st.integers(1, 7), max_size=3))
+    ]
+    texts = Texts(runtime_of(family), [shared, *(np.concatenate([shared, m]) for m in more)])
+    prompts = st.integers(0, len(more))
+    for _ in range(data.draw(st.integers(1, 5))):
+        parents = data.draw(st.lists(st.integers(-1, len(texts.rows) - 1), min_size=1, max_size=6))
+        owners = [data.draw(prompts) for _ in parents]
+        size = (len(parents), data.draw(st.integers(1, 3)))
+        texts.step(parents, owners, rng.integers(0, 101, size))
+        if data.draw(st.booleans()):
+            texts.rewind([data.draw(st.integers(0, len(row))) for row in texts.rows])
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_many_rows_of_many_tokens(family):
+    """More tokens than a loop over short rows takes, and memory that grows in both directions."""
+    texts = Texts(runtime_of(family), [np.arange(3), np.arange(9)])
+    rng = np.random.default_rng(5)
+    texts.step([-1] * 3, [0, 1, 0], rng.integers(0, 101, (3, 12)))
+    texts.step([2, 0, 0, -1, -1], [0, 0, 0, 1, 1], rng.integers(0, 101, (5, 14)))
+    texts.step([4, 1, -1], [0, 0, 0], rng.integers(0, 101, (3, 9)))
+
+
+def test_no_rows_of_an_empty_prefix_are_copied():
+    """A longer prefix is in the memory of the one it continues, as long as nobody else grew there;
+    the shorter one stays as it is."""
+    runtime = runtime_of("llama")
+    first, _ = runtime.prefill(np.arange(10), 0, None, False, False)
+    second, _ = runtime.prefill(np.arange(3), 10, first, False, False)
+    third, logits = runtime.prefill(np.arange(3), 13, second, False, False)
+    assert third.memory is second.memory and second.memory is not first.memory
+    fork, other = runtime.prefill(np.arange(5, 8), 13, second, False, False)
+    assert fork.memory is not second.memory
+    again, same = runtime.prefill(np.arange(3), 13, second, False, False)
+    np.testing.assert_array_equal(same, logits)
+    assert np.abs(other - logits).max() > 1e-3
+
+
+def test_rows_keep_their_slots():
+    """Nothing is moved where rows stay, and where one leaves, only what fills its place."""
+    shapes = (kv_cache.HeadShape(1, 2, 2),)
+    cache = kv_cache.empty(shapes, [], 4)
+    kv_cache.move(cache, np.zeros(4, int), np.full(4, -1), 1)
+    assert cache.slots.tolist() == [0, 1, 2, 3]
+    cache.layers[0].keys[:, 0, 0, 0] = np.arange(4)
+    cache.length[:] = 1
+    kv_cache.move(cache, np.zeros(3, int), np.array([3, 0, 2]), 1)
+    assert cache.slots.tolist() == [1, 0, 2]
+    assert cache.layers[0].keys[cache.slots, 0, 0, 0].tolist() == [3, 0, 2]
+    kv_cache.move(cache, np.zeros(4, int), np.array([2, 2, -1, 0]), 1)
+    assert sorted(cache.slots.tolist()) == [0, 1, 2, 3]
+    assert cache.layers[0].keys[cache.slots, 0, 0, 0].tolist()[:2] == [2, 2]
+    assert cache.layers[0].keys[cache.slots[3], 0, 0, 0] == 3
+    assert cache.length.tolist() == [1, 1, 0, 1]
