@@ -51,10 +51,8 @@ class Format(NamedTuple):
     stored: dict[str, str] = {}
 
 
-SIXTEEN = {
-    "int8": "bf16",
-    "int4": "bf16",
-}  # gentool quantises 16-bit weights, as published ones are
+# gentool quantises 16-bit weights, as published ones are
+SIXTEEN = {"int8": "bf16", "int4": "bf16"}
 FORMATS = {
     "hf": Format("hf-{}", "hf"),
     "hf-16": Format("hf-{}", "hf", SIXTEEN),

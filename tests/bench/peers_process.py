@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -92,7 +93,9 @@ class Memory:
 
 def run_tasks(peer: str, job: Round, limit: float) -> Round:
     """The results of a peer's process; `failed` says why there are no more."""
-    process = subprocess.Popen(
+    results: Round = {}
+    errors: list[str] = []
+    with subprocess.Popen(
         [python_of(peer), str(HERE / PEERS[peer].script)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -100,34 +103,33 @@ def run_tasks(peer: str, job: Round, limit: float) -> Round:
         text=True,
         env=environment(),
         preexec_fn=first_to_die,
-    )
-    assert process.stdin and process.stdout and process.stderr
-    memory, errors = Memory(process.pid), list[str]()
-    killer = threading.Timer(limit, process.kill)
-    reader = threading.Thread(target=lambda: errors.append(process.stderr.read()))
-    killer.start()
-    reader.start()
-    process.stdin.write(json.dumps(job))
-    process.stdin.close()
-    results: Round = {}
-    for line in process.stdout:
-        fields, peaks = json.loads(line), memory.take()
-        suffix = "_samples" if "samples" in fields else ""
-        for name, size in peaks.items():
-            key = f"{name}{suffix}"
-            results[key] = max(size, results.get(key, 0.0))
-        results |= fields
-    status = process.wait()
-    late = not killer.is_alive()
-    killer.cancel()
-    memory.stop()
-    reader.join()
+    ) as process:
+        assert process.stdin and process.stdout and process.stderr
+        stderr, memory = process.stderr, Memory(process.pid)
+        killer = threading.Timer(limit, process.kill)
+        reader = threading.Thread(target=lambda: errors.append(stderr.read()))
+        killer.start()
+        reader.start()
+        with contextlib.suppress(BrokenPipeError), process.stdin:
+            process.stdin.write(json.dumps(job))
+        for line in process.stdout:
+            fields = json.loads(line)
+            suffix = "_samples" if "samples" in fields else ""
+            for name, size in memory.take().items():
+                key = f"{name}{suffix}"
+                results[key] = max(size, results.get(key, 0.0))
+            results |= fields
+        status = process.wait()
+        late = not killer.is_alive()
+        killer.cancel()
+        memory.stop()
+        reader.join()
     if late:
-        results["failed"] = f"stopped after {limit:.0f} s"
-    elif "unsupported" in results:
-        results = {"failed": results["unsupported"]}
-    elif status:
-        results["failed"] = f"status {status}: {last_line(''.join(errors))}"
+        return results | {"failed": f"stopped after {limit:g} s"}
+    if "unsupported" in results:
+        return {"failed": results["unsupported"]}
+    if status:
+        return results | {"failed": f"status {status}: {last_line(''.join(errors))}"}
     return results
 
 
