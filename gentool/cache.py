@@ -25,7 +25,7 @@ def folder() -> Path | None:
     from platformdirs import user_cache_path
 
     path = user_cache_path("gentool")
-    return path if not _private(path, stat.S_IWGRP | stat.S_IWOTH) else None
+    return path if not make_private(path, stat.S_IWGRP | stat.S_IWOTH) else None
 
 
 def programs() -> tuple[Path | None, str]:
@@ -34,9 +34,9 @@ def programs() -> tuple[Path | None, str]:
     parent = folder()
     if parent is None:
         return None, "the cache folder is not this user's alone: programs are compiled anew"
-    processor = hashlib.sha256(_processor().encode()).hexdigest()[:12]
-    path = parent / f"xla-{version('tensorflow')}-{processor}"
-    if problem := _private(path, stat.S_IRWXG | stat.S_IRWXO):
+    digest = hashlib.sha256(processor().encode()).hexdigest()[:12]
+    path = parent / f"xla-{version('tensorflow')}-{digest}"
+    if problem := make_private(path, stat.S_IRWXG | stat.S_IRWXO):
         return None, f"{path} {problem}: programs are compiled anew"
     known, now = _recorded(path), time.time()
     wrong, size = 0, 0
@@ -65,8 +65,8 @@ def record(path: Path) -> None:
         return
 
 
-def _private(path: Path, forbidden: int) -> str:
-    """Makes a folder, or says why it is not for this user alone: `forbidden` bits of its mode."""
+def make_private(path: Path, forbidden: int) -> str:
+    """Makes a folder, or says why it is not this user's alone: it has `forbidden` bits of mode."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = path.lstat()
@@ -104,7 +104,7 @@ def _sum(file: Path) -> str:
         return ""
 
 
-def _processor() -> str:
+def processor() -> str:
     """What compiled code depends on: the processor and what it can do."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 from gentool import checkpoints, tokenizers
 from gentool.config import lookup, schema
 from gentool.config.model import LEARNED_POSITIONS, ModelConfig, ModelFile
+from gentool.config.sampling import SamplingParams
 from gentool.errors import GentoolError, ModelError, UsageError, nearest
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
@@ -163,6 +164,9 @@ def text(model: ModelFile) -> str:
     lines = []
     for key in ModelFile.model_fields:
         value = getattr(model, key)
+        if isinstance(value, SamplingParams):
+            default = vars(SamplingParams())
+            value = {k: v for k, v in vars(value).items() if v != default[k]}
         if isinstance(value, schema.Strict):
             said_only = key != "arch"  # whose every number is written
             value = value.model_dump(exclude_none=True, exclude_unset=said_only)

@@ -11,7 +11,6 @@ from gentool import checkpoints, models
 from gentool.config import lookup
 from gentool.config.model import Arch
 from gentool.models import weights
-from gentool.runtimes.litert.lower import Weights
 from gentool.runtimes.litert.runtime import LiteRTRuntime, open_runtime
 
 SMALL = {
@@ -53,6 +52,18 @@ def opened(model: str, overrides: Mapping[str, object], precision: str) -> LiteR
     return open_runtime(family, config.arch, plan, source, precision)
 
 
+class Arrays:
+    """A TensorSource of arrays in memory."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+        self.arrays, self.files = arrays, []
+        self.shapes = {name: a.shape for name, a in arrays.items()}
+        self.dtypes = {name: a.dtype for name, a in arrays.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        return self.arrays[name]
+
+
 def arch_of(family: str) -> Arch:
     return Arch(**(SMALL | ARCHS[family]))
 
@@ -77,5 +88,6 @@ def random_runtime(
     """A family's runtime on random weights, and these."""
     family, arch = models.load_family(name), arch_of(name)
     arrays = random_weights(family, arch, seed)
-    weights_ = Weights({n: a.shape for n, a in arrays.items()}, arrays.__getitem__)
-    return LiteRTRuntime(family, arch, weights_, precision, threads), arrays
+    source = Arrays(arrays)
+    plan = weights.plan(source, family, arch)
+    return open_runtime(family, arch, plan, source, precision, threads), arrays

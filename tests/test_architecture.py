@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "voting": Room("errors", "matplotlib opencc"),
     "generation": Room(
         "config errors runtimes tokenizers checkpoints models decoding voting",
-        "numpy",
+        "typing_extensions numpy",
     ),
     "batch": Room("errors voting", ""),
     "benchmark": Room(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from gentool.benchmark import machine, process
 from gentool.benchmark import model as timings
@@ -61,7 +62,7 @@ def run(
         "bytes_read_per_step": size.bytes_read,
         "parameters_in_products": size.layer_parameters + size.head_parameters,
     }
-    settings = fitting._asdict() | {"decode_prompt_tokens": prompt, "law": sampling.model_dump()}
+    settings = fitting._asdict() | {"decode_prompt_tokens": prompt, "law": asdict(sampling)}
     return Report(
         about_machine | {"load_average": round(load_average, 2)},
         about_model,

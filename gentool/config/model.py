@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from gentool.config.sampling import SamplingParams
 from gentool.config.schema import Strict
 
 Positive = Annotated[int, Field(gt=0, le=1 << 24)]  # no dimension is larger
@@ -119,35 +120,6 @@ class TokenizerConfig(Strict):
         return self
 
 
-class Sampling(Strict):
-    """The law samples are drawn by and where they end. Temperature 0 is greedy; the defaults of
-    the other filters keep every token as it is."""
-
-    temperature: Annotated[float, Field(ge=0)] = 1.0
-    top_k: Annotated[int, Field(ge=0)] = 0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
-    typical_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    repetition_penalty: PositiveFloat = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    no_repeat_ngram_size: Annotated[int, Field(ge=0)] = 0
-    logit_bias: dict[Annotated[int, Field(ge=0)], float] = {}  # by token id
-    ban: list[Words] = []  # texts that never appear
-    max_tokens: Positive = 64
-    min_tokens: Annotated[int, Field(ge=0)] = 0
-    stop: list[Words] = []
-    include_stop: bool = False
-
-    @model_validator(mode="after")
-    def _length(self) -> Sampling:
-        if self.min_tokens > self.max_tokens:
-            raise ValueError(
-                f"min_tokens {self.min_tokens} is more than max_tokens {self.max_tokens}"
-            )
-        return self
-
-
 class ModelFile(Strict):
     """The keys of a model's YAML file."""
 
@@ -158,7 +130,7 @@ class ModelFile(Strict):
     arch: Arch
     tokenizer: TokenizerConfig | None = None
     precision: Literal["auto", "fp32", "fp16", "bf16", "int8", "int4"] = "auto"
-    sampling: Sampling = Sampling()
+    sampling: SamplingParams = SamplingParams()
     sha256: dict[Words, Digest] = {}  # of the files above, by path
 
     @model_validator(mode="after")

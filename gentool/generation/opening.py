@@ -1,4 +1,4 @@
-"""Opens a model: its files, checked against each other, and the runtime that holds its weights."""
+"""Opens a model: checks its files against each other and loads the weights into a runtime."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_FP32_BYTES = 1 << 30  # of a 16-bit file that is opened in fp32
 
 
 class ModelFiles(NamedTuple):
-    """What a YAML names, opened: everything but the weights themselves, which are only planned."""
+    """The open files of a model. The weights are planned but not read."""
 
     tokenizer: Tokenizer | None
     family: ModuleType
@@ -35,16 +35,16 @@ class ModelFiles(NamedTuple):
 
 
 def open_files(config: ModelConfig) -> ModelFiles:
-    """Opens a model's files, and checks that they are of one model."""
+    """Opens a model's files, and checks that they belong to the same model."""
     tokenizer = tokenizers.load(config.tokenizer, config.folder) if config.tokenizer else None
     if config.tokenizer and tokenizer:
-        more = config.arch.n_vocab - tokenizer.n_vocab
-        # rows without a piece are usual, but GPT2_ML's two vocabularies are mistaken for each other
-        if more < 0 or (config.tokenizer.kind == "wordpiece" and more > 1000):
+        unused_rows = config.arch.n_vocab - tokenizer.n_vocab
+        # some rows without a piece are usual; with many it may be the other vocabulary of GPT2_ML
+        if unused_rows < 0 or (config.tokenizer.kind == "wordpiece" and unused_rows > 1000):
             raise ModelError(
                 f"{config.folder / config.tokenizer.model} has {tokenizer.n_vocab} pieces,"
                 f" {config.name} has {config.arch.n_vocab}",
-                "they are not of one model: name its own with --set tokenizer.model=FILE",
+                "they belong to different models: name its own with --set tokenizer.model=FILE",
             )
     source = checkpoints.open_checkpoint(config.folder / config.checkpoint, config.format)
     family = models.load_family(config.family)
@@ -52,9 +52,9 @@ def open_files(config: ModelConfig) -> ModelFiles:
 
 
 def auto_precision(plan: Mapping[str, Weight]) -> str:
-    """The precision for weights as they lie in a file: fp32 (which has exactly the file's weights)
-    where that takes at most MAX_FP32_BYTES or the file has them so, else the 16 bits of the file,
-    which need not be copied."""
+    """The precision `auto` for planned weights: fp32, which keeps the file's values exactly, if
+    that takes at most MAX_FP32_BYTES or the file is in fp32; else the file's 16 bits, which need no
+    copy."""
     stored = {weight.dtype.name for weight in plan.values()}
     size = 4 * sum(math.prod(weight.shape) for weight in plan.values())
     precisions = [name for name, dtype in DTYPES.items() if stored == {dtype}]

@@ -1,7 +1,7 @@
 """Model families. A family is a module with two tables of shapes (`top_tensors`, `layer_tensors`),
-one of names in checkpoints (`DIALECTS`) and five pure functions over a table of operations
-(`gentool.runtimes.ops`): `positional` gives what layers need of positions, `embed`, `layer`,
-`final` and `head` are the model. It knows no runtime, no cache, no text, no loop.
+a table of names in checkpoints (`DIALECTS`), and five pure functions over a table of operations
+(`gentool.runtimes.ops`): `positional` computes the inputs of layers that depend on positions;
+`embed`, `layer`, `final` and `head` are the model. It knows no runtime, KV cache, text or loop.
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ class Gentool:
 
     def step_seconds(self, ids: Ids, steps: int) -> float:
         from gentool.benchmark.model import decode_loop
-        from gentool.config.model import Sampling
+        from gentool.config.model import SamplingParams
 
-        greedy = Sampling(temperature=0)
+        greedy = SamplingParams(temperature=0)
         return decode_loop(self.model.engine, list(ids), greedy, 1, steps + 1)() / steps
 
     def sample(self, ids: Ids, rows: int, count: int, seed: int) -> list[list[int]]:

@@ -17,25 +17,16 @@ from cli.shell import CLEAN, COMMAND, Done, Screen, gentool, started, within
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gentool.cli.complete import (
-    Flags,
-    Prompt,
-    alone,
-    command,
-    escaped,
-    in_order,
-    listed,
-    read_prompts,
-)
+from gentool.cli.complete import alone, command, in_order, listed
 from gentool.cli.console import Console
-from gentool.cli.flags import sampling
+from gentool.cli.flags import PromptFlags, sampling_params
+from gentool.cli.inputs import Prompt, escaped, read_prompts
 from gentool.cli.options import unescaped
 from gentool.config.lookup import load
 from gentool.errors import UsageError
 from gentool.generation.request import Chunk, Sample
 
 WEATHER = "今天天气不错"
-NOTHING = Flags(**{name: None for name in Flags.__dataclass_fields__} | {"set": (), "stop": ()})
 
 Run = Callable[..., Done]
 
@@ -76,22 +67,22 @@ def test_a_file_loses_one_final_newline_and_lines_theirs(
 ) -> None:
     path = tmp_path / "prompt"
     path.write_bytes(data)
-    flags = NOTHING.__dict__ | {"file": str(path), "lines": lines}
-    assert [prompt.text for prompt in read_prompts(Flags(**flags))] == prompts
+    found = read_prompts(None, PromptFlags(file=str(path), lines=lines))
+    assert [prompt.text for prompt in found] == prompts
 
 
 def test_rows_are_line_numbers_from_0_and_an_argument_is_as_typed() -> None:
-    def rows(**flags: object) -> list[Prompt]:
-        return read_prompts(Flags(**NOTHING.__dict__ | flags))
+    def rows(prompt: str, **flags: object) -> list[Prompt]:
+        return read_prompts(prompt, PromptFlags(**flags))
 
-    assert rows(prompt="a\n") == [(0, "a\n")]
-    assert rows(prompt="a", row=7) == [(7, "a")]
-    assert rows(prompt="a\nb", lines=True) == [(0, "a"), (1, "b")]
-    assert rows(prompt="a\nb", lines=True, row=1) == [(1, "b")]
+    assert rows("a\n") == [(0, "a\n")]
+    assert rows("a", row=7) == [(7, "a")]
+    assert rows("a\nb", lines=True) == [(0, "a"), (1, "b")]
+    assert rows("a\nb", lines=True, row=1) == [(1, "b")]
     with pytest.raises(UsageError, match="--row is 2, the prompt has 2 lines"):
-        rows(prompt="a\nb", lines=True, row=2)
+        rows("a\nb", lines=True, row=2)
     with pytest.raises(UsageError, match="line 2 of the prompt is empty"):
-        rows(prompt="a\n\nb", lines=True)
+        rows("a\n\nb", lines=True)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +109,7 @@ def test_rows_are_line_numbers_from_0_and_an_argument_is_as_typed() -> None:
         (["a", "--temp", "nan"], b"", "--temperature is 'nan'", "give a number >= 0"),
         (["a", "--top-p", "0"], b"", "--top-p is '0'", "give a number > 0 and <= 1"),
         (["a", "-n", "0"], b"", "--n is '0'", "whole number 1 to 2^32-1"),
-        (["a", "--max-tokens", "0"], b"", "--max-tokens is '0'", "whole number 1 to 2^32-1"),
+        (["a", "--max-tokens", "0"], b"", "--max-tokens is '0'", "whole number 1 to 2^24"),
         (["a", "--seed", "x"], b"", "--seed is 'x'", "0 to 2^63-1"),
         (["a", "--seed"], b"", "--seed needs a value", "--help"),
         (["a", "--precision", "fp8"], b"", "--precision is 'fp8'", "auto, fp32, fp16, bf16"),
@@ -168,12 +159,14 @@ def test_flags_before_environment_before_yaml(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("GENTOOL_STOP", "a b\n\\u3002")
     monkeypatch.setenv("GENTOOL_XLA", "0")
     context = command.make_context("complete", ["x", "--max-new-tokens", "7"], obj=Console())
-    flags = Flags(**context.params)
-    assert (flags.top_k, flags.max_tokens, flags.stop) == (5, 7, ("a b", "。"))
-    assert (flags.xla, flags.temperature, flags.seed) == (False, None, None)
-    law = sampling(load("tiny-zh", {"sampling.temperature": 0.5, "sampling.top_k": 40}), flags)
-    assert (law.temperature, law.top_k, law.top_p, law.max_tokens) == (0.5, 5, 0.9, 7)
-    assert law.stop == ["a b", "。"]
+    flags = command.read(context.params)
+    assert flags.sampling == {"top_k": 5}
+    assert flags.length == {"max_tokens": 7, "stop": ("a b", "。")}
+    assert (flags.model.xla, flags.draw.seed) == (False, None)
+    config = load("tiny-zh", {"sampling.temperature": 0.5, "sampling.top_k": 40})
+    params = sampling_params(config, {**flags.sampling, **flags.length})
+    assert (params.temperature, params.top_k, params.top_p, params.max_tokens) == (0.5, 5, 0.9, 7)
+    assert params.stop == ("a b", "。")
 
 
 def test_a_terminal_without_prompt_is_told_not_waited_for() -> None:

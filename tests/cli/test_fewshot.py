@@ -207,8 +207,8 @@ def test_json_is_consistent(run: Run) -> None:
     done = run(SUM, *DIGITS, "-n", "200", "--json", "--no-curtail")
     found = record(done)
     keys = "prompt model precision law answer text certified partial way verdict answers tied n"
-    keys += " drawn invalid invalid_mass invalid_share unseen bounds confidence certified_at log_e"
-    keys += " log_threshold seed computed independent"
+    keys += " drawn unfinished invalid invalid_mass invalid_share unseen bounds confidence"
+    keys += " certified_at log_e log_threshold seed computed independent"
     assert list(found) == keys.split()
     assert found["prompt"] == Path(SUM).read_text().rstrip("\n")
     assert (found["model"], found["precision"], found["seed"]) == ("tiny-zh", "fp32", 1)
@@ -264,7 +264,8 @@ def test_confidence(run: Run) -> None:
     done = run(SUM, *ONE, "--confidence", "0.95")
     assert (done.code, done.out) == (0, "8\n")
     assert done.err.splitlines()[-1] == (
-        "certified: 8 is this model's most probable answer, at confidence 95 % after 9 samples"
+        "certified: 8 is the most probable answer (after temperature and filters), at confidence"
+        " 95 % after 9 samples"
     )
     found = record(run(SUM, *ONE, "--confidence", "0.95", "--require-certificate", "--json"))
     assert found["certified"] and found["certified_at"] == found["drawn"] == 9
@@ -405,7 +406,7 @@ def test_too_long_is_no_answer(run: Run) -> None:
         (("--plot", "/nowhere/a.svg"), "--plot is '/nowhere/a.svg', in no folder", "folder"),
         (("--temperature", "0"), "--temperature is 0, of 300 samples", "--n 1, or --exact"),
         (("--data", "b.csv"), "has no {input} for the rows of b.csv to fill", "{input}"),
-        (("--answer-regex", "("), "the answer regex '(' is not one", "regular expression"),
+        (("--answer-regex", "("), "the answer regex '(' is not valid", "regular expression"),
         (("--confidence", "1"), "--confidence is '1'", "> 0 and <= 0.999999"),
         (("--n", "0"), "--n is '0'", "1 to"),
         (("--regex", "("), "--regex is '('", "look-around"),
@@ -626,3 +627,19 @@ def test_a_file_of_another_run_is_refused_and_left_alone(
         path.write_bytes(text)
         told(run(*flags, "--data", data, "-n", "5"), 2, refusal, "another --output")
         assert path.read_bytes() == text
+
+
+def test_a_second_run_on_one_output_is_refused(
+    run: Run, template: str, write: Callable[..., str], tmp_path: Path
+) -> None:
+    path, data = tmp_path / "out.jsonl", write("d.csv", "input\n" + "2+6\n" * 400)
+    flags = (template, "--data", data, "--json", *DIGITS, "-n", "100", "-o", str(path))
+    with started("fewshot", *flags, stderr=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 120
+        while not path.exists() or not path.read_bytes():
+            assert time.monotonic() < until and process.poll() is None
+            time.sleep(0.01)
+        told(run(*flags), 2, f"another run of gentool writes to {path}", "another --output")
+        process.kill()
+    assert run(*flags).code == 0  # a killed run holds no lock
+    assert [record["row"] for record in records(path)] == list(range(400))

@@ -16,7 +16,7 @@ from oracle import numpy_llama
 from tiny import TINY, make_engine, random_weights
 
 import gentool
-from gentool.decoding.beam import Beams, search, steps
+from gentool.decoding.beam import BeamOptions, BeamSearch, search, steps
 from gentool.decoding.sampling import normalized
 from gentool.errors import GentoolError, UsageError
 from gentool.runtimes.xla import backend
@@ -31,6 +31,10 @@ NO_END = frozenset[int]()
 @cache
 def engine_of(folder):
     return gentool.load(str(folder), precision="fp32", xla=False).engine
+
+
+def options(width, max_new_tokens, n_best=1, min_new_tokens=0, **parameters):
+    return BeamOptions(BeamSearch(width, **parameters), max_new_tokens, n_best, min_new_tokens)
 
 
 def find(engine, prompt, beams, end=NO_END, adjust=None, **more):
@@ -76,7 +80,7 @@ def test_hugging_face(name):
     assert len(cases) == 12
     for case in cases:
         width, end, prompt = case["num_beams"], case["eos_token_id"], case["prompt"]
-        beams = Beams(
+        beams = options(
             width,
             case["max_new_tokens"],
             width,
@@ -98,13 +102,13 @@ def test_hugging_face_with_several_ends_and_filters(name):
     cases = json.loads((GOLDEN / "beam" / f"{name}.json").read_text("utf-8"))["cases"]
     for case in cases:
         width, prompt = case["num_beams"], case["prompt"]
-        beams = Beams(
+        beams = options(
             width,
             case["max_new_tokens"],
             width,
             case.get("min_new_tokens", 0),
-            case["length_penalty"],
-            case["early_stopping"],
+            length_penalty=case["length_penalty"],
+            early_stopping=case["early_stopping"],
         )
         end = frozenset(case["eos_token_id"])
         found = find(engine_of(folder(name)), prompt, beams, end, hf_filters(case, prompt))
@@ -125,10 +129,10 @@ def test_bert4keras(name):
     engine = engine_of(GOLDEN / name / "hf" if name == "cpm_megatron" else GOLDEN / name)
     for case in cases:
         start = [case["start_id"]] if "start_id" in case else []
-        beams = Beams(
+        beams = options(
             case["topk"],
             case["maxlen"],
-            min_tokens=max(0, case.get("minlen", 1) - len(start)),  # minlen counts the start
+            min_new_tokens=max(0, case.get("minlen", 1) - len(start)),  # minlen counts the start
             rule="bert4keras",
             min_ends=case.get("min_ends", 1),
         )
@@ -213,7 +217,7 @@ def test_a_beam_as_wide_as_all_texts_is_exhaustive(task, penalty, least):
     everything = texts(n_vocab, prompt, 3, end, least)
     score = {ids: total / len(ids) ** penalty for ids, total in everything.items()}
     width = n_vocab**2
-    beams = Beams(width, 3, width, least, penalty, "never")
+    beams = options(width, 3, width, least, length_penalty=penalty, early_stopping="never")
     found = find(small(n_vocab)[2], prompt, beams, end)
     assert len({one.ids for one in found}) == len(found) == min(width, len(everything))
     best = sorted(score.values(), reverse=True)[:width]
@@ -232,9 +236,9 @@ def test_width_1_is_greedy(task, early, length):
     ids = []
     while len(ids) < length and not (ids and ids[-1] in end):
         ids.append(int(engine.prefill([*prompt, *ids])[1].argmax()))
-    (found,) = find(engine, prompt, Beams(1, length, early_stopping=early), end)
+    (found,) = find(engine, prompt, options(1, length, early_stopping=early), end)
     assert list(found.ids) == ids
-    (found,) = find(engine, prompt, Beams(1, length, rule="bert4keras"), end)
+    (found,) = find(engine, prompt, options(1, length, rule="bert4keras"), end)
     if not set(ids) & end:  # this rule drops no beam that was the best
         assert list(found.ids) == ids
 
@@ -244,12 +248,13 @@ def test_width_1_is_greedy(task, early, length):
 def test_n_best_are_sorted_and_score_what_the_model_says(task, penalty, early):
     n_vocab, prompt, end = task
     engine = small(n_vocab)[2]
-    every = find(engine, prompt, Beams(4, 8, 4, 2, penalty, early), end)
-    assert every == find(engine, prompt, Beams(4, 8, 4, 2, penalty, early), end)
-    assert find(engine, prompt, Beams(4, 8, 2, 2, penalty, early), end) == every[:2]
+    beams = options(4, 8, 4, 2, length_penalty=penalty, early_stopping=early)
+    every = find(engine, prompt, beams, end)
+    assert every == find(engine, prompt, beams, end)
+    assert find(engine, prompt, beams._replace(n_best=2), end) == every[:2]
     assert [one.score for one in every] == sorted((one.score for one in every), reverse=True)
     for one in every:
-        _, logits = engine.prefill([*prompt, *one.ids[:-1]], every=True)
+        _, logits = engine.prefill([*prompt, *one.ids[:-1]], all_positions=True)
         wanted = normalized(logits[len(prompt) - 1 :])[np.arange(len(one.ids)), one.ids]
         np.testing.assert_allclose(one.logprobs, wanted, rtol=0, atol=TOLERANCE)
         assert one.score == pytest.approx(sum(wanted) / len(one.ids) ** penalty, abs=1e-3)
@@ -266,12 +271,12 @@ def test_what_has_ended_stays_as_it_is(task, width):
     engine = small(n_vocab)[2]
     prefix, logits = engine.prefill(prompt)
     before = set()
-    for step, (one,) in enumerate(steps(engine, [prefix], logits, Beams(width, 8), end), start=1):
+    for step, (one,) in enumerate(steps(engine, [prefix], logits, options(width, 8), end), start=1):
         assert {h for h in one.done if len(h.ids) < step} <= before
         assert len(one.live) <= width and not {beam.ids[-1] for beam in one.live} & end
         before = set(one.done)
     short, long = (
-        find(engine, prompt, Beams(width, most, width, early_stopping=True), end)
+        find(engine, prompt, options(width, most, width, early_stopping=True), end)
         for most in (8, 12)
     )
     assume(all(one.ended and len(one.ids) < 8 for one in short))
@@ -286,7 +291,7 @@ def test_prompts_together_are_as_alone(engine, rule):
     computed = [engine.prefill(ids) for ids in prompts]
     prefixes, logits = [p for p, _ in computed], np.concatenate([x for _, x in computed])
     end = frozenset(range(5, 40))
-    beams = Beams(3, 12, 3 if rule == "hf" else 1, rule=rule)
+    beams = options(3, 12, 3 if rule == "hf" else 1, rule=rule)
     together = search(engine, prefixes, logits, beams, end)
     assert len({len(one[0].ids) for one in together}) > 1
     invariant = search(replace(engine, batch_invariant=True), prefixes, logits, beams, end)
@@ -300,7 +305,7 @@ def test_prompts_together_are_as_alone(engine, rule):
 def test_a_search_ends_with_the_context():
     n_vocab = 5
     prompt = [1] * (TINY.n_ctx - 2)
-    found = find(small(n_vocab)[2], prompt, Beams(2, 50, 2))
+    found = find(small(n_vocab)[2], prompt, options(2, 50, 2))
     assert [len(one.ids) for one in found] == [2, 2]
 
 
@@ -309,7 +314,7 @@ def test_nothing_is_compiled_anew_when_beams_or_prompts_end(tiny_weights):
     computed = [engine.prefill([n]) for n in range(4)]
     logits = np.concatenate([x for _, x in computed])
     end = frozenset(range(20))
-    beams = Beams(4, 12, rule="bert4keras", min_tokens=2)
+    beams = options(4, 12, rule="bert4keras", min_new_tokens=2)
     after = list(steps(engine, [p for p, _ in computed], logits, beams, end))
     assert len({sum(one.open for one in searches) for searches in after}) > 2
     assert {one.width for searches in after for one in searches} > {4}
@@ -348,7 +353,9 @@ def diverse(n_vocab, prompt, length, groups, width, strength, end):
 def test_groups_pay_for_what_earlier_groups_chose(task, strength, groups):
     n_vocab, prompt, end = task
     width = 2 * groups
-    beams = Beams(width, 5, width, 0, 1.0, "never", groups, strength)
+    beams = options(
+        width, 5, width, early_stopping="never", groups=groups, diversity_penalty=strength
+    )
     found = find(small(n_vocab)[2], prompt, beams, end)
     wanted = diverse(n_vocab, prompt, 5, groups, 2, strength, end)
     np.testing.assert_allclose([h.score for h in found], [s for s, _ in wanted], atol=TOLERANCE)
@@ -361,8 +368,8 @@ def test_groups_pay_for_what_earlier_groups_chose(task, strength, groups):
 def test_groups_that_pay_nothing_are_searches_of_their_own(task, groups):
     n_vocab, prompt, end = task
     engine = small(n_vocab)[2]
-    alone = find(engine, prompt, Beams(2, 6, 2), end)
-    together = find(engine, prompt, Beams(2 * groups, 6, 2 * groups, groups=groups), end)
+    alone = find(engine, prompt, options(2, 6, 2), end)
+    together = find(engine, prompt, options(2 * groups, 6, 2 * groups, groups=groups), end)
     assert [one.ids for one in together] == [one.ids for one in alone for _ in range(groups)]
 
 
@@ -378,14 +385,14 @@ def test_what_is_banned_is_never_chosen():
     def nothing(scores, prompts, outputs):
         return np.full_like(scores, -np.inf)
 
-    for beams in (Beams(4, 4, 4), Beams(4, 4, rule="bert4keras")):
+    for beams in (options(4, 4, 4), options(4, 4, rule="bert4keras")):
         for one in find(small(4)[2], [1], beams, adjust=adjust):
             assert set(one.ids) <= {0, 3}
         assert find(small(4)[2], [1], beams, adjust=nothing) == []
 
 
 def test_fewer_texts_than_were_asked_for():
-    found = find(small(4)[2], [1], Beams(9, 1, 9))
+    found = find(small(4)[2], [1], options(9, 1, 9))
     assert sorted(one.ids for one in found) == [(0,), (1,), (2,), (3,)]
     assert math.fsum(math.exp(one.logprob) for one in found) == pytest.approx(1)
 
@@ -394,31 +401,31 @@ def test_a_broken_model_is_named():
     engine = small(4)[2]
     prefix, logits = engine.prefill([1])
     with pytest.raises(GentoolError, match="not numbers"):
-        search(engine, [prefix], np.full_like(logits, np.nan), Beams(2, 4), NO_END)
+        search(engine, [prefix], np.full_like(logits, np.nan), options(2, 4), NO_END)
 
 
 @pytest.mark.parametrize(
     ("beams", "message"),
     [
-        (Beams(0, 4), "beams is 0"),
-        (Beams(3, 0), "max_tokens is 0"),
-        (Beams(3, 4, n_best=4), "n_best is 4"),
-        (Beams(3, 4, n_best=0), "n_best is 0"),
-        (Beams(3, 4, min_tokens=5), "min_tokens is 5"),
-        (Beams(3, 4, length_penalty=float("nan")), "length_penalty is nan"),
-        (Beams(3, 4, early_stopping="always"), "early_stopping is always"),
-        (Beams(3, 4, early_stopping=1), "early_stopping is 1"),
-        (Beams(3, 4, groups=2), "beam_groups is 2"),
-        (Beams(3, 4, groups=0), "beam_groups is 0"),
-        (Beams(3, 4, groups=3, diversity_penalty=-1.0), "diversity_penalty is -1.0"),
-        (Beams(3, 4, diversity_penalty=1.0), "diversity_penalty is 1.0"),
-        (Beams(3, 4, rule="fairseq"), "beam_rule is fairseq"),
-        (Beams(3, 4, min_ends=0), "min_ends is 0"),
-        (Beams(3, 4, min_ends=2), "min_ends is 2"),
-        (Beams(3, 4, n_best=2, rule="bert4keras"), "n_best is 2"),
-        (Beams(3, 4, length_penalty=2.0, rule="bert4keras"), "length_penalty is 2.0"),
-        (Beams(3, 4, early_stopping=True, rule="bert4keras"), "early_stopping is True"),
-        (Beams(3, 4, groups=3, rule="bert4keras"), "groups is 3"),
+        (options(0, 4), "beams is 0"),
+        (options(3, 0), "max_tokens is 0"),
+        (options(3, 4, n_best=4), "n_best is 4"),
+        (options(3, 4, n_best=0), "n_best is 0"),
+        (options(3, 4, min_new_tokens=5), "min_tokens is 5"),
+        (options(3, 4, length_penalty=float("nan")), "length_penalty is nan"),
+        (options(3, 4, early_stopping="always"), "early_stopping is always"),
+        (options(3, 4, early_stopping=1), "early_stopping is 1"),
+        (options(3, 4, groups=2), "beam_groups is 2"),
+        (options(3, 4, groups=0), "beam_groups is 0"),
+        (options(3, 4, groups=3, diversity_penalty=-1.0), "diversity_penalty is -1.0"),
+        (options(3, 4, diversity_penalty=1.0), "diversity_penalty is 1.0"),
+        (options(3, 4, rule="fairseq"), "beam_rule is fairseq"),
+        (options(3, 4, min_ends=0), "min_ends is 0"),
+        (options(3, 4, min_ends=2), "min_ends is 2"),
+        (options(3, 4, n_best=2, rule="bert4keras"), "n_best is 2"),
+        (options(3, 4, length_penalty=2.0, rule="bert4keras"), "length_penalty is 2.0"),
+        (options(3, 4, early_stopping=True, rule="bert4keras"), "early_stopping is True"),
+        (options(3, 4, groups=3, rule="bert4keras"), "groups is 3"),
     ],
 )
 def test_mistakes_name_the_value(beams, message):

@@ -293,10 +293,10 @@ def test_rows_that_say_the_same_share_what_was_computed():
     token = int(np.flatnonzero(constraint.allowed(0))[-1])
     for row in range(100):
         constraint.accept(row, token)
-    assert len(grammar._reached) == 1
+    assert len(grammar._states) == 1
     for row in range(100):
         constraint.accept(row, token)
-    assert len(grammar._reached) == 1  # what no row is at any more is forgotten
+    assert len(grammar._states) == 1  # states without rows are dropped
     assert constraint.allowed(49).tolist() == constraint.allowed(0).tolist()
 
 

@@ -27,7 +27,7 @@ def close(found, wanted):
 
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 33, 100])
 def test_prefill_equals_the_reference_whatever_the_padding(engine, reference, length):
-    prefix, logits = engine.prefill(IDS[:length], every=True)
+    prefix, logits = engine.prefill(IDS[:length], all_positions=True)
     assert prefix.length == length
     assert logits.dtype == np.float32
     close(logits, reference[:length])
@@ -36,7 +36,7 @@ def test_prefill_equals_the_reference_whatever_the_padding(engine, reference, le
 
 def test_prefill_continues_a_prefix(engine, reference):
     first, _ = engine.prefill(IDS[:21])
-    second, logits = engine.prefill(IDS[21:60], first, every=True)
+    second, logits = engine.prefill(IDS[21:60], first, all_positions=True)
     close(logits, reference[21:60])
     close(engine.prefill(IDS[60:61], second)[1], reference[60:61])
     close(engine.prefill(IDS[21:22], first)[1], reference[21:22])  # the first is as it was
@@ -45,7 +45,7 @@ def test_prefill_continues_a_prefix(engine, reference):
 @pytest.mark.parametrize("path", [backend.ONEDNN, backend.XLA_STEP])
 def test_other_paths_equal_the_reference(tiny_weights, reference, path):
     engine = make_engine(TINY, tiny_weights, path)
-    prefix, logits = engine.prefill(IDS[:20], every=True)
+    prefix, logits = engine.prefill(IDS[:20], all_positions=True)
     close(logits, reference[:20])
     tail, logits = engine.extend([prefix], None, [0, 0], [0, 0], np.stack([IDS[20:22]] * 2), 4)
     close(logits[1], reference[20:22])
@@ -56,7 +56,7 @@ def test_other_paths_equal_the_reference(tiny_weights, reference, path):
 @pytest.mark.parametrize("path", [backend.ONEDNN, backend.XLA_STEP])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_products_of_16_bits_round_what_they_take_too(tiny_weights, reference, path, dtype):
-    logits = make_engine(TINY, tiny_weights, path, dtype).prefill(IDS[:40], every=True)[1]
+    logits = make_engine(TINY, tiny_weights, path, dtype).prefill(IDS[:40], all_positions=True)[1]
     off = np.abs(logits - reference[:40]).max() / np.abs(reference[:40]).max()
     assert off < {"float16": 0.01, "bfloat16": 0.05}[dtype]
 
@@ -109,10 +109,10 @@ def test_windows_are_the_same_however_a_text_is_cut(plain, tiny_weights):
     a time, and rows that were reordered give the same logits."""
     arch = TINY.model_copy(update={"window": 5, "window_layers": [0], "score_cap": 3.0})
     engine = make_engine(arch, tiny_weights)
-    _, whole = engine.prefill(IDS[:40], every=True)
-    assert np.abs(whole - plain.prefill(IDS[:40], every=True)[1]).max() > 1
+    _, whole = engine.prefill(IDS[:40], all_positions=True)
+    assert np.abs(whole - plain.prefill(IDS[:40], all_positions=True)[1]).max() > 1
     first, _ = engine.prefill(IDS[:18])
-    close(engine.prefill(IDS[18:30], first, every=True)[1], whole[18:30])
+    close(engine.prefill(IDS[18:30], first, all_positions=True)[1], whole[18:30])
     tail, logits = engine.extend([first], None, [0, 0], [0, 0], np.stack([IDS[18:21]] * 2), 22)
     close(logits[1], whole[18:21])
     for at in range(21, 40):
@@ -220,7 +220,7 @@ def test_16_bit_weights_are_summed_in_fp32(tiny_weights, reference, dtype, path)
     """The only error left is that of rounding the weights."""
     engine = make_engine(TINY, tiny_weights, path, dtype)
     rounded = {n: engine_dtype_round(w, dtype) for n, w in tiny_weights.items()}
-    _, logits = engine.prefill(IDS[:40], every=True)
+    _, logits = engine.prefill(IDS[:40], all_positions=True)
     assert np.isfinite(logits).all()
     close(logits, numpy_llama.logits(TINY, rounded, IDS[:40]))
 
@@ -243,7 +243,7 @@ def engine_dtype_round(array, dtype):
 def test_other_shapes_of_the_family(kv, tied, path):
     arch = TINY.model_copy(update={"n_kv_head": kv, "tied_head": tied, "n_layer": 3})
     arrays = random_weights(arch, seed=kv)
-    _, logits = make_engine(arch, arrays, path).prefill(IDS[:30], every=True)
+    _, logits = make_engine(arch, arrays, path).prefill(IDS[:30], all_positions=True)
     close(logits, numpy_llama.logits(arch, arrays, IDS[:30]))
 
 

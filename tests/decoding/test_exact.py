@@ -120,7 +120,7 @@ def test_several_prompts_grow_together():
 
 
 def test_a_large_vocabulary_keeps_count_of_what_it_forgets(monkeypatch):
-    monkeypatch.setattr(exact, "KEPT", 2)
+    monkeypatch.setattr(exact, "MAX_NODE_TOKENS", 2)
     grown, found = expansion(3, Law(2.0), 0, 3), []
     while not grown.complete:
         found += exact.expand(model(3), [grown], [10**6])

@@ -4,6 +4,7 @@ everything, and on distributions worked out by hand."""
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +119,7 @@ def plain_adjusted(x, law, prompt, output):
         for id in range(len(x)):
             if (*context, id) in grams:
                 x[id] = -np.inf
-    for id, bias in law.logit_bias:
+    for id, bias in law.logit_bias.items():
         x[id] += bias
     return x
 
@@ -182,7 +183,7 @@ def test_weights_are_the_plain_definitions(x, law):
         st.sampled_from([-1.0, 0.0, 0.5]),
         st.sampled_from([-0.5, 0.0, 2.0]),
         st.integers(0, 4),
-        st.lists(st.tuples(st.integers(0, 6), st.floats(-100, 100)), max_size=3).map(tuple),
+        st.dictionaries(st.integers(0, 6), st.floats(-100, 100), max_size=3),
     ).map(lambda values: Law(1.0, 0, 1.0, 0.0, 1.0, *values)),
     rows([7]),
 )
@@ -239,7 +240,7 @@ def test_repetition_counts_the_prompt_and_presence_does_not():
 
 
 def test_bias_cannot_bring_back_what_is_banned():
-    law = Law(no_repeat_ngram_size=1, logit_bias=((0, 100.0), (2, -math.inf), (1, 1.0), (1, 1.0)))
+    law = Law(no_repeat_ngram_size=1, logit_bias={0: 100.0, 2: -math.inf, 1: 2.0})
     assert adjusted(np.zeros((1, 3)), law, [[0]], [[]]).tolist() == [[-math.inf, 2, -math.inf]]
 
 
@@ -267,7 +268,7 @@ def test_what_is_given_stays_as_it_is():
 
 @given(st.lists(rows([7]), min_size=2, max_size=5), filters)
 def test_a_row_does_not_depend_on_the_others(some, law):
-    law = law._replace(repetition_penalty=1.2, no_repeat_ngram_size=2, frequency_penalty=0.1)
+    law = replace(law, repetition_penalty=1.2, no_repeat_ngram_size=2, frequency_penalty=0.1)
     x = np.stack(some)
     prompts, outputs = [[i % 7, 1] for i in range(len(x))], [[1, i % 7, 1] for i in range(len(x))]
     w = weights(adjusted(x, law, prompts, outputs), law)

@@ -16,7 +16,7 @@ from gentool.decoding.filters import Law, adjusted
 from gentool.decoding.lookup import Drafter, draft
 from gentool.decoding.loop import DecodeLoop, DecodeOptions, Prompt, Row
 from gentool.decoding.philox import uniform
-from gentool.decoding.sampling import LAST, Points, normalized, pick, top_k_ids
+from gentool.decoding.sampling import BELOW_ONE, RandomNumbers, normalized, pick, top_k_ids
 from gentool.runtimes.xla import backend
 
 LAW = Law()
@@ -88,7 +88,7 @@ def test_drafts_save_steps(small, monkeypatch):
         return step(*args, **kwargs)
 
     monkeypatch.setattr(small.runtime, "step", counted)
-    bias = tuple((token, 100.0) for token in (5,))  # a model that says one thing
+    bias = {5: 100.0}  # a model that says one thing
     found = run(small, [[5, 5, 5]], [Sample(0, 0, 0)], Law(0.0, logit_bias=bias), most=33, lookup=7)
     assert ids(found) == [[5] * 33]
     assert len(calls) == 4  # one token, then eight a step
@@ -208,10 +208,10 @@ def test_ends_are_forbidden_until_they_are_due(small):
 # stratified draws
 
 
-def points_of(seed, rows, samples, strata):
-    points = Points(seed, strata)
-    points.add(rows, samples)
-    return points
+def numbers_of(seed, rows, samples, strata):
+    numbers = RandomNumbers(seed, strata)
+    numbers.add(rows, samples)
+    return numbers
 
 
 @settings(max_examples=50)
@@ -219,47 +219,47 @@ def points_of(seed, rows, samples, strata):
 def test_strata_draw_each_token_as_often_as_it_is_due(counts, n, seed):
     """Of n stratified first tokens each comes p n times, rounded up or down."""
     p = np.array(counts) / sum(counts)
-    points = points_of(seed, np.zeros(n, int), np.arange(n), n)
-    u = points.at(np.arange(n), np.zeros(n, int))
+    numbers = numbers_of(seed, np.zeros(n, int), np.arange(n), n)
+    u = numbers.at(np.arange(n), np.zeros(n, int))
     drawn = pick(np.repeat(np.log(p)[None], n, axis=0), Law(), u)
     times = np.bincount(drawn.ids, minlength=len(p))
     assert np.all(np.abs(times - n * p) < 1 + 1e-9)
-    points.spread(np.arange(n), drawn.low, drawn.high)
-    again = points.at(np.arange(n), np.ones(n, int))
-    assert np.all((again >= 0) & (again <= LAST))
+    numbers.rescale(np.arange(n), drawn.low, drawn.high)
+    again = numbers.at(np.arange(n), np.ones(n, int))
+    assert np.all((again >= 0) & (again <= BELOW_ONE))
 
 
-def test_code_points_are_spread_over_the_whole_again_and_run_out():
+def test_code_points_are_rescaled_and_run_out():
     n = 1000
-    points = points_of(7, np.zeros(n, int), np.arange(n), n)
+    numbers = numbers_of(7, np.zeros(n, int), np.arange(n), n)
     logits = np.repeat(np.log([[0.5, 0.3, 0.2]]), n, axis=0)
-    which = np.arange(n)
+    indices = np.arange(n)
     texts = []
     for step in range(40):
-        drawn = pick(logits, Law(), points.at(which, np.full(n, step)))
-        points.spread(which, drawn.low, drawn.high)
+        drawn = pick(logits, Law(), numbers.at(indices, np.full(n, step)))
+        numbers.rescale(indices, drawn.low, drawn.high)
         texts.append(drawn.ids)
         times = np.bincount(drawn.ids, minlength=3) / n
         if step < 5:  # while the strata part the samples: 1000 of them have ten bits
             assert np.abs(times - [0.5, 0.3, 0.2]).max() < 0.01
     pairs = np.bincount(texts[0] * 3 + texts[1], minlength=9) / n
     np.testing.assert_allclose(pairs, np.outer([0.5, 0.3, 0.2], [0.5, 0.3, 0.2]).ravel(), atol=2e-3)
-    fresh = uniform(7, np.zeros(n, int), which, np.full(n, 60))
-    np.testing.assert_array_equal(points.at(which, np.full(n, 60)), fresh)
+    fresh = uniform(7, np.zeros(n, int), indices, np.full(n, 60))
+    np.testing.assert_array_equal(numbers.at(indices, np.full(n, 60)), fresh)
 
 
 def test_the_shift_of_the_strata_depends_on_the_row_and_the_seed():
     def first(seed, row):
-        return points_of(seed, np.array([row]), np.array([0]), 10).at(np.array([0]), np.array([0]))[
-            0
-        ]
+        return numbers_of(seed, np.array([row]), np.array([0]), 10).at(
+            np.array([0]), np.array([0])
+        )[0]
 
     assert len({first(seed, row) for seed in (1, 2) for row in (0, 1)}) == 4
     assert all(0 <= first(seed, 0) < 0.1 for seed in range(20))
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=20), st.integers(1, 25))
-def test_likeliest_is_a_stable_sort(values, count):
+def test_top_k_ids_is_a_stable_sort(values, count):
     row = np.array(values, float)
     assert top_k_ids(row, count).tolist() == np.argsort(-row, kind="stable")[:count].tolist()
 

@@ -61,7 +61,7 @@ def test_rows_of_several_threads_are_as_alone(law, monkeypatch):
     ids = rng.integers(0, 700, 40)
     alone = [pick(logits[i : i + 1], law, u[i : i + 1]) for i in range(40)]
     told = [log_probabilities(logits[i : i + 1], ids[i : i + 1]) for i in range(40)]
-    monkeypatch.setattr(sampling, "PART", 1000)
+    monkeypatch.setattr(sampling, "LOGITS_PER_THREAD", 1000)
     monkeypatch.setattr(sampling.os, "cpu_count", lambda: 4)
     together = pick(logits, law, u)
     for found, each in zip(together, zip(*alone, strict=True), strict=True):

@@ -49,27 +49,27 @@ def test_each_token_is_predicted_by_its_window(plain, tiny_weights, data, count,
 
 
 def test_a_context_that_suffices_is_direct_scoring(engine):
-    _, logits = engine.prefill(IDS[:40], every=True)
+    _, logits = engine.prefill(IDS[:40], all_positions=True)
     direct = normalized(logits)[np.arange(39), IDS[1:40]]
     for window, stride in ((39, 1), (40, 20), (128, 64)):
         found = scoring.score(engine, IDS[:40], window, stride, 0)
         np.testing.assert_allclose(found, direct, atol=TOLERANCE)
 
 
-def test_logits_of_a_long_text_are_never_held_together(plain, monkeypatch):
+def test_logits_of_a_long_text_are_computed_in_chunks(plain, monkeypatch):
     whole = scoring.score(plain, IDS, 64, 32, 1)
-    held, prefill = [], plain.prefill
+    chunk_lengths, prefill = [], plain.prefill
 
     def watched(*args, **kwargs):
         prefix, logits = prefill(*args, **kwargs)
-        held.append(len(logits))
+        chunk_lengths.append(len(logits))
         return prefix, logits
 
     monkeypatch.setattr(plain, "prefill", watched)
-    monkeypatch.setattr(scoring, "LOGITS", 20 * TINY.n_vocab)
+    monkeypatch.setattr(scoring, "LOGITS_PER_CALL", 20 * TINY.n_vocab)
     np.testing.assert_allclose(scoring.score(plain, IDS, 64, 32, 1), whole, atol=TOLERANCE)
-    assert max(held) == 16
-    assert sum(held) < 120  # those before a window's new tokens are not asked for
+    assert max(chunk_lengths) == 16
+    assert sum(chunk_lengths) < 120  # those before a window's new tokens are not asked for
 
 
 def test_what_comes_before_counts_and_what_comes_after_does_not(engine):

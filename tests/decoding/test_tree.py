@@ -130,7 +130,7 @@ def test_extend_computes_the_distinct_unfinished_prefixes(n, seed, wide):
     assert sum(int(level.rows[0]) for level in levels) == sum(len(ids) - 1 for ids in samples)
 
 
-def test_masses_are_those_of_the_law():
+def test_masses_are_those_of_the_sampling_distribution():
     """A leaf's mass is the product of the shares its tokens have; those of all texts sum to 1."""
     engine, law = model(1), Law(1.0, top_k=2)
     levels = drawn(engine, [root(engine, PROMPTS[2], law)], range(400), how(law), 5)
@@ -162,11 +162,11 @@ def test_a_closed_prompt_is_computed_no_further():
     assert sum(len(leaf.samples) for level in levels for leaf in level.leaves if leaf.root) == 20
 
 
-def test_samples_begin_as_they_are_told():
+def test_samples_begin_with_their_forced_prefixes():
     engine, law = model(0), Law(1.0)
     given = [(9, 8), (9, 8), (50,), (3,)]  # the last is an end
     one = root(engine, PROMPTS[0], law, stops=lambda ids: False)
-    levels = drawn(engine, [one], range(4), how(law), begun=tree.Begun(given))
+    levels = drawn(engine, [one], range(4), how(law), forced=tree.ForcedPrefixes(given))
     found = [leaf for level in levels for leaf in level.leaves]
     for leaf in found:
         for sample in leaf.samples:
@@ -175,21 +175,21 @@ def test_samples_begin_as_they_are_told():
     assert ended.ids == (3,) and ended.finished and ended.mass == 1.0
 
 
-def test_samples_keep_off_what_is_barred():
+def test_excluded_tokens_are_not_drawn():
     """After just these tokens; what others are given there is not touched."""
     engine, law = model(0), Law(1.0, top_k=3)
     one = root(engine, PROMPTS[0], law, stops=lambda ids: False)
     first = drawn(engine, [one], range(50), how(law))
     allowed = sorted({ids[0] for ids in texts(x for lv in first for x in lv.leaves).values()})
-    barred = {(): np.array(allowed[:1])}
-    begun = tree.Begun([()] * 49 + [(allowed[0],)], barred)
-    levels = drawn(engine, [one], range(50), how(law), begun=begun)
+    excluded = {(): np.array(allowed[:1])}
+    forced = tree.ForcedPrefixes([()] * 49 + [(allowed[0],)], excluded)
+    levels = drawn(engine, [one], range(50), how(law), forced=forced)
     found = texts(leaf for level in levels for leaf in level.leaves)
     assert {ids[0] for sample, ids in found.items() if sample < 49} == set(allowed[1:])
     assert found[49][0] == allowed[0]
 
 
-def test_what_nothing_may_follow_is_over_and_not_finished():
+def test_a_prefix_without_allowed_tokens_is_an_unfinished_leaf():
     engine, law = model(1), Law(1.0)
 
     def adjust(scores, prompts, outputs):

@@ -5,7 +5,7 @@ import pytest
 from oracle import numpy_llama
 
 import gentool
-from gentool.config.model import Sampling
+from gentool.config.sampling import SamplingParams
 from gentool.errors import GentoolError, ModelError, UsageError
 from gentool.generation.request import Request
 
@@ -25,7 +25,7 @@ def model():
 
 
 def request(prompts, n=1, rows=None, seed=1, batch_invariant=False, **sampling):
-    sampling = Sampling(**{"max_tokens": 12, "temperature": 0.9, "top_p": 0.9} | sampling)
+    sampling = SamplingParams(**{"max_tokens": 12, "temperature": 0.9, "top_p": 0.9} | sampling)
     rows = tuple(rows or range(len(prompts)))
     return Request(tuple(prompts), rows, n, sampling, seed, batch_invariant=batch_invariant)
 
@@ -99,7 +99,7 @@ def test_a_neighbour_near_the_end_of_the_context_changes_nothing(model):
 
 def test_samples_beyond_the_rows_of_one_run(model, monkeypatch):
     many = samples(model, [PROMPT], 7, max_tokens=3)
-    monkeypatch.setattr("gentool.generation.search.MOST_ROWS", 3)
+    monkeypatch.setattr("gentool.generation.search.MAX_ROWS_OF_PROMPT", 3)
     few = samples(model, [PROMPT], 7, max_tokens=3)
     assert {k: s.ids for k, s in few.items()} == {k: s.ids for k, s in many.items()}
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gentool
-from gentool.config.model import Sampling
+from gentool.config.sampling import SamplingParams
 from gentool.decoding import exact as decoding_exact
 from gentool.errors import UsageError
 from gentool.generation import vote as votes
@@ -31,9 +31,9 @@ def model():
 
 def request(prompts, n=300, seed=1, **more):
     law = {"temperature": 1.0, "top_p": 0.95, "max_tokens": 16, "stop": ["\n"]}
-    law |= {key: more.pop(key) for key in list(more) if key in Sampling.model_fields}
+    law |= {key: more.pop(key) for key in list(more) if key in SamplingParams.__dataclass_fields__}
     rows = tuple(more.pop("rows", range(len(prompts))))
-    return Request(tuple(prompts), rows, n, Sampling(**law), seed, **more)
+    return Request(tuple(prompts), rows, n, SamplingParams(**law), seed, **more)
 
 
 def final(tallies):
@@ -116,7 +116,7 @@ def test_a_certified_vote_counts_draws_in_order_of_their_index(model):
 
 def test_a_text_counts_once_however_often_it_is_drawn(model, monkeypatch):
     """Its probability decides ties; it comes again in every wave."""
-    monkeypatch.setattr(votes, "MOST_ROWS", 16)
+    monkeypatch.setattr(votes, "MAX_ROWS", 16)
     whole = final(model.votes(request([SUMS], 64), [Ballot(64, curtail=False)]))[0, "sampled"]
     monkeypatch.undo()
     once = final(model.votes(request([SUMS], 64), [Ballot(64, curtail=False)]))[0, "sampled"]
@@ -137,7 +137,7 @@ def exact(model):
 @pytest.mark.parametrize("kept", [3, 1 << 12])
 def test_what_is_estimated_is_not_biased(model, exact, monkeypatch, kept):
     """Also where most tokens of a node are forgotten."""
-    monkeypatch.setattr(decoding_exact, "KEPT", kept)
+    monkeypatch.setattr(decoding_exact, "MAX_NODE_TOKENS", kept)
     ballot = Ballot(600, exact=True, within=0.02, budget=2)
     guess = final(model.votes(WIDE, [ballot]))[0, "exact"]
     assert guess.verdict == "estimated" and guess.unseen > 0.2
@@ -149,7 +149,7 @@ def test_what_is_estimated_is_not_biased(model, exact, monkeypatch, kept):
 
 
 def test_an_exact_vote_is_not_sure_of_what_it_forgot(model, monkeypatch):
-    monkeypatch.setattr(decoding_exact, "KEPT", 1)
+    monkeypatch.setattr(decoding_exact, "MAX_NODE_TOKENS", 1)
     ask = request(["今天天气很好\n今天天气很"], 20, temperature=3.0, top_p=1.0, max_tokens=2)
     tally = final(model.votes(ask, [Ballot(20, exact=True)]))[0, "exact"]
     assert tally.verdict == "estimated"
@@ -188,13 +188,14 @@ def test_a_budget_that_is_too_small_is_an_estimate(model):
 
 def test_prompts_that_begin_alike_are_computed_once(model, monkeypatch):
     lengths = []
-    prefill = model.engine.prefill
+    runtime = model.engine.runtime
+    prefill = runtime.prefill
 
-    def counted(ids, prefix=None, **more):
+    def counted(ids, *more):
         lengths.append(len(ids))
-        return prefill(ids, prefix, **more)
+        return prefill(ids, *more)
 
-    monkeypatch.setattr(model.engine, "prefill", counted)
+    monkeypatch.setattr(runtime, "prefill", counted)
     examples = "大=>小\n高=>矮\n快=>慢\n"
     prompts = [f"{examples}{word}=>" for word in ("长", "冷", "好")]
     together = final(model.votes(request(prompts, 20), [Ballot(20, curtail=False)]))

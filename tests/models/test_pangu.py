@@ -171,7 +171,7 @@ def test_a_missing_tensor_is_named(tmp_path, random, name):
 
 
 def test_the_wrong_family_is_an_error(port, tmp_path, random):
-    with pytest.raises(ModelError, match="tensor top_query belongs nowhere"):
+    with pytest.raises(ModelError, match="tensor top_query is no weight of the family"):
         opened(port, family="gpt2")
     rest = {name: array for name, array in random.items() if name != "top_query"}
     with pytest.raises(ModelError, match="tensor top_query is missing"):

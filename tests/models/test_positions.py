@@ -146,7 +146,7 @@ def test_a_stretched_model_is_the_one_with_the_longer_table(path: backend.Backen
         plan = weights.plan(source, gpt2, one)
         params = xla_weights.load(source, plan, 2, tf.float32)
         engine = Engine(XlaRuntime(gpt2, one, params, (backend.Rule(1, path),)))
-        logits.append(engine.prefill(ids, every=True)[1])
+        logits.append(engine.prefill(ids, all_positions=True)[1])
     np.testing.assert_allclose(*logits, rtol=0, atol=1e-4)
     assert np.abs(logits[0]).max() > 1
 
@@ -165,7 +165,7 @@ def test_log_n_in_a_model(tiny_weights: dict[str, np.ndarray], path: backend.Bac
     arch = TINY.model_copy(update={"log_n": 20})
     ids = np.random.default_rng(2).integers(0, arch.n_vocab, 40).tolist()
     engine = make_engine(arch, tiny_weights, path)
-    prefix, logits = engine.prefill(ids[:30], every=True)
+    prefix, logits = engine.prefill(ids[:30], all_positions=True)
     wanted = numpy_llama.logits(arch, tiny_weights, ids)
     np.testing.assert_allclose(logits, wanted[:30], rtol=0, atol=1e-3)
     _, tail = engine.extend([prefix], None, [0], [0], np.array([ids[30:]]))

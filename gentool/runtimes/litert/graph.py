@@ -4,7 +4,11 @@ behind it. It knows no family. Tensors are [N, width] in float32, N unknown unti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import io
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
@@ -12,39 +16,49 @@ import numpy as np
 
 ALIGNMENT = 64  # bytes: where weights start in the file
 IDENTIFIER = b"TFL3"
-BLOCK = 32  # inputs that share a scale in int4
+BITS = {"float32": 32, "int8": 8, "int4": 4}
+COPY_BYTES = 1 << 22
+
+Progress = Callable[[int, int], None]
+"""progress(bytes written, bytes of all weights)"""
+
+
+def silent(written: int, total: int) -> None:
+    """Progress that nobody wants to see."""
 
 
 class Stored(NamedTuple):
-    """A weight as it lies in the file: its bytes, and for int8 its scales, which stand in the
-    flatbuffer; int4's are a weight of their own."""
+    """A weight's data as it lies in the file, and the scales of int8 [out] or int4 [out, in/32]."""
 
     data: np.ndarray
     scales: np.ndarray | None = None
 
 
 class Weight(NamedTuple):
-    """A weight to be written: `dtype` float32, float16, int8 or int4, its shape, and what reads it
-    when its turn comes; `scales` are those of an int4 weight, float16 [out, in/32]."""
+    """A weight to be written: `dtype` float32, int8 or int4, its shape, and what reads it when its
+    turn comes; `blocks` is the shape of the scales of int4, float16."""
 
     dtype: str
     shape: tuple[int, ...]
     read: Callable[[], Stored]
-    scales: Weight | None = None
+    blocks: tuple[int, int] | None = None
 
     @property
     def nbytes(self) -> int:
-        bits = {"float32": 32, "float16": 16, "int8": 8, "int4": 4}[self.dtype]
-        return int(np.prod(self.shape)) * bits // 8
+        return math.prod(self.shape) * BITS[self.dtype] // 8
 
 
 @dataclass
 class _Buffer:
-    """A weight's place in the file, and the tensors whose scales it brings."""
+    """A weight in the file, with what tells of its place and of its scales'."""
 
+    number: int
     weight: Weight
     entry: Any
-    quantizations: list[Any] = field(default_factory=list)
+    scales_number: int = 0
+    scales_entry: Any = None
+    packed: bool = False  # whether XNNPACK packs it: then it is not needed once that is done
+    quantizations: list[Any] = field(default_factory=list)  # that take the scales of int8
 
 
 class GraphWriter:
@@ -60,7 +74,13 @@ class GraphWriter:
         self._model.buffers = [schema.BufferT()]  # the first is that of tensors without data
         self._model.subgraphs, self._model.signatureDefs = [], []
         self._model.operatorCodes, self._codes = [], dict[tuple[int, int], int]()
-        self._buffers = dict[str, tuple[int, _Buffer]]()
+        self._buffers = dict[str, _Buffer]()
+        self._end = 0  # of the flatbuffer in the file, once it is written
+
+    @property
+    def nbytes(self) -> int:
+        """Of all weights."""
+        return sum(buffer.weight.nbytes for buffer in self._buffers.values())
 
     def begin(self, name: str, inputs: Sequence[int]) -> list[int]:
         """Starts a subgraph with inputs of these widths."""
@@ -83,6 +103,7 @@ class GraphWriter:
         """x times weight [out, in], plus `bias`, which is -1 where there is none. Inputs of a
         quantised product are quantised for each row as it runs."""
         index = self._weight_tensor(key, weight)
+        self._buffers[key].packed = True
         options = self._schema.FullyConnectedOptionsT()
         options.asymmetricQuantizeInputs = asymmetric
         version = {"float32": 1, "int8": 3, "int4": 13}[weight.dtype]
@@ -147,22 +168,37 @@ class GraphWriter:
         kind = self._schema.BuiltinOptions.ReshapeOptions
         return self._op("RESHAPE", [x, self._constant(shape, "INT32")], [width], options, kind)
 
-    def write(self, file: BinaryIO, progress: Callable[[int], None]) -> None:
-        """The whole model. `progress` is told the bytes of each weight that was written."""
-        end = at = -(-len(self._pack()) // ALIGNMENT) * ALIGNMENT
-        for _, buffer in self._buffers.values():
-            file.seek(at)
-            stored = buffer.weight.read()
-            raw = np.ascontiguousarray(stored.data).reshape(-1).view(np.uint8)
-            file.write(raw.data)
+    def write(self, file: BinaryIO, progress: Progress = silent, workers: int = 1) -> None:
+        """The whole model. Weights are read, and quantised, by so many threads."""
+        self._end = at = -(-len(self._pack()) // ALIGNMENT) * ALIGNMENT
+        buffers = list(self._buffers.values())
+        written = 0
+        for buffer, stored in zip(buffers, _read(buffers, workers), strict=True):
+            at = _write_aligned(file, at, buffer.entry, stored.data)
             for quantization in buffer.quantizations:
                 quantization.scale = stored.scales
-            buffer.entry.offset, buffer.entry.size = at, raw.nbytes
-            at += -(-raw.nbytes // ALIGNMENT) * ALIGNMENT
-            progress(raw.nbytes)
+            if buffer.scales_entry is not None and stored.scales is not None:
+                at = _write_aligned(file, at, buffer.scales_entry, stored.scales)
+            written += buffer.weight.nbytes
+            progress(written, self.nbytes)
         file.truncate(at)
         file.seek(0)
-        file.write(self._pack().ljust(end, b"\0"))
+        file.write(self._pack().ljust(self._end, b"\0"))
+
+    def write_stub(self, whole: BinaryIO, file: BinaryIO) -> int:
+        """What `write` wrote to `whole`, with holes where weights lie that XNNPACK packs; gives the
+        bytes of the flatbuffer at its start."""
+        places = [(0, self._end)]
+        for buffer in self._buffers.values():
+            entries = [buffer.scales_entry, None if buffer.packed else buffer.entry]
+            places += [(entry.offset, entry.size) for entry in entries if entry is not None]
+        for start, size in places:
+            whole.seek(start)
+            file.seek(start)
+            for left in range(size, 0, -COPY_BYTES):
+                file.write(whole.read(min(left, COPY_BYTES)))
+        file.truncate(whole.seek(0, io.SEEK_END))
+        return self._end
 
     def _named(self, letter: str, tensors: Sequence[int]) -> list[Any]:
         maps = []
@@ -200,30 +236,38 @@ class GraphWriter:
 
     def _weight_tensor(self, key: str, weight: Weight) -> int:
         if key not in self._buffers:
-            entry = self._schema.BufferT()
-            entry.offset, entry.size = (
-                1 << 40,
-                weight.nbytes,
-            )  # of its full width, until it is known
-            self._model.buffers.append(entry)
-            self._buffers[key] = len(self._model.buffers) - 1, _Buffer(weight, entry)
-        number, buffer = self._buffers[key]
-        index = self._data_tensor(weight.shape, weight.dtype.upper(), number)
-        if weight.dtype in ("int8", "int4"):
-            quantization = self._schema.QuantizationParametersT()
-            if weight.scales is None:
-                quantization.scale = np.ones(weight.shape[0], np.float32)
-                quantization.zeroPoint = np.zeros(weight.shape[0], np.int64)
-                quantization.quantizedDimension = 0
-                buffer.quantizations.append(quantization)
-            else:
-                blocks = self._schema.BlockwiseQuantizationT()
-                blocks.scales = self._weight_tensor(f"{key} scales", weight.scales)
-                blocks.zeroPoints, blocks.blockSize = -1, BLOCK
-                kind = self._schema.QuantizationDetails.BlockwiseQuantization
-                quantization.detailsType, quantization.details = kind, blocks
-            self._graph.tensors[index].quantization = quantization
+            number, entry = self._outside(weight.nbytes)
+            buffer = self._buffers[key] = _Buffer(number, weight, entry)
+            if weight.blocks:
+                scales = self._outside(math.prod(weight.blocks) * 2)
+                buffer.scales_number, buffer.scales_entry = scales
+        buffer = self._buffers[key]
+        index = self._data_tensor(weight.shape, weight.dtype.upper(), buffer.number)
+        if weight.dtype != "float32":
+            self._graph.tensors[index].quantization = self._quantization(buffer)
         return index
+
+    def _outside(self, size: int) -> tuple[int, Any]:
+        """The number and the entry of a buffer that lies behind the flatbuffer."""
+        entry = self._schema.BufferT()
+        entry.offset, entry.size = 1 << 40, size  # as wide as an offset may be, until it is known
+        self._model.buffers.append(entry)
+        return len(self._model.buffers) - 1, entry
+
+    def _quantization(self, buffer: _Buffer) -> Any:
+        quantization, weight = self._schema.QuantizationParametersT(), buffer.weight
+        if weight.blocks is None:
+            quantization.scale = np.ones(weight.shape[0], np.float32)
+            quantization.zeroPoint = np.zeros(weight.shape[0], np.int64)
+            quantization.quantizedDimension = 0
+            buffer.quantizations.append(quantization)
+            return quantization
+        blocks = self._schema.BlockwiseQuantizationT()
+        blocks.scales = self._data_tensor(weight.blocks, "FLOAT16", buffer.scales_number)
+        blocks.zeroPoints, blocks.blockSize = -1, weight.shape[1] // weight.blocks[1]
+        quantization.detailsType = self._schema.QuantizationDetails.BlockwiseQuantization
+        quantization.details = blocks
+        return quantization
 
     def _binary(self, code: str, a: int, b: int, options: Any, kind: str) -> int:
         width = max(self._width(a), self._width(b))
@@ -259,3 +303,27 @@ class GraphWriter:
         builder = flatbuffers.Builder(1 << 16)
         builder.Finish(self._model.Pack(builder), IDENTIFIER)
         return bytes(builder.Output())
+
+
+def _read(buffers: Sequence[_Buffer], workers: int) -> Iterator[Stored]:
+    """The weights one after the other, each read ahead while those before it are written."""
+    if workers == 1:
+        yield from (buffer.weight.read() for buffer in buffers)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = deque[Future[Stored]]()
+        for buffer in buffers:
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(buffer.weight.read))
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _write_aligned(file: BinaryIO, at: int, entry: Any, array: np.ndarray) -> int:
+    """Writes an array at `at`, has its entry say so, and gives where the next may start."""
+    raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    file.seek(at)
+    file.write(raw.data)
+    entry.offset, entry.size = at, raw.nbytes
+    return at + -(-raw.nbytes // ALIGNMENT) * ALIGNMENT

@@ -185,28 +185,18 @@ def _unviewed(value: Value) -> Value:
 def _quantized(
     weights: Weights, name: str, rows: slice, shape: tuple[int, ...], stored: Precision
 ) -> Weight:
-    """A weight in int8 or int4; what is read for its values is kept for its scales."""
-    quantizer = quantize.int8 if stored == "int8" else quantize.int4
+    """A weight in int8 or int4."""
 
     def quantized() -> Quantized:
-        found = weights.read(name)
-        if isinstance(found, Quantized):
-            return Quantized(found.values[rows], found.scales[rows])
-        return quantizer(found[rows])
+        weight = weights.read(name)
+        if isinstance(weight, Quantized):
+            return Quantized(weight.values[rows], weight.scales[rows])
+        return quantize.int8(weight[rows]) if stored == "int8" else quantize.int4(weight[rows])
+
+    def packed() -> Stored:
+        values, scales = quantized()
+        return Stored(quantize.packed(values), scales)
 
     if stored == "int8":
         return Weight("int8", shape, lambda: Stored(*quantized()))
-    read = functools.lru_cache(maxsize=1)(quantized)
-
-    def scales() -> Stored:
-        found = Stored(read().scales)
-        read.cache_clear()
-        return found
-
-    blocks = (shape[0], shape[1] // quantize.BLOCK)
-    return Weight(
-        "int4",
-        shape,
-        lambda: Stored(quantize.packed(read().values)),
-        Weight("float16", blocks, scales),
-    )
+    return Weight("int4", shape, packed, (shape[0], shape[1] // quantize.BLOCK))

@@ -12,11 +12,13 @@ from gentool.checkpoints import TensorSource
 from gentool.config.model import Arch
 from gentool.models.weights import Weight, read
 from gentool.runtimes.litert import attention, kv_cache, store
+from gentool.runtimes.litert.graph import Progress, silent
+from gentool.runtimes.litert.identity import graph_name
 from gentool.runtimes.litert.kv_cache import HeadShape, PrefixCache, RowCache
-from gentool.runtimes.litert.lower import HEAD, Precision, Weights
+from gentool.runtimes.litert.lower import HEAD, Precision, Weights, lower
 from gentool.runtimes.litert.positions import PositionInputs, Rotations, TopWeights
 from gentool.runtimes.litert.program import Call, Program
-from gentool.runtimes.litert.record import Value, record
+from gentool.runtimes.litert.record import Recording, Value, record
 from gentool.runtimes.litert.threads import available
 from gentool.runtimes.numpy_ops import arrays
 
@@ -30,12 +32,23 @@ def open_runtime(
     source: TensorSource,
     precision: Precision,
     threads: int | None = None,
+    progress: Progress = silent,
 ) -> LiteRTRuntime:
     """Opens a checkpoint's weights in fp32, int8 or int4, computed with `threads`; None: as many as
-    there are cores for this process."""
+    there are cores for this process. `progress` is told of weights that are quantised, which is
+    done once: the user's cache folder keeps them."""
     shapes = {name: weight.shape for name, weight in plan.items()}
     weights = Weights(shapes, lambda name: read(source, plan[name]))
-    return LiteRTRuntime(family, arch, weights, precision, threads or available())
+    threads = threads or available()
+    recording = record(family, arch, shapes)
+    program = store.open_program(
+        lambda: lower(recording, weights, precision),
+        threads,
+        (lambda: graph_name(family, arch, plan, source, precision)) if source.files else None,
+        f"{source.files[0]}, {precision}" if source.files else "",
+        progress,
+    )
+    return LiteRTRuntime(family, arch, weights, recording, program, threads)
 
 
 Attend = Callable[[int, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -49,16 +62,13 @@ class LiteRTRuntime:
         family: ModuleType,
         arch: Arch,
         weights: Weights,
-        precision: Precision,
+        recording: Recording,
+        program: Program,
         threads: int,
-        identity: Callable[[], str] | None = None,
     ) -> None:
-        """`identity` says what the weights are, so that a graph made of them is found again; None:
-        a graph is made for this process only."""
-        self.family, self.arch, self.precision, self.threads = family, arch, precision, threads
-        self._top = TopWeights(weights)
-        self._recording = recording = record(family, arch, weights.shapes)
-        program = store.open_program(recording, weights, precision, threads, identity)
+        """`weights` are those that `program` was made of; only some outside the layers are read."""
+        self.family, self.arch, self._threads = family, arch, threads
+        self._top, self._recording = TopWeights(weights), recording
         self._calls = [
             _call(program, str(number), piece.inputs, piece.outputs)
             for number, piece in enumerate(recording.pieces)
@@ -77,7 +87,12 @@ class LiteRTRuntime:
         self._positions = PositionInputs(family, arch, self._top, recording)
 
     def prefill(
-        self, ids: np.ndarray, start: int, prefix: PrefixCache | None, every: bool, hidden: bool
+        self,
+        ids: np.ndarray,
+        start: int,
+        prefix: PrefixCache | None,
+        all_positions: bool,
+        hidden: bool,
     ) -> tuple[PrefixCache, np.ndarray]:
         """See `gentool.runtimes.Runtime`."""
         total = kv_cache.longer(self._shapes, prefix, len(ids))
@@ -85,7 +100,7 @@ class LiteRTRuntime:
         for at in range(0, len(ids), CHUNK):
             part = ids[at : at + CHUNK]
             last = at + CHUNK >= len(ids)
-            wanted = len(part) if every else int(last)
+            wanted = len(part) if all_positions else int(last)
             out = self._prompt(part, start + at, total, wanted)
             if wanted:
                 results.append(out if hidden else self.head(out, False))
@@ -141,7 +156,7 @@ class LiteRTRuntime:
 
     def describe(self) -> str:
         """The precision and the threads."""
-        threads = f"{self.threads} thread" + ("s" if self.threads > 1 else "")
+        threads = f"{self._threads} thread" + ("s" if self._threads > 1 else "")
         return f"LiteRT, {threads}"
 
     def _prompt(self, ids: np.ndarray, start: int, prefix: PrefixCache, wanted: int) -> np.ndarray:

@@ -1,24 +1,246 @@
-"""Graphs kept in the user's cache folder."""
+"""Graphs and their weights as the processor wants them, kept in the user's cache folder. A second
+start maps what the first one made.
+
+XNNPACK checks the structure of a file of weights, not its contents, and LiteRT trusts a graph. So
+both are only ever written here, in a folder for this user alone, under a name that says all they
+are made from; they come into being whole (a folder that is renamed), and are known again by size,
+time and inode. What fails here costs time, never a run: a graph is then made for this process.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import stat
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
 
-from gentool.runtimes.litert.lower import Precision, Weights, lower
+from gentool import cache
+from gentool.runtimes.litert.graph import GraphWriter, Progress
 from gentool.runtimes.litert.program import Program
-from gentool.runtimes.litert.record import Recording
+
+MAX_BYTES = 8 << 30  # of all that is kept; beyond that the oldest goes
+SPARE_BYTES = 64 << 20  # that stay free on the disk
+STALE_SECONDS = 3600.0  # after which what a run has begun is taken for given up
+HASH_BYTES = 1 << 22  # read at a time
+GRAPH, WEIGHTS, RECORD = "graph.tflite", "weights.xnnpack", "record.json"
+
+
+class Kept(NamedTuple):
+    """A graph in the cache folder: of which model, its bytes on the disk, when it was last used."""
+
+    path: Path
+    title: str
+    nbytes: int
+    used: float
 
 
 def open_program(
-    recording: Recording,
-    weights: Weights,
-    precision: Precision,
+    writer: Callable[[], GraphWriter],
     threads: int,
-    identity: Callable[[], str] | None,
+    name: Callable[[], str] | None,
+    title: str,
+    progress: Progress,
 ) -> Program:
-    """The program of a recording."""
-    with tempfile.NamedTemporaryFile(suffix=".tflite") as file:
-        lower(recording, weights, precision).write(file.file, lambda count: None)
-        file.flush()
-        return Program(file.name, threads)
+    """The program of a graph that `writer` writes, if it must be. `name` says all that it is made
+    from; None: it is not kept."""
+    if name is not None:
+        with contextlib.suppress(OSError):
+            folder = store_folder()
+            if folder is not None:
+                path = folder / name()
+                with _locked(path):
+                    program = _open(path, threads)
+                    return program or _build(path, writer(), threads, title, progress)
+    return _temporary(writer(), threads, progress)
+
+
+def store_folder() -> Path | None:
+    """Where graphs are kept, if only this user can look into it."""
+    parent = cache.folder()
+    if parent is None:
+        return None
+    path = parent / "litert"
+    return None if cache.make_private(path, stat.S_IRWXG | stat.S_IRWXO) else path
+
+
+def kept() -> list[Kept]:
+    """What is kept, the last used first."""
+    folder = store_folder()
+    found = []
+    for path in folder.iterdir() if folder else ():
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            record = json.loads((path / RECORD).read_bytes())
+            used = (path / RECORD).stat().st_mtime
+            found.append(Kept(path, record["title"], _disk_bytes(path), used))
+    return sorted(found, key=lambda item: -item.used)
+
+
+def remove(path: Path) -> None:
+    """Removes what is kept at a path; who has it open is not disturbed."""
+    shutil.rmtree(path, ignore_errors=True)
+    _lock_path(path).unlink(missing_ok=True)
+
+
+def is_intact(path: Path) -> bool:
+    """Whether the contents of what is kept are as they were written; reads all of them."""
+    try:
+        record = json.loads((path / RECORD).read_bytes())
+        return _known(path) == record["files"] and all(
+            sha256(path / name) == record["sha256"][name] for name in (GRAPH, WEIGHTS)
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _open(path: Path, threads: int) -> Program | None:
+    """The program kept at a path, if there is one and its files are as they were left."""
+    try:
+        record = json.loads((path / RECORD).read_bytes())
+        whole = record["files"] == _known(path)
+        with open(path / GRAPH, "rb") as file:
+            whole &= hashlib.sha256(file.read(record["head"])).hexdigest() == record["head sha256"]
+    except FileNotFoundError:
+        whole = False
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        shutil.rmtree(path, ignore_errors=True)
+        return None
+    try:
+        program = Program(str(path / GRAPH), threads, str(path / WEIGHTS))
+    except RuntimeError:
+        program = None
+    # the graph is without weights: had XNNPACK packed any anew, they would be zeros
+    if program is None or _known(path) != record["files"]:
+        shutil.rmtree(path, ignore_errors=True)
+        return None
+    with contextlib.suppress(OSError):
+        os.utime(path / RECORD)
+    return program
+
+
+def _build(path: Path, graph: GraphWriter, threads: int, title: str, progress: Progress) -> Program:
+    """Writes a graph and opens it, by which its weights are packed; keeps both, the graph without
+    its weights. They take the disk's space twice for that while."""
+    needed = graph.nbytes
+    free = shutil.disk_usage(path.parent).free
+    if needed > MAX_BYTES or free < 2 * needed + SPARE_BYTES or path.exists():
+        return _temporary(graph, threads, progress)
+    _make_room(path.parent, needed)
+    part = Path(tempfile.mkdtemp(prefix=f"{path.name}.part-", dir=path.parent))
+    try:
+        full, weights = part / "full.tflite", part / WEIGHTS
+        with open(full, "wb") as file:
+            graph.write(file, progress, threads)
+        program = Program(str(full), threads, str(weights))
+        with contextlib.suppress(OSError):
+            with open(full, "rb") as whole, open(part / GRAPH, "wb") as file:
+                head = graph.write_stub(whole, file)
+            full.unlink()
+            _finish(part, title, head)
+            part.rename(path)
+        return program
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _finish(part: Path, title: str, head: int) -> None:
+    """Has the disk hold what was made, and records it."""
+    with open(part / GRAPH, "rb") as file:
+        head_sha256 = hashlib.sha256(file.read(head)).hexdigest()
+    for name in (GRAPH, WEIGHTS):
+        os.chmod(part / name, stat.S_IRUSR)  # XNNPACK would write a file anew that it cannot use
+    record = {
+        "title": title,
+        "head": head,
+        "head sha256": head_sha256,
+        "sha256": {name: sha256(part / name) for name in (GRAPH, WEIGHTS)},
+        "files": _known(part),
+    }
+    (part / RECORD).write_text(json.dumps(record), "utf-8")
+    for name in (GRAPH, WEIGHTS, RECORD):
+        _sync(part / name)
+
+
+def _temporary(graph: GraphWriter, threads: int, progress: Progress) -> Program:
+    """A program for this process alone: from a file that is gone at once, or from memory."""
+    with contextlib.suppress(OSError), tempfile.TemporaryDirectory(prefix="gentool-") as folder:
+        path = Path(folder) / GRAPH
+        if shutil.disk_usage(folder).free > graph.nbytes + SPARE_BYTES:
+            with open(path, "wb") as file:
+                graph.write(file, progress, threads)
+            return Program(str(path), threads)
+    memory = io.BytesIO()
+    graph.write(memory, progress, threads)
+    return Program(memory.getvalue(), threads)
+
+
+def _make_room(folder: Path, needed: int) -> None:
+    """Removes what runs have given up, and what was used the longest ago until `needed` fits."""
+    for path in folder.glob("*.part-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+    items = kept()
+    total = needed + sum(item.nbytes for item in items)
+    while items and total > MAX_BYTES:
+        oldest = items.pop()
+        remove(oldest.path)
+        total -= oldest.nbytes
+
+
+def _known(path: Path) -> dict[str, list[int]]:
+    """What the files of a graph are known by."""
+    found = {}
+    for name in (GRAPH, WEIGHTS):
+        state = (path / name).lstat()
+        if not stat.S_ISREG(state.st_mode) or (
+            hasattr(os, "getuid") and state.st_uid != os.getuid()
+        ):
+            raise FileNotFoundError(path / name)
+        found[name] = [state.st_ino, state.st_size, state.st_mtime_ns]
+    return found
+
+
+def _disk_bytes(path: Path) -> int:
+    """The space that files take; a graph without its weights takes little."""
+    states = [file.stat() for file in path.iterdir()]
+    return sum(min(s.st_size, getattr(s, "st_blocks", s.st_size) * 512) for s in states)
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time: who comes while another builds, waits and opens what that one made."""
+    try:
+        import fcntl
+    except ImportError:  # not on this system: both build, and one of them keeps
+        yield
+        return
+    with open(_lock_path(path), "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(HASH_BYTES):
+            digest.update(part)
+    return digest.hexdigest()

@@ -49,16 +49,16 @@ def test_a_product_in_a_program_is_the_plain_one(rows: int, inputs: int, dtype: 
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("slabs", [1, 3])
+@pytest.mark.parametrize("blocks", [1, 3])
 @pytest.mark.parametrize("out", [6, 20, 30, 64, 67])
 def test_a_product_in_parts_is_the_plain_one(
-    out: int, slabs: int, dtype: str, monkeypatch: pytest.MonkeyPatch
+    out: int, blocks: int, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layers, "PART_ELEMENTS", 10 * 32)
-    x, whole = normal(7, 1, 32 * slabs), tf.cast(normal(out, 32 * slabs), dtype)
-    weight = tf.stack(tf.split(whole, slabs, axis=1)) if slabs > 1 else whole
+    x, unblocked = normal(7, 1, 32 * blocks), tf.cast(normal(out, 32 * blocks), dtype)
+    weight = tf.stack(tf.split(unblocked, blocks, axis=1)) if blocks > 1 else unblocked
     found = layers.compiled(layers.flat_linear)(x, weight)
-    exact = np.float64(x) @ np.float64(tf.cast(whole, tf.float32)).T
+    exact = np.float64(x) @ np.float64(tf.cast(unblocked, tf.float32)).T
     np.testing.assert_allclose(found, exact, atol=2e-4)
 
 
@@ -98,6 +98,6 @@ def test_a_bias_is_not_added_inside_a_product_of_float32() -> None:
 
 
 @pytest.mark.parametrize("first", [0.0, 1.0, -3.5, 1e-30, 3e38, np.inf, -np.inf])
-def test_a_wall_changes_nothing(first: float) -> None:
+def test_the_fusion_barrier_is_1(first: float) -> None:
     x = np.array([[first, 2.0, -1e-30, 1 / 3]], np.float32)
     np.testing.assert_array_equal(layers.fusion_barrier(tf.constant(x)), 1)

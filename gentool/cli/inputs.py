@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gentool.errors import Exit, GentoolError, UsageError
+
+if TYPE_CHECKING:
+    from gentool.cli.flags import PromptFlags
 
 
 class Prompt(NamedTuple):
@@ -28,9 +31,9 @@ class RowsError(GentoolError):
     exit_code = Exit.SOME_ROWS
 
 
-def read_prompts(flags: Any) -> list[Prompt]:
+def read_prompts(argument: str | None, flags: PromptFlags) -> list[Prompt]:
     """The prompts of `--lines` or the one prompt, and their rows."""
-    source = read(flags.prompt, flags.file)
+    source = read(argument, flags.file)
     if not flags.lines:
         return [Prompt(flags.row or 0, whole(source))]
     prompts = lines(source)

@@ -1,0 +1,50 @@
+"""What a vote of `gentool fewshot` is held with, and where its result goes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from gentool.errors import Exit, GentoolError
+
+if TYPE_CHECKING:
+    from gentool.config.model import ModelConfig
+    from gentool.generation.request import Request
+    from gentool.generation.session import Model
+    from gentool.voting.tally import Ballot
+
+
+class VoteConfig(NamedTuple):
+    """A vote on the prompts of `request`; the model in the precision that was asked for."""
+
+    model: ModelConfig
+    precision: str | None
+    xla: bool | None
+    request: Request
+    ballot: Ballot
+
+    def open_model(self) -> Model:
+        """The model, in memory."""
+        from gentool.generation import opening
+
+        return opening.open_model(self.model, self.precision, self.xla)
+
+    @property
+    def limit_flag(self) -> str:
+        """The flag that lets an open vote go on."""
+        return "--budget" if self.ballot.exact else "--n"
+
+
+class Output(NamedTuple):
+    """What is printed, and where; `path` None is standard output."""
+
+    json: bool
+    path: str | None
+    plot: str | None
+    explain: bool
+    require_certificate: bool
+
+
+class UndecidedError(GentoolError):
+    """A vote that has to be certain is not."""
+
+    exit_code = Exit.UNDECIDED
