@@ -144,7 +144,7 @@ def fewshot(console: Console, flags: Flags) -> None:
     """
     from gentool.cli.fewshot import rows, single
 
-    template = whole(read(None, flags.file, to="fewshot"))
+    template = whole(read(console, None, flags.file, to="fewshot"))
     check(flags)
     prompt = filled(template, flags)
     table = None
