@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import select
+import stat
 import sys
 import time
 import traceback
@@ -79,12 +80,13 @@ class Console:
         self._line_open = False
 
     def redirect(self, path: str) -> None:
-        """Sends the result to a file, whose old content stays until `overwrite`."""
+        """Sends the result to a file, whose old content stays until `overwrite`, and locks it."""
         try:
-            self._out = io.FileIO(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666), "w")
+            file = io.FileIO(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666), "w")
         except OSError as e:
             raise UsageError(f"cannot write {path}: {e.strerror}", "give another --output") from e
-        self._out_name = path
+        _lock(file, path)
+        self._out, self._out_name = file, path
 
     def overwrite(self, keep: int = 0) -> None:
         """Empties the file of `redirect` but for its first bytes: from here on there is a
@@ -267,6 +269,26 @@ class Console:
                 self.note(f"{unit} {done} of {steps}, {text}, {clock(left)} left")
 
         return show
+
+
+def _lock(file: io.FileIO, path: str) -> None:
+    """Locks a regular file until it is closed or the process ends, so that two runs never write one
+    output. Devices and pipes may be shared, and not every file system has locks."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UsageError(
+            f"another run of gentool writes to {path}", "wait for it, or give another --output"
+        ) from None
+    except OSError:
+        pass
 
 
 def _table(board: Board, terminal: bool, width: int) -> Table:

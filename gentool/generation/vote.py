@@ -14,7 +14,8 @@ from gentool.errors import UsageError
 from gentool.generation.prepared import PreparedRequest
 from gentool.generation.request import Sampled
 from gentool.voting import answers
-from gentool.voting.tally import ROUNDING, Ballot, Count, Tally, Verdict
+from gentool.voting.counter import VoteCounter
+from gentool.voting.tally import ROUNDING, Ballot, Tally, Verdict
 
 FIRST_WAVE = 16  # samples that a certified vote begins with; each wave doubles their number
 MAX_ROWS = 1024  # samples drawn together, of all prompts
@@ -37,13 +38,14 @@ def tallies(prepared: PreparedRequest, ballots: Sequence[Ballot]) -> Iterator[Ta
         group = range(first, min(first + size, len(prepared.prompts)))
         computed = [roots.root(prompt) for prompt in group]
         for ballot in ballots:
-            counts = [
-                Count(prompt, ballot, prepared.request.seed, not stratified) for prompt in group
+            counters = [
+                VoteCounter(prompt, ballot, prepared.request.seed, not stratified)
+                for prompt in group
             ]
             if ballot.exact:
-                yield from _exact(prepared, computed, counts)
+                yield from _exact(prepared, computed, counters)
             else:
-                yield from _drawn(prepared, computed, counts, ballot.n if stratified else 0)
+                yield from _drawn(prepared, computed, counters, ballot.n if stratified else 0)
 
 
 def _check(prepared: PreparedRequest, ballot: Ballot, stratified: bool) -> None:
@@ -99,12 +101,17 @@ def _options(prepared: PreparedRequest, ballot: Ballot) -> tree.TreeOptions:
 
 
 def _drawn(
-    prepared: PreparedRequest, roots: Sequence[tree.Root], counts: Sequence[Count], strata: int
+    prepared: PreparedRequest,
+    roots: Sequence[tree.Root],
+    counters: Sequence[VoteCounter],
+    strata: int,
 ) -> Iterator[Tally]:
     """Sampled and certified votes of a group of prompts."""
-    live, ballot = list(range(len(roots))), counts[0].ballot
+    live, ballot = list(range(len(roots))), counters[0].ballot
     for wave in _waves(ballot, _max_rows(prepared)):
         closed: set[int] = set()
+        for index in live:
+            counters[index].begun = wave.stop
         levels = tree.sample(
             prepared.engine,
             [roots[index] for index in live],
@@ -116,19 +123,19 @@ def _drawn(
         )
         for level in levels:
             for leaf in level.leaves:
-                count = counts[live[leaf.root]]
-                _add(prepared, count, leaf)
-                count.tokens_of_rows += max(0, len(leaf.ids) - 1) * len(leaf.samples)
+                counter = counters[live[leaf.root]]
+                _add(prepared, counter, leaf)
+                counter.tokens_of_rows += max(0, len(leaf.ids) - 1) * len(leaf.samples)
             for place, index in enumerate(live):
                 if place in closed:
                     continue
-                if counts[index].over:
+                if counters[index].over:
                     closed.add(place)
-                    yield counts[index].tally(_verdict(counts[index]))
+                    yield counters[index].tally(_verdict(counters[index]))
                 else:
-                    counts[index].prefixes += int(level.nodes[place])
-                    counts[index].tokens += int(level.nodes[place])
-                    yield counts[index].tally("running")
+                    counters[index].prefixes += int(level.nodes[place])
+                    counters[index].tokens += int(level.nodes[place])
+                    yield counters[index].tally("running")
         live = [index for place, index in enumerate(live) if place not in closed]
         if not live:
             return
@@ -143,48 +150,49 @@ def _waves(ballot: Ballot, max_rows: int) -> Iterator[range]:
         first, size = first + size, min(first + size, max_rows)
 
 
-def _verdict(count: Count) -> Verdict:
-    if count.ballot.confidence is None:
+def _verdict(counter: VoteCounter) -> Verdict:
+    if counter.ballot.confidence is None:
         return "decided"
-    return "certified" if count.certified else "undecided"
+    return "certified" if counter.certified else "undecided"
 
 
 def _exact(
-    prepared: PreparedRequest, roots: Sequence[tree.Root], counts: Sequence[Count]
+    prepared: PreparedRequest, roots: Sequence[tree.Root], counters: Sequence[VoteCounter]
 ) -> Iterator[Tally]:
     """Exact votes of a group of prompts; where the budget is too small, an estimate follows."""
-    options = _options(prepared, counts[0].ballot)
+    options = _options(prepared, counters[0].ballot)
     trees = [exact.Expansion(root, index, options) for index, root in enumerate(roots)]
     live = list(range(len(roots)))
     while live:
-        budgets = [counts[index].ballot.budget - trees[index].computed for index in live]
+        budgets = [counters[index].ballot.budget - trees[index].computed for index in live]
         for leaf in exact.expand(prepared.engine, [trees[index] for index in live], budgets):
-            _add(prepared, counts[leaf.root], leaf)
+            _add(prepared, counters[leaf.root], leaf)
         for index in list(live):
-            expansion, count = trees[index], counts[index]
-            count.unseen = expansion.unseen
-            count.prefixes, count.tokens = expansion.computed, expansion.tokens
-            if count.over or (expansion.complete and expansion.unseen <= ROUNDING):
+            expansion, counter = trees[index], counters[index]
+            counter.unseen = expansion.unseen
+            counter.prefixes, counter.tokens = expansion.computed, expansion.tokens
+            if counter.over or (expansion.complete and expansion.unseen <= ROUNDING):
                 live.remove(index)
-                yield count.tally("exact")
-            elif expansion.complete or expansion.computed >= count.ballot.budget:
+                yield counter.tally("exact")
+            elif expansion.complete or expansion.computed >= counter.ballot.budget:
                 live.remove(index)
-                yield from _estimated(prepared, expansion, count)
+                yield from _estimated(prepared, expansion, counter)
             else:
-                yield count.tally("running")
+                yield counter.tally("running")
 
 
 def _estimated(
-    prepared: PreparedRequest, expansion: exact.Expansion, count: Count
+    prepared: PreparedRequest, expansion: exact.Expansion, counter: VoteCounter
 ) -> Iterator[Tally]:
     """Estimates the votes of the frontier of a tree: draws its prefixes by the mass of their
     unexplored tokens, and samples the texts that continue them with these."""
-    frontier, n, seed = expansion.frontier(), count.ballot.n, prepared.request.seed
+    frontier, n, seed = expansion.frontier(), counter.ballot.n, prepared.request.seed
     cumulated = np.cumsum([mass for _, _, mass in frontier])
     u = uniform(seed, np.array(expansion.root.row), np.arange(n), np.array(SELECT_STEP))
     drawn = np.searchsorted(cumulated, u * cumulated[-1], side="right")
     excluded = {ids: explored for ids, explored, _ in frontier}
-    for wave in _waves(count.ballot, _max_rows(prepared)):
+    for wave in _waves(counter.ballot, _max_rows(prepared)):
+        counter.begun = wave.stop
         prefixes = [frontier[drawn[sample]][0] for sample in wave]
         levels = tree.sample(
             prepared.engine,
@@ -195,21 +203,23 @@ def _estimated(
             forced=tree.ForcedPrefixes(prefixes, excluded),
         )
         for level in levels:
-            count.prefixes += int(level.nodes[0])
-            count.tokens += int(level.nodes[0])
+            counter.prefixes += int(level.nodes[0])
+            counter.tokens += int(level.nodes[0])
             for leaf in level.leaves:
-                count.tokens_of_rows += max(0, len(leaf.ids) - 1) * len(leaf.samples)
-                count.estimate(*_read(prepared, count, leaf), len(leaf.samples))
-            yield count.tally("running")
-    yield count.tally("estimated")
+                counter.tokens_of_rows += max(0, len(leaf.ids) - 1) * len(leaf.samples)
+                counter.estimate(*_read(prepared, counter, leaf), len(leaf.samples))
+            yield counter.tally("running")
+    yield counter.tally("estimated")
 
 
-def _add(prepared: PreparedRequest, count: Count, leaf: tree.Leaf) -> None:
-    count.add(leaf.ids, *_read(prepared, count, leaf), leaf.mass, leaf.samples)
+def _add(prepared: PreparedRequest, counter: VoteCounter, leaf: tree.Leaf) -> None:
+    counter.add(leaf.ids, *_read(prepared, counter, leaf), leaf.mass, leaf.samples)
 
 
-def _read(prepared: PreparedRequest, count: Count, leaf: tree.Leaf) -> tuple[str | None, str]:
+def _read(
+    prepared: PreparedRequest, counter: VoteCounter, leaf: tree.Leaf
+) -> tuple[str | None, str]:
     """The answer of a text, None if the text is not finished, and its spelling."""
-    text = prepared.finished_text(count.prompt, leaf.ids).text
-    rule = count.ballot.rule
+    text = prepared.finished_text(counter.prompt, leaf.ids).text
+    rule = counter.ballot.rule
     return answers.answer(text, rule) if leaf.finished else None, answers.spelling(text, rule)
