@@ -77,7 +77,7 @@ def open_model(
     tokenizer, family, source, plan = open_files(config)
     precision = auto_precision(plan) if precision == "auto" else precision
     runtime: Runtime
-    if _runs_on_litert(precision, xla):
+    if runs_on_litert(precision, xla):
         from gentool.runtimes import litert
 
         runtime = litert.load()(family, config.arch, plan, source, precision, threads)
@@ -87,7 +87,7 @@ def open_model(
     return Model(config, tokenizer, runtime, precision, plan)
 
 
-def _runs_on_litert(precision: str, xla: bool | None) -> bool:
+def runs_on_litert(precision: str, xla: bool | None) -> bool:
     """The rule of runtimes; UsageError where a precision has none."""
     reason = ""
     if xla is not None:
