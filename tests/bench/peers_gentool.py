@@ -29,7 +29,7 @@ class Gentool:
 
     def step_seconds(self, ids: Ids, steps: int) -> float:
         from gentool.benchmark.model import decode_loop
-        from gentool.config.model import SamplingParams
+        from gentool.config.sampling import SamplingParams
 
         greedy = SamplingParams(temperature=0)
         return decode_loop(self.model.engine, list(ids), greedy, 1, steps + 1)() / steps
