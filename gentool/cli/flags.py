@@ -79,6 +79,9 @@ class ModelFlags:
         "the model's, else auto",
         PRECISION,
     )
+    threads: int | None = flag(
+        "--threads", "N", "threads of LiteRT", "this process's cores", number(int, 1, 1024)
+    )
     xla: bool | None = switch("--xla/--no-xla", "compile all, or nothing", "the fastest")
     batch_invariant: bool | None = switch(
         "--batch-invariant", "bitwise-identical results whatever the batch; slower"
@@ -94,7 +97,7 @@ class ModelFlags:
         """The model, in memory."""
         from gentool.generation import opening
 
-        return opening.open_model(config, self.precision, self.xla)
+        return opening.open_model(config, self.precision, self.xla, self.threads)
 
 
 @dataclass(frozen=True)
