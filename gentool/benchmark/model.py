@@ -133,7 +133,7 @@ def decode(
     tokens are drawn from the logits of the prompt, so there are generate - 1 steps."""
     if generate < 2:
         return skipped("decode_step", "ms", "the context has no room for two tokens")
-    steps = _decode_loop(engine, ids, sampling, rows, generate)
+    steps = decode_loop(engine, ids, sampling, rows, generate)
     title = "decode of 1 row" if rows == 1 else f"decode of {rows} rows"
     times = yield from repeated(title, repeat, lambda: steps() / (generate - 1))
     operations = 2 * rows * (size.layer_parameters + size.head_parameters)
@@ -145,7 +145,7 @@ def decode(
     ]
 
 
-def _decode_loop(
+def decode_loop(
     engine: Engine, ids: list[int], sampling: SamplingParams, rows: int, generate: int
 ) -> Callable[[], float]:
     """A function that decodes all rows and gives the seconds of every step but the first."""

@@ -23,7 +23,7 @@ def run(
     results: list[Result] = []
     if plan.cold_start:
         results += yield from process.cold_start(config, options, plan.repeat)
-    if xla_runtime.runs(precision, xla):
+    if xla_runtime.runs(config, precision, xla):
         results += xla_runtime.start()
     model, loads = yield from timings.load(config, precision, xla, plan.repeat)
     results += loads

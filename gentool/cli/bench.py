@@ -44,9 +44,9 @@ QUANTITIES = {
     "vote_ratio": "  speed-up by the tree",
     "vote_ceiling": "  step of 300 rows over step of 1 row",
     "vote_ratio_share": "  speed-up as a share of that",
-    "memory_tensorflow": "peak memory: with TensorFlow",
-    "memory_load": "  with the model",
-    "memory_peak": "  after generating",
+    "memory_tensorflow": "peak memory: TensorFlow imported",
+    "memory_load": "peak memory: model loaded",
+    "memory_peak": "peak memory: after generating",
     "read_bandwidth": "machine: memory bandwidth",
     "matrix_fp32": "machine: matrix products in fp32",
     "matrix_bf16": "machine: matrix products in bf16",
@@ -123,7 +123,7 @@ def bench(console: Console, flags: Flags) -> None:
     own sampling distribution, and no token ends a row. A step computes one token of every row. GB/s
     counts the weights that a step reads, GFLOP/s two operations for each parameter in a matrix
     product and row; neither counts attention. Shares are of reading 1 GiB on all cores and of
-    2048 x 2048 matrix products, in bf16 for bf16 weights, in fp32 for others.
+    2048 x 2048 matrix products, in bf16 for bf16 weights, in fp32 for fp32 and fp16 weights.
 
     The vote is on five sums, with at most 8 tokens an answer, and is compared with the same samples
     drawn as independent rows. Prefill and decoding are cut to the context; the notes say what was

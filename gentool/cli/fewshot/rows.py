@@ -53,7 +53,7 @@ def vote_on_rows(
     ballots = [ballot, *compared(ballot)] if table.labelled else [ballot]
     run, done = run_name(table.template, config, ballots), journal.EMPTY
     if output.path:
-        console.redirect(output.path)  # first: nobody else writes what is read
+        console.redirect(output.path)  # first: it locks what is read now
         if output.json:
             prompts = [row.prompt for row in table.rows]
             done = journal.resume(Path(output.path), run, prompts, seed)
