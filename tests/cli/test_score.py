@@ -210,8 +210,8 @@ def test_what_a_row_had_does_not_pass_for_a_result(capfd: CaptureFixture[str]) -
     first, *others = (json.loads(row, parse_constant=refuse) for row in done.out.splitlines())
     assert "logprob" in first and "error" not in first
     assert [other["error"] for other in others] == [
-        "not JSON: 1e999 is not a finite number",
-        "not JSON: NaN is not a finite number",
+        "not JSON: 1e999 is too large a number",
+        "not JSON: NaN is not a number",
     ]
 
 
