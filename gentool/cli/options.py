@@ -143,7 +143,8 @@ def option(
         is_flag=None if metavar else True,
         multiple=multiple,
     )
-    made.default = () if multiple else None
+    if multiple or not metavar:
+        made.default = () if multiple else None  # neither on nor off was given
     made.envvar = f"GENTOOL_{made.name}".upper()
     return made
 

@@ -198,8 +198,7 @@ def shown(score: Score, row: Row, model: Model, flags: Flags) -> str:
     if flags.output.json or flags.source.jsonl:
         keys = {"text": row.text, "row": row.number}
         keys |= {"model": model.config.name, "precision": model.precision}
-        kept = {name: value for name, value in row.fields.items() if name != "error"}
-        return dumped({**kept, **keys, **record(score, bool(flags.output.tokens))})
+        return dumped({**row.fields, **keys, **record(score, bool(flags.output.tokens))})
     if flags.source.lines:
         return "\t".join([*map(_number, numbers(score)), escaped(row.text)]) + "\n"
     return table(score) if flags.output.tokens else summary(score)
