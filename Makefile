@@ -4,8 +4,9 @@
 PYTHON ?= python3
 DATA ?= corpus
 MODEL ?= tiny-zh
-SHAPES ?= tiny 12x768
-ROUNDS ?= 3
+SHAPES ?=
+ROUNDS ?=
+MORE_PEERS ?=
 
 PINS := .ci/constraints.txt
 BIN := .venv/bin
@@ -15,7 +16,7 @@ PEERS := .venv-peers
 PEER_PINS := tests/bench/peers-requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format readme bench bench-heldout bench-peers clean
+.PHONY: help demo test test-slow check format pages readme bench bench-heldout bench-peers clean
 MAKEFLAGS += --no-print-directory
 
 help:  ## lists the targets
@@ -40,8 +41,10 @@ format: $(INSTALLED)  ## formats the code and sorts its imports
 	@$(BIN)/ruff check --fix --select I $(CODE)
 	@$(BIN)/ruff format $(CODE)
 
-readme: $(INSTALLED)  ## writes what the README's commands print today into it
-	@$(BIN)/python tests/test_readme.py
+pages: $(INSTALLED)  ## writes what the pages' commands print today into them
+	@PYTHONPATH=tests $(BIN)/python tests/test_pages.py
+
+readme: pages
 
 bench: $(INSTALLED)  ## measures cold start, tokens/s and memory of the shipped model
 	@$(BIN)/python tests/bench/figures.py
@@ -50,7 +53,7 @@ bench-heldout: $(INSTALLED)  ## bits per character on held-out text, MODEL and a
 	@$(BIN)/python tests/bench/heldout.py configs/train/tiny-zh.yaml --data $(DATA) --model $(MODEL) --ngram
 
 bench-peers: $(INSTALLED) $(PEERS)/installed  ## measures gentool beside its peers (SHAPES="tiny 12x768 32x2560" ROUNDS=3)
-	@$(BIN)/python tests/bench/peers.py --shapes $(SHAPES) --rounds $(ROUNDS)
+	@$(BIN)/python tests/bench/peers.py $(if $(SHAPES),--shapes $(SHAPES)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 clean:  ## removes what the tools left behind (the installation too: rm -r .venv)
 	@rm -rf dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -64,13 +67,15 @@ $(INSTALLED): pyproject.toml $(PINS)
 		$(BIN)/python -m pip install --prefer-binary -e ".[dev]" >&2
 	@touch $@
 
-# The last is compiled: without a compiler the others are measured without it.
+# llama.cpp is compiled: without a compiler the others are measured without it. Its products for AMX
+# end in a segmentation fault on some machines (llama.cpp issue 20824), so it is built without them.
+# MORE_PEERS="torch transformers tensorflow keras-hub" installs what is not measured unless asked for.
 $(PEERS)/installed: $(PEER_PINS)
-	@echo "installing gentool's peers into $(PEERS) (some GB, and llama.cpp is compiled)" >&2
+	@echo "installing gentool's peers into $(PEERS) (llama.cpp is compiled: minutes)" >&2
 	@$(PYTHON) -m venv $(PEERS) >&2
 	@PIP_CONSTRAINT=$(PEER_PINS) PIP_DISABLE_PIP_VERSION_CHECK=1 $(PEERS)/bin/python -m pip install \
-		--prefer-binary torch transformers safetensors gguf ctranslate2 tensorflow keras-hub >&2
-	@CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAMA_CURL=OFF" PIP_CONSTRAINT=$(PEER_PINS) \
+		--prefer-binary safetensors gguf ctranslate2 $(MORE_PEERS) >&2
+	@CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAMA_CURL=OFF -DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__" PIP_CONSTRAINT=$(PEER_PINS) \
 		$(PEERS)/bin/python -m pip install llama-cpp-python >&2 || \
 		echo "warning: llama.cpp was not compiled, and is left out" >&2
 	@touch $@

@@ -1,7 +1,19 @@
-"""Lets `python -m gentool` run the program."""
+"""Runs the program. Ctrl-C in the first tenth of a second, while modules are imported, ends it
+quietly: `gentool.cli.main` listens from then on.
+"""
 
+import signal
 import sys
 
-from gentool.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Runs the command line of this process; gives its exit code."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from gentool import cli
+
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -106,9 +106,9 @@ PROGRAM = """
 import sys
 import gentool
 from gentool import cli
-model = gentool.load("tiny-zh")
+model = gentool.load("tiny-zh", xla=True)
 print(model.logits(model.tokenizer.encode("今天天气不错")).tobytes().hex(), flush=True)
-sys.argv = ["gentool", "complete", "今天", "--temp", "0", "--max-tokens", "3"]
+sys.argv = ["gentool", "complete", "今天", "--xla", "--temp", "0", "--max-tokens", "3"]
 sys.exit(cli.main())
 """
 

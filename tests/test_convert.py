@@ -24,7 +24,7 @@ from gentool.config.model import LEARNED_POSITIONS
 from gentool.config.schema import read_yaml
 from gentool.convert import DTYPES, convert
 from gentool.errors import GentoolError, ModelError, UsageError
-from gentool.generation.session import parts
+from gentool.generation.opening import open_files
 from gentool.models import load_family
 
 HEADS = {"arch.n_head": 4}
@@ -111,7 +111,7 @@ def test_the_folder_is_the_same_model(name: str, tmp_path: Path, out: Path) -> N
     assert {state for _, state in registry.verify(after)} == {"as recorded"}
 
     # products are [out, in], every weight is aligned and has the type it had
-    opened, plan = parts(after), parts(before).plan
+    opened, plan = open_files(after), open_files(before).plan
     family = load_family(after.family)
     shapes = dict(family.top_tensors(after.arch))
     for i in range(after.arch.n_layer):
@@ -169,14 +169,14 @@ def test_all_files_of_a_tokenizer_come_along(
     assert sums.keys() == {*names, "model.safetensors"}
     old, new = lookup.load(str(source), said), lookup.load(str(target))
     assert new.tokenizer == old.tokenizer.model_copy(update={"model": keys["model"]})
-    tokenizers = [parts(model).tokenizer for model in (old, new)]
+    tokenizers = [open_files(model).tokenizer for model in (old, new)]
     assert len({tuple(t.encode("Hello 今天")) for t in tokenizers}) == 1
 
 
 @pytest.mark.parametrize("precision", DTYPES)
 def test_precision_is_the_type_of_every_weight(precision: str, out: Path) -> None:
     target = made(GOLDEN / "hf_llama", out / "m", precision)
-    old, new = (parts(lookup.load(str(p))) for p in (GOLDEN / "hf_llama", target))
+    old, new = (open_files(lookup.load(str(p))) for p in (GOLDEN / "hf_llama", target))
     from gentool.models import weights
 
     for name, weight in new.plan.items():
@@ -204,7 +204,7 @@ def test_a_number_too_large_is_an_error_naming_the_tensor(
 
 def test_an_infinity_stays_one_and_hides_nothing(tmp_path: Path, out: Path) -> None:
     source = random_gpt2(tmp_path / "m", arch(), np.float32, position=[np.inf, np.nan])
-    found = parts(lookup.load(str(made(source, out / "m", "fp16")))).source.read("position")
+    found = open_files(lookup.load(str(made(source, out / "m", "fp16")))).source.read("position")
     np.testing.assert_array_equal(found.flat[:2], np.array([np.inf, np.nan], np.float16))
     source = random_gpt2(tmp_path / "n", arch(), np.float32, layers_0_down=[np.inf, 1e9])
     assert "layers.0.down has" in refused(ModelError, source, out / "n", "fp16")
@@ -402,7 +402,10 @@ def with_a_pickle_for_weights(folder: Path) -> None:
     [
         (of_another_shape, "mlp.gate_proj.weight, model.layers.0.mlp.up_proj.weight has shape"),
         (without_a_tensor, "tensor model.layers.3.input_layernorm.weight is missing"),
-        (with_one_too_many, "tensor model.layers.2.input_layernorm.weight belongs nowhere"),
+        (
+            with_one_too_many,
+            "tensor model.layers.2.input_layernorm.weight is no weight of the family",
+        ),
         (with_a_short_shard, "model-2.safetensors is not a whole safetensors file"),
         (without_a_shard, "model-2.safetensors: No such file"),
         (with_a_pipe_for_a_shard, "model-2.safetensors is not a file"),

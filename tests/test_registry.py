@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from gentool import registry
 from gentool.config import lookup
-from gentool.config.model import Arch, ModelFile, RopeScaling, Sampling, TokenizerConfig
+from gentool.config.model import Arch, ModelFile, RopeScaling, TokenizerConfig
+from gentool.config.sampling import SamplingParams
 from gentool.config.schema import parse, read_yaml
 from gentool.errors import Exit, GentoolError, ModelError, UsageError
 
@@ -64,10 +65,10 @@ TOKENIZERS = st.builds(
     st.just({}) | st.fixed_dictionaries({"end": st.none() | st.lists(st.integers(0, 9))}),
 )
 LAWS = st.builds(
-    Sampling,
+    SamplingParams,
     temperature=st.floats(0, 1e9),
     top_p=st.floats(1e-9, 1),
-    stop=st.lists(WORDS, max_size=3),
+    stop=st.lists(WORDS, max_size=3).map(tuple),
 )
 
 
@@ -218,7 +219,7 @@ def test_what_configs_says_of_a_model_is_taken_over(tmp_path: Path) -> None:
     assert found.tokenizer.model == str(folder / "chinese_vocab.model")
     assert found.checkpoint == str(folder / "model.safetensors")
     alone = registry.describe("other", str(folder), {})
-    assert alone.sampling == Sampling() and alone.tokenizer.end is None
+    assert alone.sampling == SamplingParams() and alone.tokenizer.end is None
     said = registry.describe("cpm-distill", str(folder), {"sampling.temperature": 0.3})
     assert said.sampling.temperature == 0.3
 

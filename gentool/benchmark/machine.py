@@ -18,6 +18,9 @@ READ_BYTES = 1 << 30
 MATRIX_SIDE = 2048  # of the square matrices that are multiplied
 ALIGNMENT = 64  # bytes; TensorFlow shares only arrays that start at a multiple of it
 
+# Precision of weights -> the rate that their products are compared with.
+PRODUCTS = {"fp32": "matrix_fp32", "fp16": "matrix_fp32", "bf16": "matrix_bf16"}
+
 Ways = Sequence[Callable[[], object]]  # of doing one piece of work; the fastest counts
 
 
@@ -60,10 +63,11 @@ def numpy_product() -> Callable[[], object]:
 def shares(
     results: Sequence[Result], machine_results: Sequence[Result], precision: str
 ) -> list[Result]:
-    """Per cent of what the machine can do, by its median. bf16 weights are compared with bf16
-    products, all others with fp32 products."""
+    """Per cent of what the machine can do, by its median. Products with bf16 weights are compared
+    with bf16 products, with fp32 and fp16 weights with fp32 products, with int8 and int4 weights
+    with nothing."""
     limits = {it.name: it.median for it in machine_results if it.values}
-    matrix = "matrix_bf16" if precision == "bf16" else "matrix_fp32"
+    matrix = PRODUCTS.get(precision, "")
     limit_of = {
         "prefill_rate": matrix,
         "decode_rate": matrix,

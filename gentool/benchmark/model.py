@@ -8,6 +8,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -22,7 +23,8 @@ from gentool.benchmark.measure import (
     seconds,
     skipped,
 )
-from gentool.config.model import ModelConfig, Sampling
+from gentool.config.model import ModelConfig
+from gentool.config.sampling import SamplingParams
 from gentool.errors import GentoolError
 from gentool.generation import opening
 from gentool.generation.request import Request
@@ -75,7 +77,11 @@ def model_size(plan: Mapping[str, Weight], precision: str) -> ModelSize:
 
 
 def load(
-    config: ModelConfig, precision: str | None, xla: bool | None, repeat: int
+    config: ModelConfig,
+    precision: str | None,
+    xla: bool | None,
+    threads: int | None,
+    repeat: int,
 ) -> Measurement[tuple[Model, list[Result]]]:
     """The model, and the seconds to open it with its files in the page cache. The runtime's
     libraries are already imported, and the model opened before is freed first."""
@@ -86,7 +92,7 @@ def load(
         model = None
         gc.collect()
         start = time.perf_counter()
-        model = opening.open_model(config, precision, xla)
+        model = opening.open_model(config, precision, xla, threads)
         durations.append(time.perf_counter() - start)
         memory = memory or [peak_memory("memory_load")]
     assert model is not None
@@ -99,9 +105,9 @@ def random_ids(n_vocab: int, length: int) -> list[int]:
     return ids
 
 
-def stochastic(sampling: Sampling) -> Sampling:
+def stochastic(sampling: SamplingParams) -> SamplingParams:
     """The model's own sampling parameters; temperature 1 where they are greedy."""
-    return sampling.model_copy(update={"temperature": sampling.temperature or 1.0})
+    return replace(sampling, temperature=sampling.temperature or 1.0)
 
 
 def prefill(
@@ -120,7 +126,7 @@ def prefill(
 def decode(
     engine: Engine,
     ids: list[int],
-    sampling: Sampling,
+    sampling: SamplingParams,
     rows: int,
     generate: int,
     size: ModelSize,
@@ -131,7 +137,7 @@ def decode(
     tokens are drawn from the logits of the prompt, so there are generate - 1 steps."""
     if generate < 2:
         return skipped("decode_step", "ms", "the context has no room for two tokens")
-    steps = _decode_loop(engine, ids, sampling, rows, generate)
+    steps = decode_loop(engine, ids, sampling, rows, generate)
     title = "decode of 1 row" if rows == 1 else f"decode of {rows} rows"
     times = yield from repeated(title, repeat, lambda: steps() / (generate - 1))
     operations = 2 * rows * (size.layer_parameters + size.head_parameters)
@@ -143,16 +149,13 @@ def decode(
     ]
 
 
-def _decode_loop(
-    engine: Engine, ids: list[int], sampling: Sampling, rows: int, generate: int
+def decode_loop(
+    engine: Engine, ids: list[int], sampling: SamplingParams, rows: int, generate: int
 ) -> Callable[[], float]:
     """A function that decodes all rows and gives the seconds of every step but the first."""
     from gentool.decoding import loop
-    from gentool.decoding.filters import Law
 
-    values = sampling.model_dump() | {"logit_bias": tuple(sampling.logit_bias.items())}
-    law = Law(**{name: values[name] for name in Law._fields})
-    options = loop.DecodeOptions(law, SEED, generate)
+    options = loop.DecodeOptions(sampling, SEED, generate)
     samples = [loop.Row(0, sample) for sample in range(rows)]
     prefix, logits = engine.prefill(ids)
     prompt = loop.Prompt(np.array(ids), prefix, logits[0], generate)
@@ -170,24 +173,21 @@ def _decode_loop(
     return run
 
 
-def vote(model: Model, sampling: Sampling, repeat: int) -> Measurement[list[Result]]:
+def vote(model: Model, sampling: SamplingParams, repeat: int) -> Measurement[list[Result]]:
     """A vote of all SAMPLES samples on a few-shot prompt, as a tree, and the same samples as
     independent rows. Both compute the prompt each time."""
     try:
         model.check(VOTE_PROMPT)
     except GentoolError as e:  # no tokenizer, or the context is too small
         return skipped("vote", "s", e.message)
-    answers = {
-        "max_tokens": ANSWER_TOKENS,
-        "min_tokens": 0,
-        "stop": ["\n"],
-        "include_stop": False,
-    }
+    answers = replace(
+        sampling, max_tokens=ANSWER_TOKENS, min_tokens=0, stop=("\n",), include_stop=False
+    )
     request = Request(
         prompts=(VOTE_PROMPT,),
         rows=(0,),
         n=SAMPLES,
-        sampling=sampling.model_copy(update=answers),
+        sampling=answers,
         seed=SEED,
     )
     ballots = [Ballot(SAMPLES, curtail=False)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from gentool.benchmark import machine, process
 from gentool.benchmark import model as timings
@@ -15,16 +16,21 @@ DECODE_PROMPT = 16  # tokens
 
 
 def run(
-    config: ModelConfig, precision: str | None, xla: bool | None, options: Sequence[str], plan: Plan
+    config: ModelConfig,
+    precision: str | None,
+    xla: bool | None,
+    threads: int | None,
+    options: Sequence[str],
+    plan: Plan,
 ) -> Measurement[Report]:
     """Measures a model. `options` make a fresh `gentool complete` open it in the same way."""
     load_average = os.getloadavg()[0]
     results: list[Result] = []
     if plan.cold_start:
         results += yield from process.cold_start(config, options, plan.repeat)
-    if xla_runtime.runs(precision, xla):
+    if xla_runtime.runs(config, precision, xla):
         results += xla_runtime.start()
-    model, loads = yield from timings.load(config, precision, xla, plan.repeat)
+    model, loads = yield from timings.load(config, precision, xla, threads, plan.repeat)
     results += loads
     engine = model.engine
     size = timings.model_size(model.plan, model.precision)
@@ -61,7 +67,7 @@ def run(
         "bytes_read_per_step": size.bytes_read,
         "parameters_in_products": size.layer_parameters + size.head_parameters,
     }
-    settings = fitting._asdict() | {"decode_prompt_tokens": prompt, "law": sampling.model_dump()}
+    settings = fitting._asdict() | {"decode_prompt_tokens": prompt, "law": asdict(sampling)}
     return Report(
         about_machine | {"load_average": round(load_average, 2)},
         about_model,

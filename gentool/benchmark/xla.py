@@ -15,7 +15,9 @@ import numpy as np
 
 from gentool.benchmark import machine
 from gentool.benchmark.measure import Measurement, Result, repeated, result, seconds
+from gentool.config.model import ModelConfig
 from gentool.decoding.engine import Engine, Prefix
+from gentool.generation import opening
 from gentool.runtimes.xla import device
 
 if TYPE_CHECKING:  # TensorFlow is imported when a model is opened
@@ -25,9 +27,12 @@ SEED = 1
 WARM_RUNS = 3
 
 
-def runs(precision: str | None, xla: bool | None) -> bool:
-    """Whether XLA may run a model that is opened like this."""
-    return xla is not None or precision not in ("int8", "int4")
+def runs(config: ModelConfig, precision: str | None, xla: bool | None) -> bool:
+    """Whether XLA will run a model that is opened like this."""
+    precision = precision or config.precision
+    if precision == "auto":
+        precision = opening.auto_precision(opening.open_files(config).plan)
+    return not opening.runs_on_litert(precision, xla)
 
 
 def _is_xla(engine: Engine) -> bool:

@@ -11,11 +11,10 @@ import click
 from click import exceptions
 
 from gentool import __version__
-from gentool.cli import signals
 from gentool.cli.console import Console
 from gentool.cli.options import HELP, Group, spelled
+from gentool.cli.signals import end_quietly
 from gentool.errors import Exit, GentoolError, UsageError, nearest
-from gentool.runtimes.xla import device
 
 COMMANDS = {
     "complete": ("gentool.cli.complete:command", "continue a prompt"),
@@ -73,12 +72,10 @@ program = Program(
 def main() -> int:
     """Runs the command line of this process; gives its exit code."""
     console = Console()
-    signals.listen()
+    console.signals.listen()
     try:
         with program.make_context("gentool", sys.argv[1:], obj=console) as context:
             program.invoke(context)
-        for problem in device.problems:
-            console.note(problem)
         console.close()
         return Exit.OK
     except exceptions.Exit as done:
@@ -86,8 +83,13 @@ def main() -> int:
     except BrokenPipeError:
         return Exit.BROKEN_PIPE
     except BaseException as failure:
+        end_quietly()
         console.end_line()
-        return signals.came[0] if signals.came else _explain(failure, console)
+        received = console.signals.received
+        return received[0] if received else _explain(failure, console)
+    finally:
+        end_quietly()
+        console.release()
 
 
 def _explain(failure: BaseException, console: Console) -> int:
@@ -131,6 +133,9 @@ def _usage(failure: exceptions.UsageError) -> UsageError:
         case exceptions.NoSuchCommand(command_name=name):
             group = failure.ctx.command if failure.ctx else program
             known = group.table if isinstance(group, Group) else COMMANDS
+            if known is COMMANDS and not name.isascii():
+                hint = f'to continue a text: gentool complete "{name}"'
+                return UsageError(f"no command {name}", hint)
             return UsageError(f"no command {name}", nearest(name, known, "commands"))
         case exceptions.MissingParameter(param=param):
             return UsageError(f"{spelled(param, failure.ctx)} is missing", hint)

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gentool.cli import flags as tables
-from gentool.cli import options
 from gentool.cli.console import Console
+from gentool.cli.flags import DEFAULT_MODEL, OUTPUT_FILE, ModelFlags
+from gentool.cli.options import Command, Value, flag, group, number, switch
 from gentool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ QUANTITIES = {
     "vote_ratio": "  speed-up by the tree",
     "vote_ceiling": "  step of 300 rows over step of 1 row",
     "vote_ratio_share": "  speed-up as a share of that",
-    "memory_tensorflow": "peak memory: with TensorFlow",
-    "memory_load": "  with the model",
-    "memory_peak": "  after generating",
+    "memory_tensorflow": "peak memory: TensorFlow imported",
+    "memory_load": "peak memory: model loaded",
+    "memory_peak": "peak memory: after generating",
     "read_bandwidth": "machine: memory bandwidth",
     "matrix_fp32": "machine: matrix products in fp32",
     "matrix_bf16": "machine: matrix products in bf16",
@@ -61,7 +61,7 @@ DECODING = (
     ("decode_rate_share", "% of machine"),
 )
 
-ROW_COUNT = options.number(int, 1, 4096)
+ROW_COUNT = number(int, 1, 4096)
 
 
 def batches(text: str) -> tuple[int, ...]:
@@ -72,47 +72,46 @@ def batches(text: str) -> tuple[int, ...]:
         raise ValueError(f"{expected}, or several separated by commas, as in 1,8,64") from None
 
 
-TOKENS = options.number(int, 1, 1 << 20)
-AT_LEAST_TWO = options.number(int, 2, 1 << 20)
-TIMES = options.number(int, 1, 1000)
+TOKENS = number(int, 1, 1 << 20)
+AT_LEAST_TWO = number(int, 2, 1 << 20)
+TIMES = number(int, 1, 1000)
 
-MEASURED = [
-    options.option("-p --prompt-tokens", "P", "prompt length of the prefill", "512", TOKENS),
-    options.option("-g --generate", "G", "tokens to decode in every row", "64", AT_LEAST_TWO),
-    options.option(
-        "-b --batch",
-        "B,B,…",
-        "numbers of rows to decode together",
-        "1,8,64",
-        options.Value(batches),
-    ),
-    options.option("-r --repeat", "R", "measure everything R times", "5", TIMES),
-    options.switch("--cold-start/--no-cold-start", "measure fresh processes too", "on"),
-]
 
-OUTPUT = [
-    options.switch("--json", "print one JSON object"),
-    options.switch("--jsonl", "print one JSON object a quantity"),
-    options.option("-o --output", "FILE", "write the result to a file", "stdout"),
-]
+@dataclass(frozen=True)
+class PlanFlags:
+    """What is measured; the fields are those of `gentool.benchmark.measure.Plan`."""
+
+    prompt_tokens: int | None = flag(
+        "-p --prompt-tokens", "P", "prompt length of the prefill", "512", TOKENS
+    )
+    generate: int | None = flag(
+        "-g --generate", "G", "tokens to decode in every row", "64", AT_LEAST_TWO
+    )
+    batch: tuple[int, ...] | None = flag(
+        "-b --batch", "B,B,…", "numbers of rows to decode together", "1,8,64", Value(batches)
+    )
+    repeat: int | None = flag("-r --repeat", "R", "measure everything R times", "5", TIMES)
+    cold_start: bool | None = switch(
+        "--cold-start/--no-cold-start", "measure fresh processes too", "on"
+    )
+
+
+@dataclass(frozen=True)
+class OutputFlags:
+    """What is printed, and where."""
+
+    json: bool | None = switch("--json", "print one JSON object")
+    jsonl: bool | None = switch("--jsonl", "print one JSON object a quantity")
+    output: str | None = flag(*OUTPUT_FILE)
 
 
 @dataclass(frozen=True)
 class Flags:
     """Values of the command line and the environment; None where an option was not given."""
 
-    model: str | None
-    set: tuple[tuple[str, str], ...]
-    precision: str | None
-    xla: bool | None
-    prompt_tokens: int | None
-    generate: int | None
-    batch: tuple[int, ...] | None
-    repeat: int | None
-    cold_start: bool | None
-    json: bool | None
-    jsonl: bool | None
-    output: str | None
+    model: ModelFlags = group("Model", ModelFlags, without=["batch_invariant"])
+    plan: PlanFlags = group("Measured", PlanFlags)
+    output: OutputFlags = group("Output", OutputFlags)
 
 
 def bench(console: Console, flags: Flags) -> None:
@@ -124,49 +123,50 @@ def bench(console: Console, flags: Flags) -> None:
     own sampling distribution, and no token ends a row. A step computes one token of every row. GB/s
     counts the weights that a step reads, GFLOP/s two operations for each parameter in a matrix
     product and row; neither counts attention. Shares are of reading 1 GiB on all cores and of
-    2048 x 2048 matrix products, in bf16 for bf16 weights, in fp32 for others.
+    2048 x 2048 matrix products, in bf16 for bf16 weights, in fp32 for fp32 and fp16 weights.
 
     The vote is on five sums, with at most 8 tokens an answer, and is compared with the same samples
     drawn as independent rows. Prefill and decoding are cut to the context; the notes say what was
     cut, the table what was skipped.
     """
-    from gentool.config import lookup
-
-    if flags.json and flags.jsonl:
+    output = flags.output
+    if output.json and output.jsonl:
         raise UsageError("both --json and --jsonl are given", "drop one")
-    config = lookup.load(flags.model or tables.DEFAULT_MODEL, dict(flags.set))
-    if flags.output not in (None, "-"):
-        console.redirect(flags.output)
+    config = flags.model.config()
+    if output.output not in (None, "-"):
+        console.redirect(output.output)
 
     from gentool.benchmark import report as benchmark
 
-    plan = plan_of(flags)
-    measurement = benchmark.run(config, flags.precision, flags.xla, model_options(flags), plan)
+    plan, options = plan_of(flags.plan), model_options(flags.model)
+    how = flags.model.precision, flags.model.xla, flags.model.threads
+    measurement = benchmark.run(config, *how, options, plan)
     report = with_progress(console, measurement, plan.cost)
     console.overwrite()
-    if flags.json:
+    if output.json:
         console.write(json_line(report_fields(report)))
-    elif flags.jsonl:
+    elif output.jsonl:
         console.write("".join(map(json_line, result_lines(report))))
     else:
         console.write(text(report))
 
 
-def plan_of(flags: Flags) -> Plan:
+def plan_of(flags: PlanFlags) -> Plan:
     """The plan with the values of the flags that were given."""
     from gentool.benchmark.measure import Plan
 
-    values = {name: getattr(flags, name) for name in Plan._fields}
-    return Plan(**{name: value for name, value in values.items() if value is not None})
+    return Plan(**{name: value for name, value in vars(flags).items() if value is not None})
 
 
-def model_options(flags: Flags) -> list[str]:
+def model_options(flags: ModelFlags) -> list[str]:
     """The options with which another process opens the same model."""
-    arguments = ["--model", flags.model or tables.DEFAULT_MODEL]
+    arguments = ["--model", flags.model or DEFAULT_MODEL]
     for key, value in flags.set:
         arguments += ["--set", f"{key}={value}"]
     if flags.precision:
         arguments += ["--precision", flags.precision]
+    if flags.threads:
+        arguments += ["--threads", str(flags.threads)]
     compiled = {None: [], True: ["--xla"], False: ["--no-xla"]}[flags.xla]
     return [*arguments, *compiled]
 
@@ -261,7 +261,7 @@ def quantity_rows(report: Report) -> Iterator[list[str]]:
         title, result = title.format_map(dict(report.settings)), results[name]
         if result.values:
             spread = min(result.values), max(result.values)
-            yield [title, *map(number, (result.median, *spread)), result.unit]
+            yield [title, *map(digits, (result.median, *spread)), result.unit]
         else:
             yield [title, f"skipped: {result.skipped}"]
 
@@ -279,7 +279,7 @@ def decoding_rows(report: Report) -> list[list[str]]:
         speed = results["decode_speed", batch]
         numbers = [speed.median, min(speed.values), max(speed.values)]
         numbers += [results[name, batch].median for name, _ in columns]
-        rows.append([f"{batch} row{'s' if batch > 1 else ''}", *map(number, numbers)])
+        rows.append([f"{batch} row{'s' if batch > 1 else ''}", *map(digits, numbers)])
     return rows
 
 
@@ -300,22 +300,11 @@ def _line(cells: Sequence[str], widths: Sequence[int], numbers: bool) -> str:
     return "  ".join([f"{cells[0]:{widths[0]}}", *rest]).rstrip()
 
 
-def number(x: float) -> str:
+def digits(x: float) -> str:
     """Three digits, or all digits before the point."""
     if x >= 100:
         return f"{x:.0f}"
     return f"{x:.1f}" if x >= 10 else f"{x:.3f}" if x < 1 else f"{x:.2f}"
 
 
-command = options.Command(
-    bench,
-    Flags,
-    EXAMPLES,
-    arguments=[],
-    groups={
-        "Model": [row for row in tables.MODEL if row.name != "batch_invariant"],
-        "Measured": MEASURED,
-        "Output": OUTPUT,
-        "General": tables.GENERAL,
-    },
-)
+command = Command(bench, Flags, EXAMPLES)

@@ -8,12 +8,19 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import click
-
-from gentool.cli import flags as tables
-from gentool.cli import options
 from gentool.cli.console import Console
-from gentool.cli.prompts import escaped, read, whole
+from gentool.cli.flags import OUTPUT_FILE, TEXT, ModelFlags
+from gentool.cli.inputs import ESCAPE, escaped, read, whole
+from gentool.cli.options import (
+    Command,
+    Value,
+    argument,
+    flag,
+    group,
+    one_of,
+    repeated,
+    switch,
+)
 from gentool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,51 +43,51 @@ def continuation(text: str) -> str:
     return text
 
 
-PROMPT = [
-    options.option("-f --file", "FILE", "read the prompt from a file"),
-]
+@dataclass(frozen=True)
+class PromptFlags:
+    """Where the prompt comes from."""
 
-CHOICES = [
-    options.repeated("--choice", "TEXT", "a continuation", options.Value(continuation)),
-    options.switch("--end", "a choice is followed by an end token, or by what begins a --stop"),
-    options.repeated(
-        "--stop",
-        "TEXT",
-        r"with --end: what may end a choice; \n \t \r \\ \uXXXX work",
-        options.Value(options.unescaped),
-    ),
-    options.option(
+    file: str | None = flag("-f --file", "FILE", "read the prompt from a file")
+    escape: bool | None = switch(*ESCAPE)
+
+
+@dataclass(frozen=True)
+class ChoiceFlags:
+    """The continuations, and how they are compared."""
+
+    choice: tuple[str, ...] = repeated("--choice", "TEXT", "a continuation", Value(continuation))
+    end: bool | None = switch(
+        "--end", "a choice is followed by an end token, or by what begins a --stop"
+    )
+    stop: tuple[str, ...] = repeated(
+        "--stop", "TEXT", r"with --end: what may end a choice; \n \t \r \\ \uXXXX work", TEXT
+    )
+    normalize: Normalize | None = flag(
         "--normalize",
         "BY",
         "compare averages: none, by tokens or by characters",
         "none",
-        options.one_of("none", "tokens", "characters"),
-    ),
-]
+        one_of("none", "tokens", "characters"),
+    )
 
-OUTPUT = [
-    options.switch("--json", "print one object with all that is known"),
-    options.option("-o --output", "FILE", "write the result to a file", "stdout"),
-]
+
+@dataclass(frozen=True)
+class OutputFlags:
+    """What is printed, and where."""
+
+    json: bool | None = switch("--json", "print one object with every field")
+    output: str | None = flag(*OUTPUT_FILE)
 
 
 @dataclass(frozen=True)
 class Flags:
-    """What the command line and the environment said; None is nothing."""
+    """Values of the command line and the environment; None where an option was not given."""
 
-    prompt: str | None
-    file: str | None
-    choice: tuple[str, ...]
-    end: bool | None
-    stop: tuple[str, ...]
-    normalize: Normalize | None
-    model: str | None
-    set: tuple[tuple[str, str], ...]
-    precision: str | None
-    xla: bool | None
-    batch_invariant: bool | None
-    json: bool | None
-    output: str | None
+    prompt: str | None = argument("prompt", "[PROMPT|-]", required=False)
+    source: PromptFlags = group("Prompt", PromptFlags)
+    choices: ChoiceFlags = group("Choices", ChoiceFlags)
+    model: ModelFlags = group("Model", ModelFlags)
+    output: OutputFlags = group("Output", OutputFlags)
 
 
 def choose(console: Console, flags: Flags) -> None:
@@ -94,63 +101,50 @@ def choose(console: Console, flags: Flags) -> None:
     A choice's tokens are what encoding it behind the prompt adds to those of the prompt; where that
     changes the prompt's last token, they are the choice's own.
     """
-    from gentool.config import lookup
-
-    prompt = whole(read(flags.prompt, flags.file, to="choose"))
-    if not flags.choice:
+    prompt = whole(
+        read(console, flags.prompt, flags.source.file, to="choose"),
+        escape=bool(flags.source.escape),
+    )
+    given, normalize = flags.choices, flags.choices.normalize or "none"
+    if not given.choice:
         raise UsageError("no choice", "give some, as in --choice 不错 --choice 很好")
-    chosen = lookup.load(flags.model or tables.DEFAULT_MODEL, dict(flags.set))
-    if flags.output not in (None, "-"):
-        console.redirect(flags.output)
-
-    from gentool.generation import opening
-
-    model = opening.open_model(chosen, flags.precision, flags.xla)
+    config = flags.model.config()
+    if flags.output.output not in (None, "-"):
+        console.redirect(flags.output.output)
+    model = flags.model.open(config)
     console.detail(model.describe())
-    found = model.choose(
+    choices = model.choose(
         prompt,
-        flags.choice,
-        bool(flags.end),
-        stop=flags.stop or None,
-        normalize=flags.normalize or "none",
-        batch_invariant=bool(flags.batch_invariant),
+        given.choice,
+        bool(given.end),
+        stop=given.stop or None,
+        normalize=normalize,
+        batch_invariant=bool(flags.model.batch_invariant),
     )
     console.overwrite()
-    if not flags.end:
-        for shorter, longer in begun(found):
+    if not given.end:
+        for shorter, longer in prefixes(choices):
             console.note(f"'{shorter}' begins '{longer}': --end tells them apart")
-    if flags.json:
+    if flags.output.json:
         record = {
             "prompt": prompt,
-            "model": chosen.name,
+            "model": config.name,
             "precision": model.precision,
-            "end": bool(flags.end),
-            "normalize": flags.normalize or "none",
-            "choices": [vars(choice) for choice in found],
+            "end": bool(given.end),
+            "normalize": normalize,
+            "choices": [vars(choice) for choice in choices],
         }
         console.write(json.dumps(record, ensure_ascii=False) + "\n")
         return
-    for choice in found:
+    for choice in choices:
         console.write(f"{choice.probability:.6g}\t{escaped(choice.text)}\n")
 
 
-def begun(choices: Sequence[Choice]) -> Iterator[tuple[str, str]]:
-    """Choices whose tokens begin those of another one, and such a one."""
-    for one, after in pairwise(sorted(choices, key=lambda choice: choice.ids)):
-        if after.ids[: len(one.ids)] == one.ids:
-            yield one.text, after.text
+def prefixes(choices: Sequence[Choice]) -> Iterator[tuple[str, str]]:
+    """Pairs of choices, of which the first one's tokens begin those of the second."""
+    for shorter, longer in pairwise(sorted(choices, key=lambda choice: choice.ids)):
+        if longer.ids[: len(shorter.ids)] == shorter.ids:
+            yield shorter.text, longer.text
 
 
-command = options.Command(
-    choose,
-    Flags,
-    EXAMPLES,
-    arguments=[click.Argument(["prompt"], required=False, metavar="[PROMPT|-]")],
-    groups={
-        "Prompt": PROMPT,
-        "Choices": CHOICES,
-        "Model": tables.MODEL,
-        "Output": OUTPUT,
-        "General": tables.GENERAL,
-    },
-)
+command = Command(choose, Flags, EXAMPLES)

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
-import click
-
-from gentool.cli import flags as tables
-from gentool.cli import options
 from gentool.cli.console import Console
-from gentool.cli.prompts import Prompt, escaped, read_prompts
-from gentool.errors import UsageError
+from gentool.cli.flags import (
+    OUTPUT_FILE,
+    UP_TO_64,
+    DrawFlags,
+    GrammarFlags,
+    ModelFlags,
+    PromptFlags,
+    SearchFlags,
+    sampling_params,
+    search,
+)
+from gentool.cli.inputs import Prompt, RowsError, escaped, read_prompts
+from gentool.cli.options import Command, argument, flag, group, sampling_group, switch
+from gentool.errors import GentoolError, UsageError
 
 if TYPE_CHECKING:
-    from gentool.generation.request import Chunk, Sample
+    from gentool.config.model import ModelConfig
+    from gentool.generation.request import Chunk, Request, Sample
+    from gentool.generation.session import Model
 
 EXAMPLES = r"""
 gentool complete "今天天气不错"
@@ -31,63 +42,45 @@ gentool complete --lines -f questions.txt --temperature 0 --stop '\n' -o answers
 
 
 @dataclass(frozen=True)
-class Flags:
-    """What the command line and the environment said; None is nothing."""
+class OutputFlags:
+    """What is printed, and where."""
 
-    prompt: str | None
-    file: str | None
-    lines: bool | None
-    row: int | None
-    model: str | None
-    set: tuple[tuple[str, str], ...]
-    precision: str | None
-    xla: bool | None
-    batch_invariant: bool | None
-    n: int | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    typical_p: float | None
-    repetition_penalty: float | None
-    presence_penalty: float | None
-    frequency_penalty: float | None
-    no_repeat_ngram_size: int | None
-    logit_bias: tuple[tuple[int, float], ...]
-    ban: tuple[str, ...]
-    seed: int | None
-    stratified: bool | None
-    lookup: int | None
-    beams: int | None
-    n_best: int | None
-    beam_rule: str | None
-    length_penalty: float | None
-    early_stopping: str | None
-    beam_groups: int | None
-    diversity_penalty: float | None
-    penalty_alpha: float | None
-    alternatives: int | None
-    choice: tuple[str, ...]
-    regex: str | None
-    json_schema: str | None
-    max_tokens: int | None
-    min_tokens: int | None
-    stop: tuple[str, ...]
-    include_stop: bool | None
-    echo: bool | None
-    stream: bool | None
-    json: bool | None
-    logprobs: int | None
-    null: bool | None
-    output: str | None
+    echo: bool | None = switch(
+        "--echo/--no-echo", "print the prompt before its continuation", "off"
+    )
+    stream: bool | None = switch(
+        "--stream/--no-stream", "print one sample while it grows", "on a terminal"
+    )
+    json: bool | None = switch("--json", "print one object a prompt")
+    logprobs: int | None = flag(
+        "--logprobs", "K", "with --json: each token and the K most probable", "off", UP_TO_64
+    )
+    null: bool | None = switch("-0 --null", "end samples with NUL, escape nothing")
+    output: str | None = flag(*OUTPUT_FILE)
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Values of the command line and the environment; None where an option was not given."""
+
+    prompt: str | None = argument("prompt", "[PROMPT|-]", required=False)
+    source: PromptFlags = group("Prompt", PromptFlags)
+    model: ModelFlags = group("Model", ModelFlags)
+    draw: DrawFlags = group("Sampling", DrawFlags)
+    sampling: Mapping[str, Any] = sampling_group("Sampling", "distribution", "logits")
+    search: SearchFlags = group("Search", SearchFlags)
+    grammar: GrammarFlags = group("Search", GrammarFlags)
+    length: Mapping[str, Any] = sampling_group("Length", "length")
+    output: OutputFlags = group("Output", OutputFlags)
 
 
 def complete(console: Console, flags: Flags) -> None:
     """Continues a prompt: an argument as it is typed, standard input, or a file.
 
     Prints the continuation only. Several samples, and --lines, take one line each, with newline
-    and backslash escaped as \\n and \\\\. --json gives prompt, row, model, seed, precision and
-    samples, each with text, ids, logprob and finish (eos, stop or length).
+    and backslash escaped as \\n and \\\\. --json gives prompt, row, model, seed, precision, law
+    (the sampling parameters) and samples, each with text, ids, logprob and finish (eos, stop or
+    length).
 
     Filters work in Hugging Face's order: repetition, presence and frequency penalties, n-grams,
     bias, temperature, top-k, top-p, min-p, typical. Top-k keeps ties, top-p the token that crosses
@@ -95,54 +88,72 @@ def complete(console: Console, flags: Flags) -> None:
 
     --alternatives prints the probability of each before its text; --json gives a beam's score.
     """
-    from gentool.config import lookup
-
-    prompts = read_prompts(flags)
-    chosen = lookup.load(flags.model or tables.DEFAULT_MODEL, dict(flags.set))
-    sampling = tables.sampling(chosen, flags)
-    search = tables.search(flags)
-    if flags.logprobs is not None and not flags.json:
-        raise UsageError(f"--logprobs is {flags.logprobs}, without --json", "add --json")
-    tables.check_grammars(flags)
-    seed = secrets.randbits(32) if flags.seed is None else flags.seed
-    if flags.output not in (None, "-"):
-        console.redirect(flags.output)
+    prompts = read_prompts(console, flags.prompt, flags.source)
+    config = flags.model.config()
+    request = requested(flags, prompts, config)
+    if flags.output.logprobs is not None and not flags.output.json:
+        raise UsageError(f"--logprobs is {flags.output.logprobs}, without --json", "add --json")
+    flags.grammar.check()
+    if flags.output.output not in (None, "-"):
+        console.redirect(flags.output.output)
     if not prompts:
         console.overwrite()
         return
-
-    from gentool.generation import opening
-    from gentool.generation import request as ask
-
-    model = opening.open_model(chosen, flags.precision, flags.xla)
+    model = flags.model.open(config)
     console.overwrite()
-    console.detail(f"{model.describe()}, seed {seed}")
-    request = ask.Request(
-        prompts=tuple(prompt.text for prompt in prompts),
-        rows=tuple(prompt.row for prompt in prompts),
-        n=flags.alternatives or flags.n_best or flags.n or 1,
-        sampling=sampling,
-        seed=seed,
-        batch_invariant=bool(flags.batch_invariant),
-        search=search,
-        logprobs=0 if flags.alternatives and flags.logprobs is None else flags.logprobs,
-        regex=flags.regex,
-        json_schema=flags.json_schema,
-    )
-    meter = Meter()
-    chunks = meter.watch(model.stream(request))
-    if flags.json:
-        keys = {"model": chosen.name, "seed": seed, "precision": model.precision}
-        texts = objects(chunks, prompts, request.n, keys)
-    elif request.n == 1 and not flags.lines and not flags.alternatives:
-        texts = alone(chunks, prompts[0].text if flags.echo else "", "\0" if flags.null else "\n")
-        if not (console.on_terminal if flags.stream is None else flags.stream):
-            texts = iter(["".join(texts)])
-    else:
-        texts = listed(chunks, prompts, request.n, bool(flags.echo), bool(flags.null))
-    for text in texts:
+    console.detail(f"{model.describe()}, seed {request.seed}")
+    meter = Meter(flags.grammar)
+    for text in texts(console, flags, prompts, request, model, meter):
         console.write(text)
     console.detail(str(meter))
+    console.after(f"seed {request.seed}{meter.cut_note(request.sampling.max_tokens)}")
+    meter.check()
+
+
+def requested(flags: Flags, prompts: Sequence[Prompt], config: ModelConfig) -> Request:
+    """The request that the flags make."""
+    from gentool.generation.request import Request
+
+    n, seed, alternatives = flags.draw.n, flags.draw.seed, flags.search.alternatives
+    logprobs = flags.output.logprobs
+    return Request(
+        prompts=tuple(prompt.text for prompt in prompts),
+        rows=tuple(prompt.row for prompt in prompts),
+        n=alternatives or flags.search.n_best or n or 1,
+        sampling=sampling_params(config, {**flags.sampling, **flags.length}),
+        seed=secrets.randbits(32) if seed is None else seed,
+        batch_invariant=bool(flags.model.batch_invariant),
+        search=search(flags.search, n, flags.grammar, flags.sampling),
+        logprobs=0 if alternatives and logprobs is None else logprobs,
+        regex=flags.grammar.regex,
+        json_schema=flags.grammar.json_schema,
+    )
+
+
+def texts(
+    console: Console,
+    flags: Flags,
+    prompts: Sequence[Prompt],
+    request: Request,
+    model: Model,
+    meter: Meter,
+) -> Iterator[str]:
+    """The output, part by part: JSON, one sample as it grows, or a line a sample."""
+    chunks = meter.watch(model.stream(request))
+    echo, null = bool(flags.output.echo), bool(flags.output.null)
+    if flags.output.json:
+        keys = {
+            "model": model.config.name,
+            "seed": request.seed,
+            "precision": model.precision,
+            "law": asdict(request.sampling),
+        }
+        return objects(chunks, prompts, request.n, keys)
+    if request.n > 1 or flags.source.lines or flags.search.alternatives:
+        return listed(chunks, prompts, request.n, echo, null)
+    grown = alone(chunks, prompts[0].text if echo else "", "\0" if null else "\n")
+    stream = console.on_terminal if flags.output.stream is None else flags.output.stream
+    return grown if stream else iter(["".join(grown)])
 
 
 def alone(chunks: Iterable[Chunk], echo: str, end: str) -> Iterator[str]:
@@ -154,7 +165,7 @@ def alone(chunks: Iterable[Chunk], echo: str, end: str) -> Iterator[str]:
 
 
 def listed(
-    chunks: Iterable[Chunk], prompts: list[Prompt], n: int, echo: bool, null: bool
+    chunks: Iterable[Chunk], prompts: Sequence[Prompt], n: int, echo: bool, null: bool
 ) -> Iterator[str]:
     """One sample a line, newline and backslash escaped; or raw, each ended by NUL."""
     for prompt, samples in in_order(chunks, prompts, n):
@@ -166,35 +177,35 @@ def listed(
 
 
 def objects(
-    chunks: Iterable[Chunk], prompts: list[Prompt], n: int, keys: dict[str, object]
+    chunks: Iterable[Chunk], prompts: Sequence[Prompt], n: int, keys: dict[str, object]
 ) -> Iterator[str]:
     """One JSON object a prompt."""
     for prompt, samples in in_order(chunks, prompts, n):
-        found = [keys_of(sample) for sample in samples]
-        record = {"prompt": prompt.text, "row": prompt.row, **keys, "samples": found}
+        fields = [sample_fields(sample) for sample in samples]
+        record = {"prompt": prompt.text, "row": prompt.row, **keys, "samples": fields}
         yield json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def keys_of(sample: Sample) -> dict[str, object]:
+def sample_fields(sample: Sample) -> dict[str, object]:
     """A sample as JSON has it: its score where that is another number, its steps if there are."""
-    found: dict[str, object] = {
+    fields: dict[str, object] = {
         "text": sample.text,
         "ids": sample.ids,
         "logprob": sample.logprob,
         "finish": sample.finish,
     }
     if sample.score != sample.logprob:
-        found["score"] = sample.score
+        fields["score"] = sample.score
     if sample.steps:
-        found["steps"] = [
+        fields["steps"] = [
             vars(step.chosen) | {"top": [vars(top) for top in step.top_logprobs]}
             for step in sample.steps
         ]
-    return found
+    return fields
 
 
 def in_order(
-    chunks: Iterable[Chunk], prompts: list[Prompt], n: int
+    chunks: Iterable[Chunk], prompts: Sequence[Prompt], n: int
 ) -> Iterator[tuple[Prompt, list[Sample]]]:
     """Each prompt with its `n` samples, as soon as they and those before are done."""
     done: dict[int, dict[int, Sample]] = defaultdict(dict)
@@ -212,36 +223,63 @@ def in_order(
 
 
 class Meter:
-    """Counts tokens and seconds while chunks pass through."""
+    """Counts tokens, seconds, and texts that were cut, while chunks pass through."""
 
-    def __init__(self) -> None:
-        self.tokens, self.first, self.took = 0, 0.0, 0.0
+    def __init__(self, grammar: GrammarFlags) -> None:
+        self._grammar = grammar
+        self.tokens, self.first, self.seconds = 0, 0.0, 0.0
+        self.texts = self.cut = self.broken = 0  # broken: cut before they matched the grammar
 
     def watch(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-        began = time.monotonic()
+        start = time.monotonic()
         for chunk in chunks:
-            self.took = time.monotonic() - began
-            self.first = self.first or self.took
-            self.tokens += len(chunk.done.ids) if chunk.done else 0
+            self.seconds = time.monotonic() - start
+            self.first = self.first or self.seconds
+            if chunk.done:
+                cut = chunk.done.finish == "length"
+                self.texts, self.cut = self.texts + 1, self.cut + cut
+                self.broken += cut and not matches(chunk.done.text, self._grammar)
+                self.tokens += len(chunk.done.ids)
             yield chunk
 
+    def cut_note(self, max_tokens: int) -> str:
+        """What to say of texts that were cut; nothing where none was."""
+        which = "" if self.texts == 1 else f"{self.cut} of {self.texts} texts "
+        return f"; {which}cut at --max-tokens {max_tokens}" if self.cut else ""
+
+    def check(self) -> None:
+        """Raises an error where texts were cut before they matched the grammar."""
+        name = "--regex" if self._grammar.json_schema is None else "--json-schema"
+        if not self.broken:
+            return
+        if self.texts == 1:
+            raise GentoolError(f"the text was cut before it matched {name}", "raise --max-tokens")
+        raise RowsError(
+            f"{self.broken} of {self.texts} texts were cut before they matched {name}",
+            "raise --max-tokens",
+        )
+
     def __str__(self) -> str:
-        speed = f"{self.tokens} tokens in {self.took:.2f} s, {self.tokens / self.took:.1f} tokens/s"
-        return f"{speed}, the first after {self.first:.2f} s"
+        speed = self.tokens / self.seconds if self.seconds else 0.0
+        return (
+            f"{self.tokens} tokens in {self.seconds:.2f} s, {speed:.1f} tokens/s,"
+            f" the first after {self.first:.2f} s"
+        )
 
 
-command = options.Command(
-    complete,
-    Flags,
-    EXAMPLES,
-    arguments=[click.Argument(["prompt"], required=False, metavar="[PROMPT|-]")],
-    groups={
-        "Prompt": tables.PROMPT,
-        "Model": tables.MODEL,
-        "Sampling": [tables.SAMPLES, *tables.SAMPLING],
-        "Search": tables.SEARCH,
-        "Length": tables.LENGTH,
-        "Output": tables.OUTPUT,
-        "General": tables.GENERAL,
-    },
-)
+def matches(text: str, grammar: GrammarFlags) -> bool:
+    """Whether a text that was cut is whole nevertheless."""
+    if grammar.json_schema is not None:
+        try:
+            json.loads(text)
+        except (ValueError, RecursionError):
+            return False
+    if grammar.regex is not None:
+        try:
+            return bool(re.fullmatch(grammar.regex, text))
+        except re.error:  # Python's are not quite the library's
+            return False
+    return True
+
+
+command = Command(complete, Flags, EXAMPLES)

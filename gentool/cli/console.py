@@ -9,12 +9,14 @@ import contextlib
 import io
 import os
 import select
+import stat
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from gentool.cli.signals import Signals
 from gentool.errors import GentoolError, UsageError
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ class Console:
     def __init__(self) -> None:
         self.color: Color = "auto"
         self.quiet = self.verbose = self.debug = False
+        self.signals = Signals()
         for stream in (sys.stdin, sys.stdout, sys.stderr):
             if stream is None:  # closed by the caller: no file opened later may take its number
                 os.open(os.devnull, os.O_RDWR)
@@ -77,12 +80,13 @@ class Console:
         self._line_open = False
 
     def redirect(self, path: str) -> None:
-        """Sends the result to a file, whose old content stays until `overwrite`."""
+        """Sends the result to a file, whose old content stays until `overwrite`, and locks it."""
         try:
-            self._out = io.FileIO(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666), "w")
+            file = io.FileIO(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666), "w")
         except OSError as e:
             raise UsageError(f"cannot write {path}: {e.strerror}", "give another --output") from e
-        self._out_name = path
+        _lock(file, path)
+        self._out, self._out_name = file, path
 
     def overwrite(self, keep: int = 0) -> None:
         """Empties the file of `redirect` but for its first bytes: from here on there is a
@@ -117,6 +121,28 @@ class Console:
             with self._writing():
                 self._out.close()
 
+    def release(self) -> None:
+        """Closes the file of a result, whatever became of it."""
+        if self._out:
+            with contextlib.suppress(OSError):
+                self._out.close()
+
+    @contextlib.contextmanager
+    def log_as_notes(self) -> Iterator[None]:
+        """Shows what gentool logs meanwhile, warnings of its cache, as notes."""
+        import logging
+
+        class Notes(logging.Handler):
+            def emit(handler, record: logging.LogRecord) -> None:
+                self.note(record.getMessage())
+
+        logger, notes = logging.getLogger("gentool"), Notes()
+        logger.addHandler(notes)
+        try:
+            yield
+        finally:
+            logger.removeHandler(notes)
+
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
@@ -142,6 +168,11 @@ class Console:
         """A line for whoever watches; silent under -q."""
         if not self.quiet:
             self._say(text)
+
+    def after(self, text: str) -> None:
+        """A dim line below a result that a person reads on a terminal; silent elsewhere."""
+        if not self.quiet and self.on_terminal and sys.stderr.isatty():
+            self._say(text, style="dim")
 
     def detail(self, text: str) -> None:
         """A line for who asked with -v."""
@@ -192,7 +223,7 @@ class Console:
         from rich.text import Text
 
         text = text.replace("\n", " ")
-        line = Text(neutral(text) if sys.stderr.isatty() else text)
+        line = Text(neutral(text) if sys.stderr.isatty() else text, "" if label else style)
         if label:
             line = Text.assemble((label, style), " ", line)
         shown = io.StringIO()
@@ -243,6 +274,26 @@ class Console:
                 self.note(f"{unit} {done} of {steps}, {text}, {clock(left)} left")
 
         return show
+
+
+def _lock(file: io.FileIO, path: str) -> None:
+    """Locks a regular file until it is closed or the process ends, so that two runs never write one
+    output. Devices and pipes may be shared, and not every file system has locks."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UsageError(
+            f"another run of gentool writes to {path}", "wait for it, or give another --output"
+        ) from None
+    except OSError:
+        pass
 
 
 def _table(board: Board, terminal: bool, width: int) -> Table:

@@ -7,11 +7,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
-from gentool.cli import flags as tables
-from gentool.cli import options
 from gentool.cli.console import Console
+from gentool.cli.flags import SET
+from gentool.cli.options import Command, argument, flag, group, one_of, repeated
 
 EXAMPLES = """
 gentool convert CPM/ cpm-lm
@@ -20,14 +18,30 @@ gentool complete -m cpm-lm/ "今天天气不错"
 """
 
 
+DTYPE = one_of("auto", "fp32", "fp16", "bf16", "int8", "int4")
+
+
+@dataclass(frozen=True)
+class ModelFlags:
+    """What is changed on the way."""
+
+    set: tuple[tuple[str, str], ...] = repeated(*SET)
+    precision: str | None = flag(
+        "--precision",
+        "NAME",
+        "fp32, fp16, bf16, int8, int4; auto keeps the checkpoint's dtype",
+        "auto",
+        DTYPE,
+    )
+
+
 @dataclass(frozen=True)
 class Flags:
-    """What the command line and the environment said; None is nothing."""
+    """Values of the command line and the environment; None where an option was not given."""
 
-    source: str
-    target: str
-    set: tuple[tuple[str, str], ...]
-    precision: str | None
+    source: str = argument("source", "SRC")
+    target: str = argument("target", "DST")
+    model: ModelFlags = group("Model", ModelFlags)
 
 
 def convert(console: Console, flags: Flags) -> None:
@@ -39,13 +53,13 @@ def convert(console: Console, flags: Flags) -> None:
     """
     from gentool.config import lookup
 
-    model = lookup.load(flags.source, dict(flags.set))
+    model = lookup.load(flags.source, dict(flags.model.set))
 
     from gentool import convert
 
     began, first = 0.0, 0
     with console.progress("MB") as show:
-        for part in convert.convert(model, Path(flags.target), flags.precision or "auto"):
+        for part in convert.convert(model, Path(flags.target), flags.model.precision or "auto"):
             began, first = began or time.monotonic(), first or part.done  # files are open now
             took, done = time.monotonic() - began, max(1, part.done - first)
             left = took / done * (part.size - part.done)
@@ -55,13 +69,4 @@ def convert(console: Console, flags: Flags) -> None:
     console.write(os.path.join(flags.target, "") + "\n")  # a folder, whatever names there are
 
 
-command = options.Command(
-    convert,
-    Flags,
-    EXAMPLES,
-    arguments=[
-        click.Argument(["source"], metavar="SRC"),
-        click.Argument(["target"], metavar="DST"),
-    ],
-    groups={"Model": [tables.SET, tables.STORED], "General": tables.GENERAL},
-)
+command = Command(convert, Flags, EXAMPLES)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-import click
-
-from gentool.cli import flags as tables
-from gentool.cli import options
 from gentool.cli.console import Console
+from gentool.cli.flags import SET
+from gentool.cli.options import HELP, Command, Group, argument, group, repeated, switch
 from gentool.errors import GentoolError, ModelError
 
 EXAMPLES = """
@@ -29,26 +27,40 @@ COMMANDS = {
 
 
 @dataclass(frozen=True)
+class OutputFlags:
+    """What is printed."""
+
+    json: bool | None = switch("--json", "print one object a model")
+
+
+@dataclass(frozen=True)
+class SetFlags:
+    """What is changed of a model's YAML."""
+
+    set: tuple[tuple[str, str], ...] = repeated(*SET)
+
+
+@dataclass(frozen=True)
 class ListFlags:
-    json: bool | None
+    output: OutputFlags = group("Output", OutputFlags)
 
 
 @dataclass(frozen=True)
 class ModelFlags:
-    model: str
-    set: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class NameFlags:
-    name: str
+    model: str = argument("model", "MODEL")
+    changes: SetFlags = group("Model", SetFlags)
 
 
 @dataclass(frozen=True)
 class AddFlags:
-    name: str
-    place: str
-    set: tuple[tuple[str, str], ...]
+    name: str = argument("name", "NAME")
+    place: str = argument("place", "PATH")
+    changes: SetFlags = group("Model", SetFlags)
+
+
+@dataclass(frozen=True)
+class NameFlags:
+    name: str = argument("name", "NAME")
 
 
 def list(console: Console, flags: ListFlags) -> None:
@@ -70,11 +82,11 @@ def list(console: Console, flags: ListFlags) -> None:
             "state": entry.state,
             "path": str(entry.path),
         }
-        if flags.json:
+        if flags.output.json:
             console.write(json.dumps(record, ensure_ascii=False) + "\n")
         size = f"{arch.n_layer} x {arch.d_model}" if arch else "?"
         rows.append((entry.name, str(record["family"] or "?"), size, entry.origin, entry.state))
-    if not flags.json:
+    if not flags.output.json:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             cells = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
@@ -88,8 +100,8 @@ def show(console: Console, flags: ModelFlags) -> None:
 
     path = lookup.locate(flags.model)
     console.detail(str(path))
-    if flags.set or folder.is_such(path):
-        console.write(registry.text(lookup.load(flags.model, dict(flags.set))))
+    if flags.changes.set or folder.is_such(path):
+        console.write(registry.text(lookup.load(flags.model, dict(flags.changes.set))))
     else:
         schema.read_yaml(path)
         console.write(path.read_text("utf-8"))
@@ -105,7 +117,7 @@ def add(console: Console, flags: AddFlags) -> None:
     from gentool import registry
 
     registry.new_place(flags.name)  # a wrong name is found before any work
-    described = registry.describe(flags.name, flags.place, dict(flags.set))
+    described = registry.describe(flags.name, flags.place, dict(flags.changes.set))
 
     from gentool.generation import opening
 
@@ -127,7 +139,7 @@ def verify(console: Console, flags: ModelFlags) -> None:
     from gentool import registry
     from gentool.config import lookup
 
-    model = lookup.load(flags.model, dict(flags.set))
+    model = lookup.load(flags.model, dict(flags.changes.set))
     if not model.sha256:
         raise GentoolError(
             f"{model.name} has no recorded sums", "gentool models add and convert record them"
@@ -141,35 +153,21 @@ def verify(console: Console, flags: ModelFlags) -> None:
         raise ModelError(wrong[0], "restore it from its source, or remove and add the model again")
 
 
-GENERAL = {"General": tables.GENERAL}
-SETTING = {"Model": [tables.SET]}
-NAME = click.Argument(["name"], metavar="NAME")
-MODEL = click.Argument(["model"], metavar="MODEL")
-PLACE = click.Argument(["place"], metavar="PATH")
-JSON = options.switch("--json", "print one object a model")
-
-list_command = options.Command(
-    list, ListFlags, "gentool models list --json", [], {"Output": [JSON], **GENERAL}
-)
-show_command = options.Command(
-    show, ModelFlags, "gentool models show cpm-lm", [MODEL], {**SETTING, **GENERAL}
-)
-add_command = options.Command(
+list_command = Command(list, ListFlags, "gentool models list --json")
+show_command = Command(show, ModelFlags, "gentool models show cpm-lm")
+add_command = Command(
     add,
     AddFlags,
     "gentool models add cpm-lm CPM/\ngentool models add mine FOLDER --set arch.n_head=12",
-    [NAME, PLACE],
-    {**SETTING, **GENERAL},
 )
-remove_command = options.Command(remove, NameFlags, "gentool models remove cpm-lm", [NAME], GENERAL)
-verify_command = options.Command(
-    verify, ModelFlags, "gentool models verify cpm-lm", [MODEL], {**SETTING, **GENERAL}
-)
+remove_command = Command(remove, NameFlags, "gentool models remove cpm-lm")
+verify_command = Command(verify, ModelFlags, "gentool models verify cpm-lm")
 
-command = options.Group(
+command = Group(
     "models",
     "The models that have a name: YAML files in configs/ and in your own folder.",
     EXAMPLES,
     COMMANDS,
-    [options.HELP],
+    [HELP],
+    default="list",
 )

@@ -1,20 +1,22 @@
-"""Options, commands and help screens: what click is told. A flag that was not given is None; its
-environment variable is GENTOOL_<OPTION> in every command.
+"""Options, commands and help screens, for click. The flags of a command are a frozen dataclass of
+its arguments and its option groups; an option group is a frozen dataclass of options. What was not
+given is None. The environment variable of a flag is GENTOOL_<OPTION> in every command.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from inspect import cleandoc
-from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 from click.core import ParameterSource
 
+from gentool.config.sampling import Parameter, Stage, parameters
 from gentool.errors import UsageError
 
 HIDDEN_NAMES = {"--max-new-tokens"}
@@ -54,7 +56,7 @@ def number(
     """A finite number from `low`, or `above` it, to `high`."""
     limits = f"{'>' if above else '>='} {low}"
     if high < math.inf:
-        most = high if high < 2**32 - 1 else f"2^{int(high).bit_length()}-1"
+        most = f"{high}" if high < 2**24 else power(int(high))
         limits = f"> {low} and <= {most}" if above else f"{low} to {most}"
     limits = "" if low == -math.inf else limits
 
@@ -69,6 +71,11 @@ def number(
         return value
 
     return Value(read, limits)
+
+
+def power(limit: int) -> str:
+    """A limit of 2^n or 2^n-1 in these words."""
+    return f"2^{limit.bit_length()}-1" if limit & 1 else f"2^{limit.bit_length() - 1}"
 
 
 def one_of(*words: str) -> Value:
@@ -121,9 +128,11 @@ def option(
     help: str,
     default: str = "",
     type: Value | None = None,
+    *,
     required: bool = False,
+    multiple: bool = False,
 ) -> click.Option:
-    """A row of a table below; `default` is what the help line says."""
+    """An option whose help line says `default`; without a metavar it is on, off or None."""
     made = click.Option(
         names.split(),
         metavar=metavar,
@@ -132,32 +141,102 @@ def option(
         type=type,
         required=required,
         is_flag=None if metavar else True,
+        multiple=multiple,
     )
-    if not metavar:
-        made.default = None  # neither on nor off was said
+    if multiple or not metavar:
+        made.default = () if multiple else None  # neither on nor off was given
     made.envvar = f"GENTOOL_{made.name}".upper()
     return made
 
 
-def switch(names: str, help: str, default: str = "") -> click.Option:
-    """On, off where the names have a slash, or None: not said."""
-    return option(names, None, help, default)
+def flag(
+    names: str,
+    metavar: str,
+    help: str,
+    default: str = "",
+    type: Value | None = None,
+    required: bool = False,
+) -> Any:
+    """A field of an option group: an option with a value."""
+    return _field(option(names, metavar, help, default, type, required=required))
 
 
-def repeated(names: str, metavar: str, help: str, type: Value) -> click.Option:
-    made = option(names, metavar, help, "", type)
-    made.multiple, made.default = True, ()
-    return made
+def switch(names: str, help: str, default: str = "") -> Any:
+    """A field of an option group: on, off where the names have a slash, or None."""
+    return _field(option(names, None, help, default))
 
 
-def told(made: click.Option) -> click.Option:
-    """The option, read before all others and told to the console, so that errors heed it too."""
+def repeated(names: str, metavar: str, help: str, type: Value) -> Any:
+    """A field of an option group: an option that may be given several times, a tuple."""
+    return _field(option(names, metavar, help, type=type, multiple=True))
 
-    def tell(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+
+def _field(made: click.Option) -> Any:
+    default = () if made.multiple else None
+    return dataclasses.field(default=default, metadata={"option": made})
+
+
+class OptionGroup(NamedTuple):
+    """Options that stand together in the help screen, and what their values become."""
+
+    heading: str
+    options: Sequence[click.Option]
+    build: Callable[..., Any]
+
+
+def argument(name: str, metavar: str, required: bool = True) -> Any:
+    """A field of a command's flags: what is typed without a flag."""
+    made = click.Argument([name], required=required, metavar=metavar)
+    return dataclasses.field(metadata={"argument": made})
+
+
+def group(heading: str, record: type[Any], without: Sequence[str] = ()) -> Any:
+    """A field of a command's flags: an option group."""
+    fields = [field for field in dataclasses.fields(record) if field.name not in without]
+    options = [field.metadata["option"] for field in fields]
+    return dataclasses.field(metadata={"group": OptionGroup(heading, options, record)})
+
+
+def sampling_group(
+    heading: str,
+    *stages: Stage,
+    changed: Mapping[str, tuple[str, str]] | None = None,
+    without: Sequence[str] = (),
+) -> Any:
+    """A field of a command's flags: the sampling parameters of these stages that were given, by
+    name. `changed` has the line of help and the default of those that are different here."""
+    chosen = [parameter for parameter in parameters() if parameter.flag.stage in stages]
+    chosen = [parameter for parameter in chosen if parameter.name not in without]
+    options = [
+        sampling_option(parameter, *(changed or {}).get(parameter.name, ())) for parameter in chosen
+    ]
+    return dataclasses.field(metadata={"group": OptionGroup(heading, options, _given)})
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value not in (None, ())}
+
+
+def sampling_option(parameter: Parameter, help: str = "", default: str = "") -> click.Option:
+    """The option of a sampling parameter; its type says how its text is read."""
+    names, metavar, line, _ = parameter.flag
+    if isinstance(parameter.default, tuple | dict):
+        read = Value(unescaped if isinstance(parameter.default, tuple) else bias)
+        return option(names, metavar, help or line, type=read, multiple=True)
+    shown = f"{parameter.default:g}" if metavar else "off"
+    type = number(parameter.type, *parameter.range) if metavar else None
+    return option(names, metavar, help or line, default or f"the model's, else {shown}", type)
+
+
+def _console_option(made: click.Option) -> click.Option:
+    """An option that sets an attribute of the console before the others are read, so that errors
+    heed it too."""
+
+    def set_attribute(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         if value is not None:
             setattr(ctx.obj, str(param.name), value)
 
-    made.is_eager, made.expose_value, made.callback = True, False, tell
+    made.is_eager, made.expose_value, made.callback = True, False, set_attribute
     return made
 
 
@@ -177,30 +256,60 @@ HELP = click.Option(
 )
 
 
+GENERAL = (
+    _console_option(option("-q --quiet", None, "print nothing but errors on stderr")),
+    _console_option(option("-v --verbose", None, "print on stderr what is done, and how fast")),
+    _console_option(
+        option(
+            "--color",
+            "WHEN",
+            "colour stderr: auto, always or never",
+            "auto",
+            one_of("auto", "always", "never"),
+        )
+    ),
+    _console_option(option("--debug", None, "show the traceback of an error")),
+    HELP,
+)
+
+
 class Command(click.Command):
     """A command whose help shows examples first, then its options under headings, then the rest
-    of its docstring. `run` gets the console and `flags`, a frozen record of what was given."""
+    of its docstring. `run` gets the console and `flags`, a dataclass of arguments and groups."""
 
     def __init__(
-        self,
-        run: Callable[[Any, Any], None],
-        flags: type[Any],
-        examples: str,
-        arguments: Sequence[click.Argument],
-        groups: Mapping[str, Sequence[click.Option]],
+        self, run: Callable[[Any, Any], None], flags: type[Any], examples: str, name: str = ""
     ) -> None:
         summary, _, details = cleandoc(run.__doc__ or "").partition("\n\n")
-        params = [*arguments, *chain.from_iterable(groups.values())]
+        notes = {field.name: field.metadata for field in dataclasses.fields(flags)}
+        self.arguments = {n: note["argument"] for n, note in notes.items() if "argument" in note}
+        self.groups = {n: note["group"] for n, note in notes.items() if "group" in note}
+        options = [option for group in self.groups.values() for option in group.options]
         super().__init__(
-            run.__name__, params=params, help=summary, epilog=details, add_help_option=False
+            name or run.__name__,
+            params=[*self.arguments.values(), *options, *GENERAL],
+            help=summary,
+            epilog=details,
+            add_help_option=False,
         )
-        self.run, self.flags, self.examples, self.groups = run, flags, examples, groups
+        self.run, self.flags, self.examples = run, flags, examples
 
     def invoke(self, ctx: click.Context) -> None:
-        self.run(ctx.obj, self.flags(**ctx.params))
+        with ctx.obj.log_as_notes():
+            self.run(ctx.obj, self.read(ctx.params))
+
+    def read(self, values: Mapping[str, Any]) -> Any:
+        """The values of arguments and options as the flags of this command."""
+        groups = {
+            name: group.build(**{str(o.name): values[str(o.name)] for o in group.options})
+            for name, group in self.groups.items()
+        }
+        return self.flags(**{name: values[name] for name in self.arguments}, **groups)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        tables = {heading: rows_of(group) for heading, group in self.groups.items()}
+        tables: dict[str, Rows] = {}
+        for group in (*self.groups.values(), OptionGroup("General", GENERAL, dict)):
+            tables[group.heading] = [*tables.get(group.heading, []), *rows_of(group.options)]
         write_help(formatter, self.examples, tables)
 
 
@@ -215,9 +324,14 @@ class Group(click.Group):
         examples: str,
         table: Mapping[str, tuple[str, str]],
         params: Sequence[click.Option],
+        default: str = "",
     ) -> None:
+        """`default` is the command that runs where none is named."""
         super().__init__(name, help=help, params=list(params), add_help_option=False)
-        self.examples, self.table = examples, table
+        self.examples, self.table, self.default = examples, table, default
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args or ([self.default] if self.default else []))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.table)

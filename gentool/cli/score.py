@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import click
-
-from gentool.cli import flags as tables
-from gentool.cli import options
 from gentool.cli.console import Console
-from gentool.cli.prompts import RowsError, Source, escaped, lines, read, whole
+from gentool.cli.flags import COUNT, OUTPUT_FILE, ModelFlags
+from gentool.cli.inputs import (
+    ESCAPE,
+    ROWS_FROM_0,
+    RowsError,
+    Source,
+    escaped,
+    lines,
+    read,
+    whole,
+    with_escapes,
+)
+from gentool.cli.options import Command, argument, flag, group, switch
 from gentool.errors import GentoolError, UsageError
 
 if TYPE_CHECKING:
@@ -27,48 +36,56 @@ gentool score --lines -f sentences.txt | sort -rn
 gentool score --jsonl -f documents.jsonl --stride 128 -o scored.jsonl
 """
 
-TEXT = [
-    options.option("-f --file", "FILE", "read the text from a file"),
-    options.switch("--lines", "every line is a text and gets one line of output"),
-    options.switch("--jsonl", 'every line is a JSON object with a "text", and gets its score'),
-]
-
-SCORE = [
-    options.option(
-        "--stride",
-        "N",
-        "tokens from window to window, where a text is longer than the context",
-        "half the context",
-        tables.COUNT,
-    ),
-]
-
-OUTPUT = [
-    options.switch("--tokens", "print id, log-probability and text of every token"),
-    options.switch("--json", "print one object a text"),
-    options.option("-o --output", "FILE", "write the result to a file", "stdout"),
-]
-
+SCORE_KEYS = set(
+    "row model precision error logprob n_tokens n_characters perplexity perplexity_character"
+    " bits_per_character unscored stride ids tokens logprobs".split()
+)
 JSONL_HINT = 'a line is {"text": "…"}, other keys are kept'
 
 
 @dataclass(frozen=True)
-class Flags:
-    """What the command line and the environment said; None is nothing."""
+class TextFlags:
+    """Where the texts come from."""
 
-    text: str | None
-    file: str | None
-    lines: bool | None
-    jsonl: bool | None
-    model: str | None
-    set: tuple[tuple[str, str], ...]
-    precision: str | None
-    xla: bool | None
-    batch_invariant: bool | None
-    stride: int | None
-    tokens: bool | None
-    json: bool | None
-    output: str | None
+    file: str | None = flag("-f --file", "FILE", "read the text from a file")
+    lines: bool | None = switch("--lines", "every line is a text and gets one line of output")
+    escape: bool | None = switch(*ESCAPE)
+    jsonl: bool | None = switch(
+        "--jsonl", 'every line is a JSON object with a "text", and gets its score'
+    )
+
+
+@dataclass(frozen=True)
+class ScoreFlags:
+    """How a long text is read."""
+
+    stride: int | None = flag(
+        "--stride",
+        "N",
+        "tokens from window to window, where a text is longer than the context",
+        "half the context",
+        COUNT,
+    )
+
+
+@dataclass(frozen=True)
+class OutputFlags:
+    """What is printed, and where."""
+
+    tokens: bool | None = switch("--tokens", "print id, log-probability and text of every token")
+    json: bool | None = switch("--json", "print one object a text")
+    output: str | None = flag(*OUTPUT_FILE)
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Values of the command line and the environment; None where an option was not given."""
+
+    text: str | None = argument("text", "[TEXT|-]", required=False)
+    source: TextFlags = group("Text", TextFlags)
+    model: ModelFlags = group("Model", ModelFlags)
+    score: ScoreFlags = group("Score", ScoreFlags)
+    output: OutputFlags = group("Output", OutputFlags)
 
 
 class Row(NamedTuple):
@@ -92,89 +109,99 @@ def score(console: Console, flags: Flags) -> None:
     numbers; the exit code is 4. --jsonl and --json print the same as objects; an object of --jsonl
     keeps its other keys, or has an error. With --tokens they have ids, tokens and logprobs too.
     """
-    from gentool.config import lookup
-
-    if flags.lines and flags.jsonl:
+    by_line = bool(flags.source.lines or flags.source.jsonl)
+    if flags.source.escape and flags.source.jsonl:
+        raise UsageError("--escape is for text, JSON has its own escapes", "drop it")
+    if flags.source.lines and flags.source.jsonl:
         raise UsageError("both --lines and --jsonl are given", "drop one")
-    if flags.tokens and flags.lines and not flags.json:
+    if flags.output.tokens and flags.source.lines and not flags.output.json:
         raise UsageError("--tokens with --lines is a table a line", "add --json")
-    source = read(flags.text, flags.file, "text", "score")
-    rows = list(rows_of(source, flags))
-    chosen = lookup.load(flags.model or tables.DEFAULT_MODEL, dict(flags.set))
+    source = read(console, flags.text, flags.source.file, "text", "score")
+    rows = list(rows_of(source, flags.source))
+    config = flags.model.config()
 
     from gentool.generation import score as scores
 
-    scores.check_stride(flags.stride, chosen.arch.n_ctx)
-    if flags.output not in (None, "-"):
-        console.redirect(flags.output)
+    scores.check_stride(flags.score.stride, config.arch.n_ctx)
+    if flags.output.output not in (None, "-"):
+        console.redirect(flags.output.output)
     if not rows:
         console.overwrite()
         return
-
-    from gentool.generation import opening
-
-    model = opening.open_model(chosen, flags.precision, flags.xla)
+    model = flags.model.open(config)
     _ = model.tokenizer  # without one no row can be scored
     console.overwrite()
     console.detail(model.describe())
     failed = 0
     for row in rows:
         try:
-            found = scored(model, row, flags.stride)
+            score = scored(model, row, flags)
         except GentoolError as e:
-            if not (flags.lines or flags.jsonl):
+            if not by_line:
                 raise
             failed += 1
-            console.error(f"line {row.number + 1} of {source.name}: {e.message}", e.hint)
-            console.write(unscored(row, e.message, bool(flags.json or flags.jsonl)))
+            where = f"row {row.number} of {source.name}"
+            console.error(f"{where}: {e.message}", f"{e.hint}; {ROWS_FROM_0}")
+            console.write(unscored(row, e.message, bool(flags.output.json or flags.source.jsonl)))
         else:
-            console.write(shown(found, row, model, flags))
+            console.write(shown(score, row, model, flags))
     if failed:
         raise RowsError(
             f"{failed} of {len(rows)} lines failed", "see above what is wrong with each"
         )
 
 
-def rows_of(source: Source, flags: Flags) -> Iterator[Row]:
+def rows_of(source: Source, flags: TextFlags) -> Iterator[Row]:
     if flags.jsonl:
-        parts = source.data.removesuffix(b"\n").split(b"\n") if source.data else []
+        data = source.data.removeprefix(BOM_UTF8).removesuffix(b"\n")
+        parts = data.split(b"\n") if source.data else []
         yield from (parsed(number, line) for number, line in enumerate(parts))
     elif flags.lines:
-        yield from (Row(*prompt) for prompt in lines(source))
+        for number, text in lines(source):
+            yield Row(number, with_escapes(text) if flags.escape else text)
     else:
-        yield Row(0, whole(source, "text"))
+        yield Row(0, whole(source, "text", bool(flags.escape)))
 
 
 def parsed(number: int, line: bytes) -> Row:
-    """A line of JSON, whatever is in it."""
+    """The row in a line of JSON, or its problem."""
+    from gentool.batch.rows import json_object
+
     try:
-        fields = json.loads(line.decode("utf-8"))
+        fields = json_object(line.decode("utf-8"))
     except UnicodeDecodeError as e:
         return Row(number, "", problem=f"not UTF-8 (byte {e.start})")
-    except (ValueError, RecursionError) as e:
-        return Row(number, "", problem=f"not JSON: {e}")
-    if not isinstance(fields, dict):
-        return Row(number, "", problem="not a JSON object")
+    if isinstance(fields, str):
+        return Row(number, "", problem=fields)
     text = fields.get("text")
     if not isinstance(text, str):
-        return Row(number, "", fields, 'no "text"' if text is None else 'the "text" is no text')
-    return Row(number, text, fields)
+        return Row(
+            number, "", kept(fields), 'no "text"' if text is None else 'the "text" is no text'
+        )
+    return Row(number, text, kept(fields))
 
 
-def scored(model: Model, row: Row, stride: int | None) -> Score:
+def kept(fields: Mapping[str, object]) -> dict[str, object]:
+    """The fields of a row without those that a score has: an error or numbers of an earlier run
+    must not stand beside the numbers or the error of this one."""
+    return {key: value for key, value in fields.items() if key not in SCORE_KEYS}
+
+
+def scored(model: Model, row: Row, flags: Flags) -> Score:
     if row.problem:
         raise UsageError(row.problem, JSONL_HINT)
-    return model.score(row.text, stride)
+    invariant = bool(flags.model.batch_invariant)
+    return model.score(row.text, flags.score.stride, batch_invariant=invariant)
 
 
-def shown(found: Score, row: Row, model: Model, flags: Flags) -> str:
-    if flags.json or flags.jsonl:
+def shown(score: Score, row: Row, model: Model, flags: Flags) -> str:
+    if flags.output.json or flags.source.jsonl:
         keys = {"text": row.text, "row": row.number}
         keys |= {"model": model.config.name, "precision": model.precision}
-        return dumped({**row.fields, **keys, **record(found, bool(flags.tokens))})
-    if flags.lines:
-        return "\t".join([*map(_number, numbers(found)), escaped(row.text)]) + "\n"
-    return table(found) if flags.tokens else summary(found)
+        return dumped({**row.fields, **keys, **record(score, bool(flags.output.tokens))})
+    if flags.source.lines:
+        return "\t".join([*map(_number, numbers(score)), escaped(row.text)]) + "\n"
+    return table(score) if flags.output.tokens else summary(score)
 
 
 def unscored(row: Row, problem: str, as_json: bool) -> str:
@@ -185,49 +212,49 @@ def unscored(row: Row, problem: str, as_json: bool) -> str:
     return "\t" * 6 + escaped(row.text) + "\n"
 
 
-def numbers(found: Score) -> list[float | None]:
+def numbers(score: Score) -> list[float | None]:
     return [
-        found.total,
-        found.n_tokens,
-        found.n_characters,
-        found.perplexity,
-        found.perplexity_character,
-        found.bits_per_character,
+        score.total,
+        score.n_tokens,
+        score.n_characters,
+        score.perplexity,
+        score.perplexity_character,
+        score.bits_per_character,
     ]
 
 
-def summary(found: Score) -> str:
+def summary(score: Score) -> str:
     """A number a line."""
     names = ["log-probability", "tokens", "characters", "perplexity per token"]
     names += ["perplexity per character", "bits per character"]
-    rows = dict(zip(names, map(_number, numbers(found)), strict=True))
-    if found.stride:
-        rows["stride of the windows"] = str(found.stride)
-    if found.unscored:
-        rows["not scored, as it is first"] = escaped(found.unscored)
+    rows = dict(zip(names, map(_number, numbers(score)), strict=True))
+    if score.stride:
+        rows["stride of the windows"] = str(score.stride)
+    if score.unscored:
+        rows["not scored, as it is first"] = escaped(score.unscored)
     width = max(map(len, rows))
     return "".join(f"{name:{width}}  {value}\n" for name, value in rows.items())
 
 
-def table(found: Score) -> str:
+def table(score: Score) -> str:
     """A token a line: id, log-probability if it has one, text."""
-    rows = zip(found.ids, found.logprobs, found.tokens, strict=True)
+    rows = zip(score.ids, score.logprobs, score.tokens, strict=True)
     return "".join(f"{id}\t{_number(p)}\t{escaped(text)}\n" for id, p, text in rows)
 
 
-def record(found: Score, tokens: bool) -> dict[str, object]:
+def record(score: Score, tokens: bool) -> dict[str, object]:
     made: dict[str, object] = {
-        "logprob": found.total,
-        "n_tokens": found.n_tokens,
-        "n_characters": found.n_characters,
-        "perplexity": _finite(found.perplexity),
-        "perplexity_character": _finite(found.perplexity_character),
-        "bits_per_character": found.bits_per_character,
-        "unscored": found.unscored,
-        "stride": found.stride,
+        "logprob": score.total,
+        "n_tokens": score.n_tokens,
+        "n_characters": score.n_characters,
+        "perplexity": _finite(score.perplexity),
+        "perplexity_character": _finite(score.perplexity_character),
+        "bits_per_character": score.bits_per_character,
+        "unscored": score.unscored,
+        "stride": score.stride,
     }
     if tokens:
-        made |= {"ids": found.ids, "tokens": found.tokens, "logprobs": found.logprobs}
+        made |= {"ids": score.ids, "tokens": score.tokens, "logprobs": score.logprobs}
     return made
 
 
@@ -252,16 +279,4 @@ def _finite(x: float | None) -> float | None:
     return x if x is not None and math.isfinite(x) else None
 
 
-command = options.Command(
-    score,
-    Flags,
-    EXAMPLES,
-    arguments=[click.Argument(["text"], required=False, metavar="[TEXT|-]")],
-    groups={
-        "Text": TEXT,
-        "Model": tables.MODEL,
-        "Score": SCORE,
-        "Output": OUTPUT,
-        "General": tables.GENERAL,
-    },
-)
+command = Command(score, Flags, EXAMPLES)

@@ -1,5 +1,5 @@
 """Ctrl-C and SIGTERM. Both raise an exception wherever the program is, of which TensorFlow may make
-another on its way: so what came is remembered.
+another on its way: so what was received is remembered.
 """
 
 from __future__ import annotations
@@ -10,27 +10,36 @@ from typing import NoReturn
 
 from gentool.errors import Exit
 
-came: list[Exit] = []  # what the process is to end with
+
+class Signals:
+    """The signals of one run of the program, in the order they were received, as exit codes."""
+
+    def __init__(self) -> None:
+        self.received: list[Exit] = []
+
+    def listen(self) -> None:
+        """Handles both from now on; Ctrl-C only if whoever started the program did not have it
+        ignored."""
+        signal.signal(signal.SIGTERM, self._terminate)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self._interrupt)
+
+    def interrupted(self, failure: BaseException) -> bool:
+        """Whether Ctrl-C is behind a failure."""
+        return isinstance(failure, KeyboardInterrupt) or Exit.INTERRUPTED in self.received
+
+    def _interrupt(self, signum: int, frame: object) -> NoReturn:
+        self.received.append(Exit.INTERRUPTED)
+        raise KeyboardInterrupt
+
+    def _terminate(self, signum: int, frame: object) -> NoReturn:
+        self.received.append(Exit.TERMINATED)
+        sys.exit(Exit.TERMINATED)
 
 
-def listen() -> None:
-    """From now on, for Ctrl-C only if whoever started the program has not had it ignored."""
-    came.clear()
-    signal.signal(signal.SIGTERM, _terminate)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _interrupt)
-
-
-def interrupted(failure: BaseException) -> bool:
-    """Whether Ctrl-C is behind a failure."""
-    return isinstance(failure, KeyboardInterrupt) or Exit.INTERRUPTED in came
-
-
-def _interrupt(signum: int, frame: object) -> NoReturn:
-    came.append(Exit.INTERRUPTED)
-    raise KeyboardInterrupt
-
-
-def _terminate(signum: int, frame: object) -> NoReturn:
-    came.append(Exit.TERMINATED)
-    sys.exit(Exit.TERMINATED)
+def end_quietly() -> None:
+    """From now on both end the process at once, without a traceback: before the program listens,
+    and when its result is done. Ignored signals stay ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
-from gentool.cli import flags as tables
-from gentool.cli import options, signals
 from gentool.cli.console import Console
+from gentool.cli.flags import POSITIVE
+from gentool.cli.options import Command, argument, flag, group
 from gentool.errors import GentoolError, UsageError
 
 EXAMPLES = """
@@ -19,13 +17,22 @@ gentool complete -m RUN/model "今天天气不错"
 
 
 @dataclass(frozen=True)
+class RunFlags:
+    """What is trained on, where and how long."""
+
+    data: str = flag(
+        "--data", "DIR", "the corpus: a folder of .txt or .txt.zst files", required=True
+    )
+    out: str = flag("--out", "RUN", "the folder of the run, made if it is missing", required=True)
+    hours: float | None = flag("--hours", "H", "end the run after H hours of steps", "", POSITIVE)
+
+
+@dataclass(frozen=True)
 class Flags:
     """Values of the command line and the environment; None where an option was not given."""
 
-    recipe: str
-    data: str
-    out: str
-    hours: float | None
+    recipe: str = argument("recipe", "RECIPE.yaml")
+    run: RunFlags = group("Training", RunFlags)
 
 
 def train(console: Console, flags: Flags) -> None:
@@ -37,13 +44,15 @@ def train(console: Console, flags: Flags) -> None:
     from gentool.training import recipe
 
     chosen = recipe.load(Path(flags.recipe))
-    if not Path(flags.data).is_dir():
-        raise UsageError(f"--data {flags.data} is not a folder", "give the folder of the corpus")
+    if not Path(flags.run.data).is_dir():
+        raise UsageError(
+            f"--data {flags.run.data} is not a folder", "give the folder of the corpus"
+        )
 
     from gentool.training import corpus
 
     for name in chosen.data.sources:
-        corpus.locate(Path(flags.data), name)
+        corpus.locate(Path(flags.run.data), name)
 
     from gentool.runtimes.xla import device
 
@@ -51,10 +60,10 @@ def train(console: Console, flags: Flags) -> None:
     from gentool.training import trainer
     from gentool.training.run_folder import CHECKPOINT
 
-    run = Path(flags.out)
+    run = Path(flags.run.out)
     try:
         with console.progress() as show:
-            for event in trainer.train(chosen, Path(flags.data), run, flags.hours):
+            for event in trainer.train(chosen, Path(flags.run.data), run, flags.run.hours):
                 if isinstance(event, trainer.Note):
                     console.note(event.text)
                     continue
@@ -69,24 +78,10 @@ def train(console: Console, flags: Flags) -> None:
         console.error(done, "the same command continues it")
         raise
     except GentoolError as failure:
-        if signals.came:  # the save failed, and nothing else would report that
+        if console.signals.received:  # the save failed, and nothing else would report that
             console.error(failure.message, failure.hint)
         raise
     console.write(f"{run / 'model'}\n")
 
 
-TRAINING = [
-    options.option(
-        "--data", "DIR", "the corpus: a folder of .txt or .txt.zst files", required=True
-    ),
-    options.option("--out", "RUN", "the folder of the run, made if it is missing", required=True),
-    options.option("--hours", "H", "end the run after H hours of steps", "", tables.POSITIVE),
-]
-
-command = options.Command(
-    train,
-    Flags,
-    EXAMPLES,
-    arguments=[click.Argument(["recipe"], metavar="RECIPE.yaml")],
-    groups={"Training": TRAINING, "General": tables.GENERAL},
-)
+command = Command(train, Flags, EXAMPLES)

@@ -7,11 +7,12 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Collection, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from gentool.errors import GentoolError, UsageError, nearest
 
@@ -103,7 +104,8 @@ def read_yaml(path: Path, error: type[GentoolError] = UsageError) -> dict[str, A
     return data
 
 
-Schema = TypeVar("Schema", bound=BaseModel)
+Schema = TypeVar("Schema")  # a Strict, or a dataclass that tells pydantic its limits
+UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 def parse(
@@ -116,17 +118,17 @@ def parse(
     """`data` as a `schema`; the first thing wrong with it is an error naming key and value.
     `overrides` are the dotted keys that came from --set and not from `source`."""
     try:
-        return schema.model_validate(data)
+        return TypeAdapter(schema).validate_python(data)
     except ValidationError as failure:
         # a misspelt key is also a missing one: say that it is misspelt
-        first = min(failure.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        first = min(failure.errors(), key=lambda e: e["type"] not in UNKNOWN)
     key = ".".join(str(part) for part in first["loc"])
     for name in overrides:
         if f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}."):
             source, error = f"{source} with --set {name}", UsageError
-    reason = first["msg"].replace("Input should be", "it should be")
+    reason = first["msg"].replace("Input should be", "it should be").replace("valid tuple", "list")
     match first["type"]:
-        case "extra_forbidden":
+        case "extra_forbidden" | "unexpected_keyword_argument":
             known = _keys_at(schema, first["loc"][:-1])
             hint = nearest(str(first["loc"][-1]), known, "known keys")
             raise error(f"{source}: unknown key {key}", hint)
@@ -146,10 +148,11 @@ _SHORT = reprlib.Repr()  # a few bytes of YAML can hold a billion values
 _SHORT.maxstring = 80
 
 
-def _keys_at(schema: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+def _keys_at(schema: Any, path: tuple[int | str, ...]) -> list[str]:
     """The keys allowed where `path` leads from `schema`."""
     for part in path:
         inner = schema.model_fields[str(part)].annotation
         options = [inner, *getattr(inner, "__args__", ())]
-        schema = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
-    return list(schema.model_fields)
+        schema = next(o for o in options if hasattr(o, "model_fields") or is_dataclass(o))
+    keys = fields(schema) if is_dataclass(schema) else ()
+    return [key.name for key in keys] or list(schema.model_fields)

@@ -1,5 +1,6 @@
-"""What restricts the next token of a row, step by step: a grammar the whole continuation has to
-match, and texts it must not hold. It knows the bytes of tokens, no tokenizer.
+"""Constrained decoding: masks of the next token of a row, from a grammar that the complete
+continuation must match and from texts that it must not contain. It knows the bytes of tokens, no
+tokenizer.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ import numpy as np
 
 from gentool.errors import GentoolError, UsageError
 
-# between the parts of JSON: a blank, or a new line and its indentation; were any number of them
-# allowed, a small model might never go on
-BLANKS = r" |\n {0,12}"
-NEVER = b"\xff"  # begins no text; llguidance marks with it what is no text
+# white space between JSON tokens: a blank, or a new line and its indentation; if any number of them
+# were allowed, a small model might write nothing else
+JSON_WHITESPACE = r" |\n {0,12}"
+INVALID_BYTE = b"\xff"  # in no UTF-8 text; llguidance marks special tokens with it
 
 
 class Vocabulary:
     """The bytes of every id of a model: `texts[context][id]`, where `contexts[id]` is the context
-    that follows an id and `contexts[-1]` that at the start of a text. Ids without bytes add none;
-    an `end` ends a row, so it adds none either."""
+    after an id and `contexts[-1]` the context at the start of a text. Special ids have no bytes,
+    and neither have end tokens, as they end a row."""
 
     def __init__(
         self, texts: Sequence[Sequence[bytes]], contexts: Sequence[int], ends: Iterable[int]
@@ -42,11 +43,11 @@ class Vocabulary:
         self.size = len(self.texts[0])
 
     def context(self, ids: Sequence[int]) -> int:
-        """That of what comes after `ids`."""
+        """The context of the next token after `ids`."""
         return self.contexts[ids[-1] if ids else -1]
 
     def unfinished(self, ids: Sequence[int]) -> bytes:
-        """The bytes of a character that the text of `ids` ends within."""
+        """The bytes of an incomplete character at the end of the text of `ids`."""
         last = range(max(0, len(ids) - 4), len(ids))
         texts = (self.texts[self.context(ids[:at])][ids[at]] for at in last)
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -55,18 +56,19 @@ class Vocabulary:
 
 
 class Restriction(Protocol):
-    """One thing asked of continuations. What it has to know of one is a state, which never
-    changes: `after` gives the next one."""
+    """A rule for continuations. The state of a continuation never changes: `after` returns the next
+    state."""
 
     name: str  # as the user gave it: --ban '今天'
 
     def start(self, unfinished: bytes) -> Any:
-        """The state of a row whose prompt ends within a character, of which it has these bytes."""
+        """The state of a row after its prompt; `unfinished` are the bytes of an incomplete
+        character at its end."""
         ...
 
     def allowed(self, state: Any, context: int) -> np.ndarray | None:
-        """The tokens that can follow, ends too where the text can end: a new bool [V], None for
-        all."""
+        """The mask of tokens that can follow, end tokens included where the text can end: a new
+        bool [V]; None if all can."""
         ...
 
     def after(self, state: Any, context: int, token: int) -> Any: ...
@@ -75,15 +77,15 @@ class Restriction(Protocol):
 
 
 class ConstraintState(NamedTuple):
-    """A row as its restrictions know it. It never changes."""
+    """The states of a row's restrictions. It never changes."""
 
     states: tuple[Any, ...]  # of each restriction
     context: int
-    text: bytes  # what the row has added
+    text: bytes  # of the row's new tokens
 
 
 class Constraint:
-    """What all `restrictions` together allow."""
+    """All `restrictions` together."""
 
     def __init__(self, restrictions: Sequence[Restriction], vocabulary: Vocabulary) -> None:
         self._restrictions, self._vocabulary = restrictions, vocabulary
@@ -106,8 +108,8 @@ class Constraint:
         )
 
     def mask(self, state: ConstraintState) -> np.ndarray | None:
-        """The tokens that can follow, as a new bool [V]; None for all."""
-        return _both(self._masks(state))
+        """The mask of tokens that can follow, a new bool [V]; None if all can."""
+        return _intersection(self._masks(state))
 
     def allowed(self, state: ConstraintState) -> np.ndarray | None:
         """As `mask`; GentoolError where no token can follow."""
@@ -120,11 +122,11 @@ class Constraint:
         text = state.text.decode("utf-8", "replace")
         raise GentoolError(
             f"{blocked[0] if blocked else ' with '.join(names)} allows no token after '{text}'",
-            "the model has no token for what has to follow; ask for something less strict",
+            "the model has no token for the required text; relax the constraint",
         )
 
     def only_ends(self, state: ConstraintState) -> bool:
-        """Whether the text is complete, and no token can be added to it."""
+        """Whether the text is complete and only an end token can follow."""
         pairs = zip(self._restrictions, state.states, strict=True)
         if not all(r.can_end(s) for r, s in pairs):
             return False
@@ -139,22 +141,23 @@ class Constraint:
             yield restriction.allowed(own, state.context)
 
 
-def _both(masks: Iterable[np.ndarray | None]) -> np.ndarray | None:
-    """The tokens that all masks allow; None is everything."""
-    some = [mask for mask in masks if mask is not None]
-    return reduce(np.logical_and, some) if some else None
+def _intersection(masks: Iterable[np.ndarray | None]) -> np.ndarray | None:
+    """The tokens that all masks allow; None allows all."""
+    given = [mask for mask in masks if mask is not None]
+    return reduce(np.logical_and, given) if given else None
 
 
 class Following(NamedTuple):
-    """What can follow new ids after a prompt, as functions of those ids, for searches whose rows
-    come and go: a bool [V], None for all; and whether their text is complete and can only end."""
+    """A constraint after a prompt as functions of the new ids, for searches whose rows come and go:
+    the mask of the next token, a bool [V] or None for all; and whether the text is complete and
+    only an end token can follow."""
 
     mask: Callable[[tuple[int, ...]], np.ndarray | None]
     complete: Callable[[tuple[int, ...]], bool]
 
 
 def following(constraint: Constraint, prompt: Sequence[int]) -> Following:
-    """The constraint after a prompt; states are kept by ids."""
+    """The constraint after a prompt; states are cached by ids."""
 
     @cache
     def state(ids: tuple[int, ...]) -> ConstraintState:
@@ -166,59 +169,59 @@ def following(constraint: Constraint, prompt: Sequence[int]) -> Following:
 
 
 class Rule(NamedTuple):
-    """A grammar as llguidance takes it, and what the user calls it."""
+    """A grammar in llguidance's syntax, and the flag it comes from, for messages."""
 
     name: str
     grammar: str
 
 
 def regex(pattern: str) -> Rule:
-    """The whole continuation has to match. Syntax and meaning are those of Rust's regexes, but
-    \\d is 0 to 9; there is no look-around, no \\b and no \\1."""
+    """The rule that the complete continuation matches `pattern`. Syntax and meaning are those of
+    Rust's regexes, but \\d is 0 to 9; there is no look-around, no \\b and no \\1."""
     _check_text("--regex", pattern)
     library = _library("--regex")
-    # no_forcing: what must follow may be drawn in any tokens, not only in those it is encoded as
+    # no_forcing: a required text may be drawn in any tokens, not only in those of its encoding
     grammar = f'%llguidance {{"no_forcing": true}}\nstart: /{library.regex_to_lark(pattern, "d")}/'
     if problem := library.LLMatcher.validate_grammar(grammar):
         reason = re.search(r"^error: (.*)", problem, re.M) or re.search(r"regex\): (.*)", problem)
-        given = reason[1] if reason else problem
+        cause = reason[1] if reason else problem
         raise UsageError(
-            f"--regex is '{_short(pattern)}': {given}",
-            r"it is a regex as Rust has them, without look-around, \b and \1",
+            f"--regex is '{_short(pattern)}': {cause}",
+            r"use the syntax of Rust's regexes, without look-around, \b and \1",
         )
     return Rule(f"--regex '{_short(pattern)}'", grammar)
 
 
 def json_schema(given: str) -> Rule:
-    """The continuation is a JSON text of this schema: the schema itself, which begins with {, or a
-    file of it. Properties come in the schema's order."""
+    """The rule that the continuation is a JSON text of a schema. `given` is the schema itself,
+    which begins with {, or a file of it. Properties come in the schema's order."""
     _check_text("--json-schema", given)
-    text, what = given, f"--json-schema is '{_short(given)}'"
+    text, flag = given, f"--json-schema is '{_short(given)}'"
     try:
         if not given.lstrip().startswith("{"):
-            text = Path(given).read_text("utf-8")
+            text = Path(given).read_text("utf-8-sig")
         schema = json.loads(text)
     except OSError as e:
         raise UsageError(
-            f"{what}: {e.strerror}", "give a schema that begins with {, or the file of one"
+            f"{flag}: {e.strerror}", "give a schema that begins with {, or the file of one"
         ) from None
     except (ValueError, RecursionError) as e:
-        raise UsageError(f"{what}, no JSON: {e}", "check its quotes and commas") from None
+        raise UsageError(f"{flag}, no JSON: {e}", "check its quotes and commas") from None
     library = _library("--json-schema")
     if isinstance(schema, dict):
-        schema = {"x-guidance": {"whitespace_pattern": BLANKS}, **schema}
-    plain = json.dumps(schema)
+        schema = {"x-guidance": {"whitespace_pattern": JSON_WHITESPACE}, **schema}
+    schema_json = json.dumps(schema)
     matcher = library.LLMatcher
-    if problem := matcher.validate_grammar(matcher.grammar_from_json_schema(plain)):
+    if problem := matcher.validate_grammar(matcher.grammar_from_json_schema(schema_json)):
         raise UsageError(
-            f"{what}: {' '.join(problem.split())}", "change the schema; not all keywords are known"
+            f"{flag}: {' '.join(problem.split())}", "change the schema; not all keywords are known"
         )
-    grammar = f'%llguidance {{"no_forcing": true}}\nstart: %json {plain}'
+    grammar = f'%llguidance {{"no_forcing": true}}\nstart: %json {schema_json}'
     return Rule(f"--json-schema '{_short(given)}'", grammar)
 
 
-class Reached:
-    """A text that a grammar has come to. Rows with the same text share it and its mask."""
+class GrammarState:
+    """A text, the matcher after it and its mask. Rows with equal texts share a state."""
 
     __slots__ = ("__weakref__", "bits", "matcher", "text")
 
@@ -227,8 +230,8 @@ class Reached:
         self.bits: np.ndarray | None = None  # of the tokens that can follow, 8 to a byte
 
 
-class Tokens(NamedTuple):
-    """A tokenizer as llguidance asks for one. It never encodes."""
+class TokenizerTable(NamedTuple):
+    """The attributes that llguidance reads from a tokenizer. It never encodes."""
 
     tokens: list[bytes]
     special_token_ids: list[int]
@@ -238,68 +241,69 @@ class Tokens(NamedTuple):
 
 
 class Grammar:
-    """Continuations that match a rule as a whole. They can end where they match, and a row that is
-    cut off, by the most tokens it may have, is only the beginning of a match."""
+    """The restriction to continuations that match a rule completely. A text can end only where it
+    matches; a row that is cut off at its maximum number of tokens is the beginning of a match."""
 
     def __init__(self, rule: Rule, vocabulary: Vocabulary) -> None:
         self.name, self._vocabulary = rule.name, vocabulary
-        # to llguidance an id in another context is another token, if it has other bytes there
+        # for llguidance an id with other bytes in another context is another token
         tokens = list(vocabulary.texts[0])
-        self._others: list[tuple[np.ndarray, int]] = []  # ids, and where their tokens begin
+        self._extra: list[tuple[np.ndarray, int]] = []  # of a context: ids, their first token
         for texts in vocabulary.texts:
             pairs = enumerate(zip(vocabulary.texts[0], texts, strict=True))
-            ids = [token for token, (usual, here) in pairs if usual != here]
-            self._others.append((np.array(ids, int), len(tokens)))
-            tokens += [texts[token] for token in ids]
-        tokens.append(b"")  # llguidance's own end
-        marks = [i for i, text in enumerate(tokens) if not text or text.startswith(NEVER)]
+            ids = [id for id, (default, in_context) in pairs if default != in_context]
+            self._extra.append((np.array(ids, int), len(tokens)))
+            tokens += [texts[id] for id in ids]
+        tokens.append(b"")  # llguidance's own end token
+        special = [i for i, text in enumerate(tokens) if not text or text.startswith(INVALID_BYTE)]
         self._size = len(tokens)
         library = _library(rule.name)
-        tokenizer = library.LLTokenizer(Tokens(tokens, marks, self._size - 1))
+        tokenizer = library.LLTokenizer(TokenizerTable(tokens, special, self._size - 1))
         matcher = library.LLMatcher(tokenizer, rule.grammar, log_level=0)
         if matcher.is_error():
             reason = matcher.get_error().split("\n")[0]
-            raise UsageError(f"{rule.name}: {reason}", "ask for something simpler")
-        self._start = Reached(b"", matcher)
-        self._reached: WeakValueDictionary[bytes, Reached] = WeakValueDictionary()
+            raise UsageError(f"{rule.name}: {reason}", "simplify the grammar")
+        self._start = GrammarState(b"", matcher)
+        self._states: WeakValueDictionary[bytes, GrammarState] = WeakValueDictionary()
 
-    def start(self, unfinished: bytes) -> Reached:
-        return self._start  # a character the prompt left unfinished is not part of the match
+    def start(self, unfinished: bytes) -> GrammarState:
+        return self._start  # the match does not include an incomplete character of the prompt
 
-    def allowed(self, state: Reached, context: int) -> np.ndarray:
+    def allowed(self, state: GrammarState, context: int) -> np.ndarray:
         if state.bits is None:
             bits = state.matcher.compute_bitmask()
             problem = state.matcher.get_error().split("\n")[0]
-            if problem and not problem.startswith("NoExtension"):  # of those, no bit is set
-                raise GentoolError(f"{self.name}: {problem}", "ask for something simpler")
+            if problem and not problem.startswith("NoExtension"):  # then no bit is set
+                raise GentoolError(f"{self.name}: {problem}", "simplify the grammar")
             state.bits = np.frombuffer(bits, np.uint8)
-        every = np.unpackbits(state.bits, count=self._size, bitorder="little").view(bool)
-        mask = every[: self._vocabulary.size]
-        ids, first = self._others[context]
-        mask[ids] = every[first : first + len(ids)]
+        allowed = np.unpackbits(state.bits, count=self._size, bitorder="little").view(bool)
+        mask = allowed[: self._vocabulary.size]
+        ids, first = self._extra[context]
+        mask[ids] = allowed[first : first + len(ids)]
         mask[self._vocabulary.ends] = self.can_end(state)
         return mask
 
-    def after(self, state: Reached, context: int, token: int) -> Reached:
+    def after(self, state: GrammarState, context: int, token: int) -> GrammarState:
         text = state.text + self._vocabulary.texts[context][token]
-        if (known := self._reached.get(text)) is not None:
+        if (known := self._states.get(text)) is not None:
             return known
-        ids, first = self._others[context]
-        at = int(np.searchsorted(ids, token))
-        other = at < len(ids) and ids[at] == token
+        ids, first = self._extra[context]
+        place = int(np.searchsorted(ids, token))
+        is_extra = place < len(ids) and ids[place] == token
         matcher = state.matcher.deep_copy()
-        if not matcher.consume_token(first + at if other else token):
+        if not matcher.consume_token(first + place if is_extra else token):
             raise ValueError(f"{self.name} does not allow token {token} after {state.text!r}")
-        self._reached[text] = reached = Reached(text, matcher)
-        return reached
+        self._states[text] = new_state = GrammarState(text, matcher)
+        return new_state
 
-    def can_end(self, state: Reached) -> bool:
+    def can_end(self, state: GrammarState) -> bool:
         return state.matcher.is_accepting()
 
 
 class Banned:
-    """Continuations in which none of these texts appears, however it is split into tokens. The
-    state of a row is the longest end of its text that begins a banned one."""
+    """The restriction to continuations without any of these texts, however they are split into
+    tokens. The state of a row is the longest suffix of its text that is a prefix of a banned one.
+    """
 
     def __init__(self, texts: Sequence[str], vocabulary: Vocabulary) -> None:
         for text in texts:
@@ -309,36 +313,20 @@ class Banned:
         self.name = " ".join(f"--ban '{_short(text)}'" for text in texts)
         self._vocabulary = vocabulary
         banned = [text.encode() for text in texts]
-        self._begins = {whole[:size] for whole in banned for size in range(1, len(whole))}
-        self._longest = max(map(len, self._begins), default=0)
-        # for each context: beginning -> the tokens that complete it, b"" -> those that hold all
-        self._complete: list[dict[bytes, set[int]]] = []
-        for pieces in vocabulary.texts:
-            order = sorted(range(vocabulary.size), key=pieces.__getitem__)
-            keys = [pieces[token] for token in order]
-            complete: dict[bytes, set[int]] = {}
-            joined = NEVER.join(pieces)
-            begins = np.cumsum([0, *(len(piece) + 1 for piece in pieces)])
-            for whole in banned:
-                places = [match.start() for match in re.finditer(re.escape(whole), joined)]
-                holding = np.searchsorted(begins, places, side="right") - 1
-                complete.setdefault(b"", set()).update(holding.tolist())
-                for size in range(1, len(whole)):
-                    rest = whole[size:]
-                    beyond = rest[:-1] + bytes([rest[-1] + 1])  # of UTF-8, so never 256
-                    ids = order[bisect_left(keys, rest) : bisect_left(keys, beyond)]
-                    complete.setdefault(whole[:size], set()).update(ids)
-            self._complete.append(complete)
+        self._prefixes = {text[:size] for text in banned for size in range(1, len(text))}
+        self._max_size = max(map(len, self._prefixes), default=0)
+        self._completing = [_completing_tokens(banned, pieces) for pieces in vocabulary.texts]
         self._forbidden: dict[tuple[bytes, int], np.ndarray] = {}
 
     def start(self, unfinished: bytes) -> bytes:
-        return self._end(unfinished)
+        return self._matched_suffix(unfinished)
 
     def allowed(self, state: bytes, context: int) -> np.ndarray | None:
         if (ids := self._forbidden.get((state, context))) is None:
-            complete = self._complete[context]
-            ends = (state[at:] for at in range(len(state) + 1))
-            ids = np.array(sorted(set[int]().union(*(complete.get(end, ()) for end in ends))), int)
+            completing = self._completing[context]
+            suffixes = (state[start:] for start in range(len(state) + 1))
+            tokens = set[int]().union(*(completing.get(suffix, ()) for suffix in suffixes))
+            ids = np.array(sorted(tokens), int)
             self._forbidden[state, context] = ids
         if not len(ids):
             return None
@@ -347,15 +335,35 @@ class Banned:
         return mask
 
     def after(self, state: bytes, context: int, token: int) -> bytes:
-        return self._end(state + self._vocabulary.texts[context][token])
+        return self._matched_suffix(state + self._vocabulary.texts[context][token])
 
     def can_end(self, state: bytes) -> bool:
         return True
 
-    def _end(self, text: bytes) -> bytes:
-        """The longest end of a text that begins a banned one."""
-        sizes = range(min(len(text), self._longest), 0, -1)
-        return next((text[-size:] for size in sizes if text[-size:] in self._begins), b"")
+    def _matched_suffix(self, text: bytes) -> bytes:
+        """The longest suffix of a text that is a prefix of a banned one."""
+        sizes = range(min(len(text), self._max_size), 0, -1)
+        return next((text[-size:] for size in sizes if text[-size:] in self._prefixes), b"")
+
+
+def _completing_tokens(banned: Sequence[bytes], pieces: Sequence[bytes]) -> dict[bytes, set[int]]:
+    """For each prefix of a banned text the tokens that complete it, given the bytes of each id; for
+    b"" the tokens that contain a banned text."""
+    order = sorted(range(len(pieces)), key=pieces.__getitem__)
+    keys = [pieces[token] for token in order]
+    joined = INVALID_BYTE.join(pieces)
+    starts = np.cumsum([0, *(len(piece) + 1 for piece in pieces)])
+    completing: dict[bytes, set[int]] = {}
+    for text in banned:
+        places = [match.start() for match in re.finditer(re.escape(text), joined)]
+        containing = np.searchsorted(starts, places, side="right") - 1
+        completing.setdefault(b"", set()).update(containing.tolist())
+        for size in range(1, len(text)):
+            rest = text[size:]
+            beyond = rest[:-1] + bytes([rest[-1] + 1])  # a byte of UTF-8 is below 255
+            ids = order[bisect_left(keys, rest) : bisect_left(keys, beyond)]
+            completing.setdefault(text[:size], set()).update(ids)
+    return completing
 
 
 def _library(flag: str) -> ModuleType:

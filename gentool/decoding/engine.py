@@ -1,6 +1,6 @@
-"""The one engine under every decoder. `prefill` computes a prompt into a prefix, which has no row
-axis; `extend` computes new tokens of many rows that continue prefixes. The engine knows rows,
-prefixes, parents and lengths; a runtime knows arrays.
+"""The engine under all decoders. `prefill` computes a prompt into a prefix, which has no row axis;
+`extend` computes new tokens of many rows that continue prefixes. The engine keeps rows, prefixes,
+parents and lengths; a runtime keeps arrays (see `gentool.runtimes`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gentool.runtimes import PrefixCache, RowCache, Runtime
 
 
 class Prefix(NamedTuple):
-    """A computed prompt: its KV cache, and its tokens."""
+    """A computed prompt: its KV cache and its number of tokens."""
 
     cache: PrefixCache
     length: int
@@ -24,19 +24,20 @@ class Prefix(NamedTuple):
 
 @dataclass
 class Rows:
-    """The rows of the last `extend`: the prefix that each continues, its tokens beyond that, and
-    the KV cache of these."""
+    """The rows of the last `extend`: the prefix that each continues, the number of its own tokens
+    after the prefix, and the KV cache of these."""
 
     prefixes: list[Prefix]
-    owner: np.ndarray  # [N]
+    owner: np.ndarray  # [N] index of the prefix of each row
     length: np.ndarray  # [N]
     cache: RowCache
 
 
 @dataclass
 class Engine:
-    """A runtime, and whether a row's bits may depend on the batch: under `batch_invariant` rows are
-    computed in blocks of one fixed shape, where the runtime needs that."""
+    """Computes tokens with a runtime. With `batch_invariant` the results of a row are bitwise
+    identical whatever the other rows of the batch: where the runtime needs that, rows are computed
+    in blocks of one fixed shape."""
 
     runtime: Runtime
     batch_invariant: bool = False
@@ -49,15 +50,18 @@ class Engine:
         self,
         ids: Sequence[int],
         prefix: Prefix | None = None,
-        every: bool = False,
+        all_positions: bool = False,
         hidden: bool = False,
     ) -> tuple[Prefix, np.ndarray]:
-        """Computes ids [T] after `prefix`; gives the longer prefix and float32 logits [1, V] after
-        the last id, or [T, V] after each of them when `every`; or the `hidden` states [1 or T, D]
-        that those come from. They are the runtime's: not to be written."""
+        """Computes ids [T] after `prefix`. Returns the longer prefix and float32 logits [1, V]
+        after the last id, or [T, V] after each with `all_positions`; or, with `hidden`, the hidden
+        states [1 or T, D] before the head. The arrays may be the runtime's own memory: do not write
+        to them."""
         start = prefix.length if prefix else 0
-        before = prefix.cache if prefix else None
-        cache, out = self.runtime.prefill(np.asarray(ids, np.int32), start, before, every, hidden)
+        kv_cache = prefix.cache if prefix else None
+        cache, out = self.runtime.prefill(
+            np.asarray(ids, np.int32), start, kv_cache, all_positions, hidden
+        )
         return Prefix(cache, start + len(ids)), out
 
     def extend(
@@ -70,11 +74,12 @@ class Engine:
         max_new_tokens: int = 0,
         hidden: bool = False,
     ) -> tuple[Rows, np.ndarray]:
-        """Row i continues row parents[i] of `rows`, or joins as a new row of prefix owner[i] where
-        that is -1 or there are no rows yet, by tokens[i]: tokens [N, T] to the new rows and float32
-        logits [N, T, V], or the `hidden` states [N, T, D] that those come from. `rows` is consumed:
-        its KV cache is updated in place; what is given is not to be written. `prefixes` may grow
-        from call to call. A first call names `max_new_tokens`, what a row may come to."""
+        """Computes tokens [N, T] of N rows. Row i continues row parents[i] of `rows` by tokens[i];
+        where that is -1, or `rows` is None, it is a new row of prefix owner[i]. Returns the new
+        rows and float32 logits [N, T, V] or, with `hidden`, hidden states [N, T, D] before the
+        head; do not write to these. `rows` is consumed: its KV cache is updated in place.
+        `prefixes` may grow from call to call. The first call gives `max_new_tokens`, the expected
+        maximum of a row."""
         owner, (n, t) = np.asarray(owner, int), tokens.shape
         if rows is None:
             caches = [prefix.cache for prefix in prefixes]
@@ -98,7 +103,7 @@ class Engine:
         return rows, out
 
     def rewind(self, rows: Rows, lengths: np.ndarray) -> None:
-        """Forgets what rows have beyond `lengths` [N] tokens after their prefixes."""
+        """Drops the tokens of rows beyond `lengths` [N] tokens after their prefixes."""
         rows.length = np.minimum(rows.length, lengths).astype(np.int32)
         self.runtime.rewind(rows.cache, rows.length)
 

@@ -1,57 +1,50 @@
-"""Logits to logits: what a law does to them before a token is drawn, pure, one filter a function.
-In order: `adjusted` looks at the row's own text (repetition, presence and frequency penalties,
-n-gram bans) and adds the bias; `weights` knows only the row (temperature, top-k, top-p, min-p,
-typical). All in float64 on the host, each row by itself; ids are 0-based.
+"""Sampling filters: logits to the weights that a token is drawn by, pure, one function a filter. In
+order: `adjusted` looks at the row's own text (repetition, presence and frequency penalties, n-gram
+bans) and adds the bias; `weights` knows only the row (temperature, top-k, top-p, min-p, typical).
+All in float64 on the host, each row by itself; ids are 0-based.
+
+A filter of weights is a function (weights [V], value) -> weights [V] with the name of its field of
+`SamplingParams`. It is applied in the order of the fields, where the value is not the default.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-Ids = Sequence[int] | np.ndarray  # arrays are quicker: nothing is converted
+from gentool.config.sampling import SamplingParams, parameters
 
-FEW = 512  # so many are sorted rather than split
+Ids = Sequence[int] | np.ndarray  # an array is faster: it needs no conversion
 
-
-class Law(NamedTuple):
-    """What a sample is drawn by; the defaults do nothing. temperature 0 is greedy."""
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    typical_p: float = 1.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    no_repeat_ngram_size: int = 0
-    logit_bias: tuple[tuple[int, float], ...] = ()  # id, what is added: finite, or -inf
+WeightFilter = Callable[[np.ndarray, Any], np.ndarray]
+LOGIT_FILTERS = ("temperature", "top_k")  # which `weigh` itself applies, to logits
+FEW = 512  # up to this number of ids, sorting is faster than splitting
 
 
 def adjusted(
-    logits: np.ndarray, law: Law, prompts: Sequence[Ids], outputs: Sequence[Ids]
+    logits: np.ndarray, params: SamplingParams, prompts: Sequence[Ids], outputs: Sequence[Ids]
 ) -> np.ndarray:
     """Logits [N, V] of rows whose text so far is prompt + output, float64 [N, V], -inf where a
-    token is banned; the very `logits` if the law asks for nothing here. A row that would lose all
-    keeps its most probable token."""
-    counted = law.presence_penalty != 0 or law.frequency_penalty != 0
-    told = law.repetition_penalty != 1 or law.no_repeat_ngram_size > 0
-    if not (counted or told or law.logit_bias):
+    token is banned; the argument itself if no parameter asks for a change. A row whose tokens
+    are all banned keeps its most probable one."""
+    counted = params.presence_penalty != 0 or params.frequency_penalty != 0
+    needs_history = params.repetition_penalty != 1 or params.no_repeat_ngram_size > 0
+    if not (counted or needs_history or params.logit_bias):
         return logits
     out = np.array(logits, np.float64, order="C")
     for row, prompt, output in zip(out, prompts, outputs, strict=True):
-        text = _joined(prompt, output) if told else None
-        if text is not None and law.repetition_penalty != 1:
-            _penalise_repetition(row, text, law.repetition_penalty)
+        text = _joined(prompt, output) if needs_history else None
+        if text is not None and params.repetition_penalty != 1:
+            _penalise_repetition(row, text, params.repetition_penalty)
         if counted:
             ids, counts = np.unique(np.asarray(output, np.intp), return_counts=True)
-            row[ids] -= law.presence_penalty + law.frequency_penalty * counts
-        if text is not None and law.no_repeat_ngram_size > 0:
-            row[_repeating(text, law.no_repeat_ngram_size)] = -np.inf
-    for id, bias in law.logit_bias:
+            row[ids] -= params.presence_penalty + params.frequency_penalty * counts
+        if text is not None and params.no_repeat_ngram_size > 0:
+            row[_completed_ngrams(text, params.no_repeat_ngram_size)] = -np.inf
+    for id, bias in params.logit_bias.items():
         out[:, id] += bias
     empty = np.flatnonzero(np.isneginf(out.max(axis=-1)))
     best = logits[empty].argmax(axis=-1)
@@ -66,69 +59,79 @@ def _joined(prompt: Ids, output: Ids) -> np.ndarray:
 def _penalise_repetition(row: np.ndarray, text: np.ndarray, penalty: float) -> None:
     """Divides the positive and multiplies the negative logits [V] of all ids of a text in place,
     each once however often it occurs (Keskar et al. 2019)."""
-    found = row[text]
-    row[text] = np.where(found < 0, found * penalty, found / penalty)
+    logits = row[text]
+    row[text] = np.where(logits < 0, logits * penalty, logits / penalty)
 
 
-def _repeating(text: np.ndarray, n: int) -> np.ndarray:
-    """The ids that would end an n-gram that the text [T] has already."""
+def _completed_ngrams(text: np.ndarray, n: int) -> np.ndarray:
+    """The ids that would complete an n-gram that the text [T] already contains."""
     if len(text) < n:
         return text[:0]
-    grams = np.lib.stride_tricks.sliding_window_view(text, n)  # [T - n + 1, n]
-    again = (grams[:, :-1] == text[len(text) - n + 1 :]).all(axis=-1)
-    return grams[again, -1]
+    ngrams = np.lib.stride_tricks.sliding_window_view(text, n)  # [T - n + 1, n]
+    matches = (ngrams[:, :-1] == text[len(text) - n + 1 :]).all(axis=-1)
+    return ngrams[matches, -1]
 
 
-def weights(logits: np.ndarray, law: Law) -> np.ndarray:
-    """Unnormalised probabilities of logits [..., V] under a law of positive temperature, float64
+def weights(logits: np.ndarray, params: SamplingParams) -> np.ndarray:
+    """Unnormalised probabilities of logits [..., V] by parameters of positive temperature, float64
     [..., V], 0 where a filter removed the token; the largest of a row is 1."""
     rows = logits.reshape(-1, logits.shape[-1])
     out = np.empty(rows.shape)
-    for row, given in zip(out, rows, strict=True):  # one by one: a row stays in the cache
-        row[:] = given
-        weigh(row, law)
+    for row, logits_row in zip(out, rows, strict=True):  # a row fits the processor's cache
+        row[:] = logits_row
+        weigh(row, params)
     return out.reshape(logits.shape)
 
 
-def weigh(row: np.ndarray, law: Law) -> None:
-    """As `weights` of one row [V] of float64, in place."""
+def weigh(row: np.ndarray, params: SamplingParams) -> None:
+    """Replaces logits row [V], float64, by its `weights` in place."""
     best = row.max()
-    if best == -np.inf:  # nothing is left
+    if best == -np.inf:  # no token is left
         row[0] = best = 0.0
     row -= best
-    if law.temperature != 1:
+    if params.temperature != 1:
         with np.errstate(over="ignore"):  # to -inf, which is right
-            row /= law.temperature
-    if 0 < law.top_k < len(row):
-        kept = top_k(row, law.top_k)
-        few = _narrowed(np.exp(row[kept]), law)
+            row /= params.temperature
+    if 0 < params.top_k < len(row):
+        kept = top_k(row, params.top_k)
+        few = _narrowed(np.exp(row[kept]), params)
         row[:] = 0
         row[kept] = few
         return
     np.exp(row, out=row)
-    narrowed = _narrowed(row, law)
+    narrowed = _narrowed(row, params)
     if narrowed is not row:
         row[:] = narrowed
 
 
-def _narrowed(w: np.ndarray, law: Law) -> np.ndarray:
-    if law.top_p < 1:
-        w = top_p(w, law.top_p)
-    if law.min_p > 0:
-        w = min_p(w, law.min_p)
-    return typical_p(w, law.typical_p) if law.typical_p < 1 else w
+def _narrowed(w: np.ndarray, params: SamplingParams) -> np.ndarray:
+    for name, default, narrow in _weight_filters():
+        value = getattr(params, name)
+        if value != default:
+            w = narrow(w, value)
+    return w
+
+
+@functools.cache
+def _weight_filters() -> tuple[tuple[str, object, WeightFilter], ...]:
+    """Name, default and function of the filters of weights, in order."""
+    return tuple(
+        (parameter.name, parameter.default, globals()[parameter.name])
+        for parameter in parameters()
+        if parameter.flag.stage == "distribution" and parameter.name not in LOGIT_FILTERS
+    )
 
 
 def top_k(logits: np.ndarray, k: int) -> np.ndarray:
     """Ids, ascending, of the k largest logits [V] and of all that equal the k-th."""
-    kth = _leading(logits, np.ones(len(logits)), k)[-1]
+    kth = _top_until(logits, np.ones(len(logits)), k)[-1]
     return np.flatnonzero(logits >= logits[kth])
 
 
 def top_p(w: np.ndarray, p: float) -> np.ndarray:
-    """Weights [V] with those outside the smallest set of mass >= p at 0: the token that crosses p
-    is kept, of equal ones the lowest ids (Holtzman et al. 2020)."""
-    kept = _leading(w, w, p * w.sum())
+    """Nucleus sampling: weights [V] with those outside the smallest set of mass >= p at 0. The
+    token that crosses p is kept, of equal ones the lowest ids (Holtzman et al. 2020)."""
+    kept = _top_until(w, w, p * w.sum())
     out = np.zeros_like(w)
     out[kept] = w[kept]
     return out
@@ -140,40 +143,42 @@ def min_p(w: np.ndarray, p: float) -> np.ndarray:
 
 
 def typical_p(w: np.ndarray, p: float) -> np.ndarray:
-    """Weights [V] with all at 0 but those whose information is nearest to the entropy, up to mass
-    p: what crosses p is kept, and all as near as that (Meister et al. 2022)."""
-    left = np.flatnonzero(w)
-    q = w[left] / w.sum()
+    """Locally typical sampling: weights [V] with those at 0 whose information is not nearest to the
+    entropy, up to mass p. The token that crosses p is kept, and all that are equally near (Meister
+    et al. 2022)."""
+    ids = np.flatnonzero(w)
+    q = w[ids] / w.sum()
     information = -np.log(q)
     entropy = (q * information).sum()
     nearness = -np.abs(information - entropy)
-    kept = left[nearness >= nearness[_leading(nearness, q, p)[-1]]]
+    kept = ids[nearness >= nearness[_top_until(nearness, q, p)[-1]]]
     out = np.zeros_like(w)
     out[kept] = w[kept]
     return out
 
 
-def _leading(rank: np.ndarray, w: np.ndarray, mass: float) -> np.ndarray:
-    """The fewest ids of highest rank [V] whose weights [V] reach `mass`; the last is the one that
-    crosses it, and of equal ranks the lower id goes first. A quickselect: the ids above a pivot
-    are either enough, and it goes on among them, or are taken whole, and it goes on below."""
-    taken: list[np.ndarray] = []
-    ids, one_in = np.arange(len(rank)), 32  # it is mostly decided among the first few
+def _top_until(rank: np.ndarray, w: np.ndarray, mass: float) -> np.ndarray:
+    """The smallest set of ids of highest rank [V] whose weights [V] reach `mass`; the last id is
+    the one that crosses it, and of equal ranks the lower id goes first. A quickselect: either the
+    ids above a pivot reach the mass, and it continues among them, or all of them are selected, and
+    it continues among the others."""
+    selected: list[np.ndarray] = []
+    ids, fraction = np.arange(len(rank)), 32  # 1/32 above the first pivot: top ids mostly suffice
     while len(ids) > FEW:
         sample = np.sort(rank[:: len(rank) // 128])
-        high = rank >= sample[-(len(sample) // one_in)]
-        if high.all():
-            high = rank > sample[0]
-            if not high.any():
+        is_above = rank >= sample[-(len(sample) // fraction)]
+        if is_above.all():
+            is_above = rank > sample[0]
+            if not is_above.any():
                 break  # all are equal
-        above = np.flatnonzero(high)
-        reached = w[above].sum()
-        if reached < mass:
-            mass -= reached
-            taken.append(ids[above])
-            above = np.flatnonzero(~high)
-        ids, rank, w = ids[above], rank[above], w[above]
-        one_in = 2
+        candidates = np.flatnonzero(is_above)
+        mass_above = w[candidates].sum()
+        if mass_above < mass:
+            mass -= mass_above
+            selected.append(ids[candidates])
+            candidates = np.flatnonzero(~is_above)
+        ids, rank, w = ids[candidates], rank[candidates], w[candidates]
+        fraction = 2
     order = np.argsort(-rank, kind="stable")
     last = np.searchsorted(np.cumsum(w[order]), mass)
-    return np.concatenate([*taken, ids[order[: last + 1]]])
+    return np.concatenate([*selected, ids[order[: last + 1]]])

@@ -1,46 +1,49 @@
-"""Drafts for lookup decoding (Saxena 2023, prompt lookup): what stood behind the last tokens when
-they last occurred. A draft costs nothing and is verified by the model, so it changes no text.
+"""Drafts for prompt lookup decoding (Saxena 2023): the tokens that followed the last tokens when
+these last occurred in the text. A draft costs nothing and is verified by the model, so it changes
+no text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-LONGEST, SHORTEST = 3, 2  # tokens that are looked for
-ENOUGH = 2  # tokens of a draft that have to come true: about what a step for a draft costs more
-REST = 4  # tokens without a draft after one that was in vain
-LONGER = 4  # times as many after the next
+MAX_NGRAM, MIN_NGRAM = 3, 2  # tokens that are looked up
+MIN_ACCEPTED = 2  # accepted tokens from which a draft saves more than its longer step costs
+PAUSE = 4  # steps without a draft after a rejected one
+PAUSE_GROWTH = 4  # times as many after the next
 
 
 def draft(ids: Sequence[int], count: int) -> list[int]:
-    """`count` tokens that may follow `ids`: those after the latest earlier place of its last three
-    tokens, or two, going on in what is drafted; none where these are new."""
+    """`count` tokens that may follow `ids`: those after the latest earlier occurrence of the last
+    three tokens, or two, reading on in the draft itself; none where there is no occurrence."""
     text = list(ids)
-    for size in range(min(LONGEST, len(text) - 1), SHORTEST - 1, -1):
-        last = text[-size:]
+    for size in range(min(MAX_NGRAM, len(text) - 1), MIN_NGRAM - 1, -1):
+        ngram = text[-size:]
         for end in range(len(text) - 1, size - 1, -1):
-            if text[end - 1] == last[-1] and text[end - size : end] == last:
-                for at in range(end, end + count):
-                    text.append(text[at])
+            if text[end - 1] == ngram[-1] and text[end - size : end] == ngram:
+                for place in range(end, end + count):
+                    text.append(text[place])
                 return text[len(ids) :]
     return []
 
 
 class Drafter:
-    """Drafts for one row, which rests where they do not come true: a text that copies gets one at
-    every step, any other hardly any."""
+    """Drafts for one row. It pauses after rejected drafts: a text that repeats itself gets a draft
+    at every step, any other hardly any."""
 
     def __init__(self, count: int) -> None:
-        self._count, self._resting, self._rest = count, 0, REST
+        self._count, self._paused_steps, self._pause = count, 0, PAUSE
 
     def draft(self, ids: Sequence[int]) -> list[int]:
-        return [] if self._resting > 0 else draft(ids, self._count)
+        """A draft after `ids`, empty while it pauses."""
+        return [] if self._paused_steps > 0 else draft(ids, self._count)
 
     def record(self, drafted: int, accepted: int) -> None:
-        """Notes that `accepted` of `drafted` tokens were drawn, and one token more."""
+        """Records a step of the model in which `accepted` of `drafted` tokens were drawn, and one
+        more."""
         if not drafted:
-            self._resting -= 1
-        elif accepted >= min(ENOUGH, drafted):
-            self._rest = REST
+            self._paused_steps -= 1
+        elif accepted >= min(MIN_ACCEPTED, drafted):
+            self._pause = PAUSE
         else:
-            self._resting, self._rest = self._rest, self._rest * LONGER
+            self._paused_steps, self._pause = self._pause, self._pause * PAUSE_GROWTH

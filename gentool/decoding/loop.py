@@ -1,5 +1,5 @@
-"""The decode loop: rows that share prefixes, drawn token by token until each has ended. It knows
-ids and end tokens; text, and so stop strings, belong to the caller.
+"""The decode loop: draws rows that share prefixes token by token until each has ended. It knows ids
+and end tokens; text, and so stop strings, belong to the caller.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from gentool.config.sampling import SamplingParams
 from gentool.decoding.engine import Engine, Prefix, Rows
-from gentool.decoding.filters import Law, adjusted
+from gentool.decoding.filters import adjusted
 from gentool.decoding.lookup import Drafter
 from gentool.decoding.sampling import (
-    Points,
+    RandomNumbers,
     finite,
     log_probabilities,
     normalized,
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 
 class Prompt(NamedTuple):
-    """A computed prompt: its ids, its prefix, the logits [V] after it, and how many tokens a row
-    may add to it."""
+    """A computed prompt: its ids, its prefix, the logits [V] after it, and the maximum number of
+    new tokens of a row."""
 
     ids: np.ndarray
     prefix: Prefix
@@ -37,8 +38,8 @@ class Prompt(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One sample of a prompt: the keys of its random numbers, and the token it must begin with, if
-    any."""
+    """A sample of a prompt: the keys of its random numbers (row and sample), and the token it must
+    begin with, if any."""
 
     row: int
     sample: int
@@ -46,12 +47,13 @@ class Row(NamedTuple):
 
 
 class DecodeOptions(NamedTuple):
-    """How rows are drawn: `end` tokens end a row and are forbidden in its first `min_new_tokens`;
-    `max_new_tokens` is the most that any prompt allows, so that no row's shapes depend on its
-    neighbours; `strata` samples a prompt, or 0 for independent ones; `top_logprobs` most probable
-    tokens recorded at each step; `lookup` tokens drafted from the text so far."""
+    """How rows are drawn. `end` tokens end a row and are forbidden in its first `min_new_tokens`;
+    `max_new_tokens` is the largest of any prompt, so that shapes do not depend on the other rows;
+    `strata` is the number of stratified samples of a prompt, or 0 for independent ones; at each
+    step the `top_logprobs` most probable tokens are recorded, and `lookup` tokens are drafted from
+    the text so far."""
 
-    sampling: Law
+    sampling: SamplingParams
     seed: int
     max_new_tokens: int
     min_new_tokens: int = 0
@@ -62,8 +64,8 @@ class DecodeOptions(NamedTuple):
 
 
 class Token(NamedTuple):
-    """A token that a row has drawn. `ended` by an end token; `complete` if a constraint allows
-    nothing after it and the model has no end token to say so."""
+    """A drawn token of a row. `ended` if it is an end token; `complete` if the constraint allows no
+    token after it and the model has no end token to draw."""
 
     row: int
     id: int
@@ -74,7 +76,7 @@ class Token(NamedTuple):
 
 
 class _RowState:
-    """What the loop knows of one row."""
+    """The state of one row."""
 
     def __init__(self, prompt: int, keys: Row, lookup: int, constraint: Any) -> None:
         self.prompt, self.keys = prompt, keys
@@ -82,12 +84,12 @@ class _RowState:
         self.output: list[int] = []
         self.drafter, self.draft = Drafter(lookup), list[int]()
         self.computed = 0  # tokens of the output before the last step of the model
-        self.over = False
+        self.stopped = False
 
 
 class DecodeLoop:
-    """Rows between two steps. `add` rows before the first step or between any two, `step` until
-    `done`; `stop` a row that has enough."""
+    """Rows between two steps. Call `add` before the first step or between any two, `step` until
+    `done`, and `stop` to end a row early."""
 
     def __init__(
         self, engine: Engine, options: DecodeOptions, constraint: Constraint | None = None
@@ -95,72 +97,72 @@ class DecodeLoop:
         self._engine, self._options, self._constraint = engine, options, constraint
         self._prompts: list[Prompt] = []
         self._rows: list[_RowState] = []
-        self._points = Points(options.seed, options.strata)
+        self._numbers = RandomNumbers(options.seed, options.strata)
         self._cache: Rows | None = None
         self._place: dict[int, int] = {}  # row -> its place in the KV cache and in the logits
         self._logits: np.ndarray | None = None  # [places, T, V] of the last step of the model
-        self._column = 0  # of these T, which is drawn next
+        self._column = 0  # index into T of the logits that are drawn from next
         self._joining: list[int] = []  # rows that are not in the KV cache yet
-        self._going: list[int] = []  # rows that draw from the next column
-        self._live: list[int] = []
+        self._accepted: list[int] = []  # rows whose draft came true: they draw from the next column
+        self._live: list[int] = []  # rows of the current step of the model, and those that join it
 
     @property
     def done(self) -> bool:
-        """Whether no row goes on."""
-        return not self._joining and all(self._rows[row].over for row in self._live)
+        """Whether all rows have ended."""
+        return not self._joining and all(self._rows[row].stopped for row in self._live)
 
     def add(self, prompt: Prompt, samples: Sequence[Row]) -> range:
-        """Adds samples of a prompt; gives their row numbers."""
+        """Adds samples of a prompt; returns their row numbers."""
         first = len(self._rows)
         constraint = self._constraint.start(prompt.ids.tolist()) if self._constraint else None
         lookup = self._options.lookup
         self._rows += [_RowState(len(self._prompts), row, lookup, constraint) for row in samples]
         self._prompts.append(prompt)
-        self._points.add([row.row for row in samples], [row.sample for row in samples])
+        self._numbers.add([row.row for row in samples], [row.sample for row in samples])
         rows = range(first, len(self._rows))
         self._joining += rows
         return rows
 
     def stop(self, row: int) -> None:
-        """Ends a row: it draws no more."""
-        self._rows[row].over = True
+        """Ends a row: it draws no more tokens."""
+        self._rows[row].stopped = True
 
     def step(self) -> list[Token]:
-        """Draws one token for each row that has logits to draw from, after a step of the model
-        where none has; rows whose drafts come true draw several times between two steps."""
-        going = [row for row in self._going if not self._rows[row].over]
+        """Draws one token for each row that has logits to draw from; if none has, runs a step of
+        the model first. Rows whose drafts come true draw several times between two such steps."""
+        drawing = [row for row in self._accepted if not self._rows[row].stopped]
         joining: list[int] = []
-        if not going:
-            self._live = [row for row in self._live if not self._rows[row].over]
-            joining = [row for row in self._joining if not self._rows[row].over]
+        if not drawing:
+            self._live = [row for row in self._live if not self._rows[row].stopped]
+            joining = [row for row in self._joining if not self._rows[row].stopped]
             self._joining = []
             if self._live:
                 self._compute()
-            going = list(self._live)
-            self._live = going + joining
+            drawing = list(self._live)
+            self._live = drawing + joining
             self._column = 0
-        tokens = self._draw(going + joining, self._current(going, joining))
-        self._going = []
+        tokens = self._draw(drawing + joining, self._current_logits(drawing, joining))
+        self._accepted = []
         for token in tokens:
             state = self._rows[token.row]
-            full = len(state.output) >= self._prompts[state.prompt].max_new_tokens
-            state.over = token.ended or token.complete or full
+            is_last = len(state.output) >= self._prompts[state.prompt].max_new_tokens
+            state.stopped = token.ended or token.complete or is_last
             if state.draft[self._column : self._column + 1] == [token.id]:
-                self._going.append(token.row)
+                self._accepted.append(token.row)
         self._column += 1
         return tokens
 
-    def _current(self, going: list[int], joining: list[int]) -> np.ndarray:
+    def _current_logits(self, drawing: list[int], joining: list[int]) -> np.ndarray:
         """The logits [n, V] of rows in the KV cache, then those of the prompts of new rows."""
         first = [self._prompts[self._rows[row].prompt].logits for row in joining]
-        if self._logits is None or not going:
+        if self._logits is None or not drawing:
             return np.stack(first)
-        places = [self._place[row] for row in going]
+        places = [self._place[row] for row in drawing]
         current = take_rows(self._logits[:, self._column], places)
         return np.concatenate([current, np.stack(first)]) if first else current
 
     def _compute(self) -> None:
-        """A step of the model for all live rows, and for the tokens drafted for them."""
+        """Runs a step of the model for all live rows and the tokens drafted for them."""
         options, live = self._options, self._live
         if options.lookup:
             self._draft()
@@ -172,7 +174,7 @@ class DecodeLoop:
         rows = live
         joined = any(row not in self._place for row in live)
         if present and not joined and not self._engine.runtime.shrinks(len(present), len(live)):
-            rows = present  # rows that are over are computed on: cheaper here than another shape
+            rows = present  # stopped rows are still computed: cheaper here than another shape
         new, alive = np.zeros((len(rows), 1 + options.lookup * drafted), int), set(live)
         for place, row in enumerate(rows):
             if row in alive:
@@ -190,7 +192,8 @@ class DecodeLoop:
         self._place = {row: place for place, row in enumerate(rows)}
 
     def _draft(self) -> None:
-        """Drafts the next tokens of each live row, after telling how the last drafts did."""
+        """Records how many tokens of the last drafts were accepted, and drafts the next tokens of
+        each live row."""
         for row in self._live:
             state = self._rows[row]
             accepted = len(state.output) - state.computed - 1
@@ -200,19 +203,19 @@ class DecodeLoop:
             state.computed = len(state.output)
 
     def _draw(self, rows: list[int], current: np.ndarray) -> list[Token]:
-        """One token for each of `rows`, whose logits are `current` [n, V]."""
+        """Draws one token for each of `rows`, whose logits are `current` [n, V]."""
         options, states = self._options, [self._rows[row] for row in rows]
         prompts = [self._prompts[state.prompt].ids for state in states]
         outputs = [state.output for state in states]
         allowed = adjusted(finite(current), options.sampling, prompts, outputs)
         allowed = self._masked(allowed, current, states)
-        which, steps = np.array(rows), np.array([len(output) for output in outputs])
-        drawn = pick(allowed, options.sampling, self._points.at(which, steps))
-        self._points.spread(which, drawn.low, drawn.high)
+        indices, steps = np.array(rows), np.array([len(output) for output in outputs])
+        drawn = pick(allowed, options.sampling, self._numbers.at(indices, steps))
+        self._numbers.rescale(indices, drawn.low, drawn.high)
         forced = [state.keys.forced_first if not state.output else None for state in states]
         ids = [id if f is None else f for id, f in zip(drawn.ids.tolist(), forced, strict=True)]
         logprobs = log_probabilities(current, np.array(ids))
-        exact = normalized(current) if options.top_logprobs else None
+        all_logprobs = normalized(current) if options.top_logprobs else None
         tokens = []
         for place, (row, state, id) in enumerate(zip(rows, states, ids, strict=True)):
             state.output.append(id)
@@ -220,32 +223,32 @@ class DecodeLoop:
             if self._constraint:
                 state.constraint = self._constraint.after(state.constraint, id)
                 complete = not options.end and self._constraint.only_ends(state.constraint)
-            best: tuple[tuple[int, float], ...] = ()
-            if exact is not None:
-                top = top_k_ids(exact[place], options.top_logprobs)
-                best = tuple((int(i), float(exact[place, i])) for i in top)
+            top: tuple[tuple[int, float], ...] = ()
+            if all_logprobs is not None:
+                top_ids = top_k_ids(all_logprobs[place], options.top_logprobs)
+                top = tuple((int(i), float(all_logprobs[place, i])) for i in top_ids)
             ended = id in options.end
-            tokens.append(Token(row, id, float(logprobs[place]), ended, complete, best))
+            tokens.append(Token(row, id, float(logprobs[place]), ended, complete, top))
         return tokens
 
     def _masked(
-        self, logits: np.ndarray, given: np.ndarray, states: Sequence[_RowState]
+        self, logits: np.ndarray, original: np.ndarray, states: Sequence[_RowState]
     ) -> np.ndarray:
-        """Logits [n, V] without the tokens that the constraint or `min_new_tokens` forbids; a copy
-        where these would be the `given` ones."""
+        """Logits [n, V] with -inf for tokens that the constraint or `min_new_tokens` forbids. They
+        are changed in place, but copied if they are the `original` ones."""
         constraint, options = self._constraint, self._options
         masks = [constraint.allowed(s.constraint) if constraint else None for s in states]
-        short = [
+        too_short = [
             place
             for place, state in enumerate(states)
-            # a text that is complete has to end, however short it is
+            # a complete text has to end, however short it is
             if len(state.output) < options.min_new_tokens
             and not (constraint and constraint.only_ends(state.constraint))
         ]
-        if not short and all(mask is None for mask in masks):
+        if not too_short and all(mask is None for mask in masks):
             return logits
-        logits = logits.copy() if logits is given else logits
-        logits[np.ix_(short, sorted(options.end))] = -np.inf
+        logits = logits.copy() if logits is original else logits
+        logits[np.ix_(too_short, sorted(options.end))] = -np.inf
         for place, mask in enumerate(masks):
             if mask is not None:
                 logits[place, ~mask] = -np.inf

@@ -1,5 +1,5 @@
-"""Random numbers that are a function of their key: Philox4x32-10 (Salmon et al. 2011, Parallel
-random numbers: as easy as 1, 2, 3), in integer arithmetic, so the same on every machine.
+"""Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011, Parallel random numbers: as easy
+as 1, 2, 3). A number is a function of its key, in integer arithmetic, so equal on every machine.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ _HALF = np.uint64(32)
 
 
 def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
-    """Ten rounds over counters [4, N] of 32-bit words under a key of two such words: [4, N]."""
+    """Ten rounds over counters [4, N] of 32-bit words under a key of two 32-bit words: [4, N]."""
     a, b, c, d = counter.astype(np.uint64)
-    for turn in range(10):
+    for round_number in range(10):
         low, high = (
-            np.uint64((k + turn * w) & 0xFFFFFFFF) for k, w in zip(key, _WEYL, strict=True)
+            np.uint64((k + round_number * w) & 0xFFFFFFFF) for k, w in zip(key, _WEYL, strict=True)
         )
         first, second = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
         a, b, c, d = (

@@ -1,5 +1,5 @@
-"""Filtered logits to token ids: the inversion of the cumulative distribution, summed in float64 on
-the host, at points that are a function of their keys; ids are 0-based.
+"""Sampling: filtered logits to token ids, by inversion of the cumulative distribution, summed in
+float64 on the host. Random numbers are a function of their keys; ids are 0-based.
 """
 
 from __future__ import annotations
@@ -12,18 +12,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gentool.decoding.filters import Law, weigh
+from gentool.config.sampling import SamplingParams
+from gentool.decoding.filters import weigh
 from gentool.decoding.philox import uniform
 from gentool.errors import GentoolError
 
-LAST = 1 - 2.0**-53  # the largest number below 1
-PART = 1 << 19  # logits for which a thread is worth its hand-over
-BITS = 40.0  # that a code point is good for: it is one float64 of 53
-SHIFT = (2**32 - 1, 2**32 - 1)  # sample and step of the number that shifts the strata of a prompt
+BELOW_ONE = 1 - 2.0**-53  # the largest float64 below 1
+LOGITS_PER_THREAD = 1 << 19  # with fewer, handing them to a thread costs more than it saves
+CODE_POINT_BITS = 40.0  # bits of a code point that draws may use up: it is one float64, of 53
+SHIFT_KEY = (2**32 - 1, 2**32 - 1)  # sample and step of the number that shifts a prompt's strata
 
 
 class Draws(NamedTuple):
-    """What rows drew: ids [N], and where each lies in its distribution, `low` to `high` [N]."""
+    """Drawn ids [N], and the interval `low` to `high` [N] of each in the cumulative distribution of
+    its row."""
 
     ids: np.ndarray
     low: np.ndarray
@@ -35,63 +37,64 @@ def draw(cumulated: np.ndarray, u: float) -> int:
     return int(np.searchsorted(cumulated, u * cumulated[-1], side="right"))
 
 
-def pick(logits: np.ndarray, law: Law, u: np.ndarray) -> Draws:
-    """One id for each row of logits [N, V], by the numbers u [N] in [0, 1)."""
-    if law.temperature == 0:
+def pick(logits: np.ndarray, sampling: SamplingParams, u: np.ndarray) -> Draws:
+    """Draws one id for each row of logits [N, V], by the numbers u [N] in [0, 1)."""
+    if sampling.temperature == 0:
         ids = logits.argmax(axis=-1)  # the lowest id of the largest
         return Draws(ids, np.zeros(len(ids)), np.ones(len(ids)))
 
-    def one(row: np.ndarray, point: float, room: np.ndarray) -> tuple[float, float, float]:
-        weight, mass = room
+    def draw_row(row: np.ndarray, u: float, buffer: np.ndarray) -> tuple[float, float, float]:
+        weight, mass = buffer
         weight[:] = row
-        weigh(weight, law)
-        np.cumsum(weight, out=mass)  # in order of ids; numpy keeps its lock where they are one
-        id = draw(mass, point)
+        weigh(weight, sampling)
+        np.cumsum(weight, out=mass)  # in order of ids; numpy keeps its lock if out is the input
+        id = draw(mass, u)
         low = mass[id - 1] if id else 0.0
         return id, low / mass[-1], mass[id] / mass[-1]
 
-    ids, low, high = _rows(one, logits, u).T
+    ids, low, high = _map_rows(draw_row, logits, u).T
     return Draws(ids.astype(int), low, high)
 
 
-class Points:
-    """The numbers that samples are drawn by: u(seed, row, sample, step). Stratified over n samples,
-    a prompt's sample i has one code point (i + s) / n instead, which each draw spreads over the
-    whole again; after BITS bits it is used up, and u goes on (arithmetic sampling, Vilnis et al.
-    2023)."""
+class RandomNumbers:
+    """The uniform numbers in [0, 1) that samples are drawn by: u(seed, row, sample, step).
+
+    Stratified over n samples (`strata`), sample i of a prompt has one code point (i + s) / n
+    instead. Each draw rescales it from the drawn token's interval to [0, 1); after CODE_POINT_BITS
+    bits it is used up, and u takes over (arithmetic sampling, Vilnis et al. 2023)."""
 
     def __init__(self, seed: int, strata: int = 0) -> None:
         self._seed, self._strata = seed, strata
         self._rows, self._samples = np.zeros((2, 0), int)  # keys [N]
-        self._code, self._left = np.zeros((2, 0))  # code point, and its bits that are left [N]
+        self._code_points, self._bits_left = np.zeros((2, 0))  # [N]
 
     def add(self, rows: Sequence[int] | np.ndarray, samples: Sequence[int] | np.ndarray) -> None:
         """Adds samples by their keys [n]."""
         rows, samples = np.asarray(rows), np.asarray(samples)
-        code, left = np.zeros((2, len(rows)))
+        code_points, bits_left = np.zeros((2, len(rows)))
         if self._strata:
-            shift = uniform(self._seed, rows, np.array(SHIFT[0]), np.array(SHIFT[1]))
-            code = np.minimum((samples + shift) / self._strata, LAST)
-            left[:] = BITS
+            shift = uniform(self._seed, rows, np.array(SHIFT_KEY[0]), np.array(SHIFT_KEY[1]))
+            code_points = np.minimum((samples + shift) / self._strata, BELOW_ONE)
+            bits_left[:] = CODE_POINT_BITS
         self._rows = np.concatenate([self._rows, rows])
         self._samples = np.concatenate([self._samples, samples])
-        self._code = np.concatenate([self._code, code])
-        self._left = np.concatenate([self._left, left])
+        self._code_points = np.concatenate([self._code_points, code_points])
+        self._bits_left = np.concatenate([self._bits_left, bits_left])
 
-    def at(self, which: np.ndarray, step: np.ndarray) -> np.ndarray:
-        """The numbers [n] of rows `which` [n] for their steps [n]."""
-        fresh = uniform(self._seed, self._rows[which], self._samples[which], step)
-        return np.where(self._left[which] > 0, self._code[which], fresh)
+    def at(self, indices: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """The numbers [n] of the samples at `indices` [n] for their steps [n]."""
+        fresh = uniform(self._seed, self._rows[indices], self._samples[indices], steps)
+        return np.where(self._bits_left[indices] > 0, self._code_points[indices], fresh)
 
-    def spread(self, which: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
-        """Tells that rows `which` have drawn within low to high."""
-        code = (self._code[which] - low) / (high - low)
-        self._code[which] = np.clip(code, 0.0, LAST)
-        self._left[which] += np.log2(high - low)
+    def rescale(self, indices: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+        """Rescales the code points of samples that have drawn within low to high [n]."""
+        code_points = (self._code_points[indices] - low) / (high - low)
+        self._code_points[indices] = np.clip(code_points, 0.0, BELOW_ONE)
+        self._bits_left[indices] += np.log2(high - low)
 
 
 def finite(logits: np.ndarray) -> np.ndarray:
-    """The logits [..., V], each row of which has a finite maximum."""
+    """Returns the logits [..., V]; GentoolError unless each row has a finite maximum."""
     if not np.isfinite(logits.max(axis=-1)).all():
         raise GentoolError(
             "the model's logits are not numbers",
@@ -101,38 +104,39 @@ def finite(logits: np.ndarray) -> np.ndarray:
 
 
 def log_probabilities(logits: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """The model's own log p(id) [N], before any filter, of logits [N, V]; natural, float64: those
-    of `normalized`, bit for bit."""
+    """The model's own log p(id) [N], before any filter, of logits [N, V]; natural, float64; equal
+    to those of `normalized`, bit for bit."""
 
-    def one(row: np.ndarray, id: int, room: np.ndarray) -> float:
-        exact = np.subtract(row, np.float64(row.max()), out=room[0])
-        chosen = exact[id]
-        return float(chosen - np.log(np.exp(exact, out=exact).sum()))
+    def row_log_probability(row: np.ndarray, id: int, buffer: np.ndarray) -> float:
+        shifted = np.subtract(row, np.float64(row.max()), out=buffer[0])
+        chosen = shifted[id]
+        return float(chosen - np.log(np.exp(shifted, out=shifted).sum()))
 
-    return _rows(one, logits, ids)
+    return _map_rows(row_log_probability, logits, ids)
 
 
 def normalized(logits: np.ndarray) -> np.ndarray:
-    """log p [..., V] of logits [..., V]; natural, float64."""
-    exact = logits.astype(np.float64)
-    exact -= exact.max(axis=-1, keepdims=True)
-    return exact - np.log(np.exp(exact).sum(axis=-1, keepdims=True))
+    """Log-softmax: log p [..., V] of logits [..., V]; natural, float64."""
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def _rows(one: Callable[..., Any], logits: np.ndarray, of_each: np.ndarray) -> np.ndarray:
-    """What `one` makes of each row of logits [N, V] and its element of `of_each` [N], given
-    float64 [2, V] to compute in: memory that is new each time costs more than the arithmetic. Many
-    rows are shared among the cores: numpy holds no lock while it computes."""
+def _map_rows(function: Callable[..., Any], logits: np.ndarray, operands: np.ndarray) -> np.ndarray:
+    """Calls function(row [V], operand, buffer) for each row of logits [N, V] and its element of
+    `operands` [N]. The buffer, float64 [2, V], is reused: new memory for each row costs more than
+    the arithmetic. Many rows are shared among the cores: numpy holds no lock while it computes."""
 
-    def some(rows: np.ndarray, others: np.ndarray) -> list[Any]:
-        room = np.empty((2, rows.shape[-1]))
-        return [one(row, other, room) for row, other in zip(rows, others, strict=True)]
+    def map_part(rows: np.ndarray, part_operands: np.ndarray) -> list[Any]:
+        buffer = np.empty((2, rows.shape[-1]))
+        pairs = zip(rows, part_operands, strict=True)
+        return [function(row, operand, buffer) for row, operand in pairs]
 
-    parts = max(1, min(os.cpu_count() or 1, logits.size // PART))
+    parts = max(1, min(os.cpu_count() or 1, logits.size // LOGITS_PER_THREAD))
     if parts == 1:
-        return np.array(some(logits, of_each))
-    cut = (np.array_split(x, parts) for x in (logits, of_each))
-    return np.array([each for part in _threads().map(some, *cut) for each in part])
+        return np.array(map_part(logits, operands))
+    cut = (np.array_split(x, parts) for x in (logits, operands))
+    return np.array([value for part in _threads().map(map_part, *cut) for value in part])
 
 
 @functools.cache
@@ -141,7 +145,8 @@ def _threads() -> ThreadPoolExecutor:
 
 
 def top_k_ids(row: np.ndarray, count: int) -> np.ndarray:
-    """Ids of the largest numbers [V], best first, of equal ones the lowest first."""
-    few = np.argpartition(-row, count - 1)[:count] if count < len(row) else np.arange(len(row))
-    few = np.flatnonzero(row >= row[few].min())
-    return few[np.argsort(-row[few], kind="stable")][:count]
+    """Ids of the `count` largest numbers of row [V], largest first, of equal ones the lowest id
+    first."""
+    top = np.argpartition(-row, count - 1)[:count] if count < len(row) else np.arange(len(row))
+    top = np.flatnonzero(row >= row[top].min())
+    return top[np.argsort(-row[top], kind="stable")][:count]

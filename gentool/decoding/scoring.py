@@ -1,5 +1,5 @@
-"""Log-probabilities of a text that is there already: each token predicted once, by what comes
-before it in its window. A text of any length takes the memory of a window.
+"""Scoring: log-probabilities of the tokens of a given text, each predicted once from the tokens
+before it in its window. A text of any length takes the memory of one window.
 """
 
 from __future__ import annotations
@@ -11,41 +11,43 @@ import numpy as np
 from gentool.decoding.engine import Engine
 from gentool.decoding.sampling import finite, log_probabilities
 
-LOGITS = 1 << 24  # of a call: 64 MB
-ROWS = 64  # whose log-probabilities are taken together
+LOGITS_PER_CALL = 1 << 24  # 64 MB
+ROWS_PER_CALL = 64  # of log-probabilities
 
 
 def score(engine: Engine, ids: Sequence[int], window: int, stride: int, first: int) -> np.ndarray:
-    """Natural log-probabilities, float64, of `ids` but the `first`, a start that every window
-    begins with. Where `first` is 0 there is no start, and the first token is not scored. A window
-    is `window` tokens long and the next one begins `stride` later, so a token is predicted by all
-    before it, or by at least window - stride of them."""
+    """Natural log-probabilities, float64, of all `ids` but the `first` ones, which every window
+    begins with. If `first` is 0, windows begin with their own tokens, and the first token is not
+    scored. A window is `window` tokens long and the next one begins `stride` later, so a token is
+    predicted from all tokens before it, or from at least window - stride of them."""
     start, rest = list(ids[:first]), ids[first:]
-    size = max(16, 1 << (LOGITS // engine.arch.n_vocab).bit_length() - 1)  # a bucket of tokens
-    found: list[np.ndarray] = [np.empty(0)]
-    for at, new, end in windows(len(rest), window - first, stride, 0 if first else 1):
-        inputs = [*start, *rest[at : end - 1]]
-        known = first + new - at - 1  # inputs whose next token is scored already
-        prefix = engine.prefill(inputs[:known])[0] if known else None
-        for chunk in range(known, len(inputs), size):
-            part = inputs[chunk : chunk + size]
-            prefix, logits = engine.prefill(part, prefix, every=True)
-            begin = at + chunk + 1 - first
-            found.append(_log_probabilities(finite(logits), rest[begin : begin + len(part)]))
-    return np.concatenate(found)
+    # tokens of a chunk of logits, a power of two: a bucket of the runtime
+    chunk_size = max(16, 1 << (LOGITS_PER_CALL // engine.arch.n_vocab).bit_length() - 1)
+    logprobs: list[np.ndarray] = [np.empty(0)]
+    for begin, new, end in windows(len(rest), window - first, stride, 0 if first else 1):
+        inputs = [*start, *rest[begin : end - 1]]
+        n_context = first + new - begin - 1  # inputs whose next token is scored already
+        prefix = engine.prefill(inputs[:n_context])[0] if n_context else None
+        for chunk_start in range(n_context, len(inputs), chunk_size):
+            chunk = inputs[chunk_start : chunk_start + chunk_size]
+            prefix, logits = engine.prefill(chunk, prefix, all_positions=True)
+            target = begin + chunk_start + 1 - first
+            targets = rest[target : target + len(chunk)]
+            logprobs.append(_log_probabilities(finite(logits), targets))
+    return np.concatenate(logprobs)
 
 
 def windows(count: int, width: int, stride: int, first: int) -> Iterator[tuple[int, int, int]]:
-    """The windows over tokens `first` to `count`: where each begins, and the first and the end of
-    the tokens it predicts, which may be one more than the `width` it holds."""
-    at, new, stride = 0, first, min(stride, width)
+    """Yields the windows over tokens `first` to `count`: the begin of each, and the first and the
+    end of the tokens it predicts, which may be one more than the `width` tokens it holds."""
+    begin, new, stride = 0, first, min(stride, width)
     while new < count:
-        end = min(at + width + 1, count)
-        yield at, new, end
-        at, new = at + stride, end
+        end = min(begin + width + 1, count)
+        yield begin, new, end
+        begin, new = begin + stride, end
 
 
 def _log_probabilities(logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
-    """As the function of that name, on a few rows of logits [T, V] at a time."""
-    parts = [slice(at, at + ROWS) for at in range(0, len(ids), ROWS)]
+    """`log_probabilities` of logits [T, V], a few rows at a time."""
+    parts = [slice(at, at + ROWS_PER_CALL) for at in range(0, len(ids), ROWS_PER_CALL)]
     return np.concatenate([log_probabilities(logits[p], np.array(ids[p])) for p in parts])

@@ -1,6 +1,7 @@
-"""The samples of a vote as a tree: those with the same tokens so far are one node, computed once,
-whose distribution each of them inverts with its own number. So the texts are those of independent
-rows, and `extend` computes the distinct unfinished prefixes and nothing else.
+"""Samples of a prompt as a tree, for votes. Samples with equal tokens so far share a node, which is
+computed once; each sample draws its next token from the node's distribution by its own random
+number. So the texts are those of independent rows, and `extend` computes only the distinct
+unfinished prefixes.
 """
 
 from __future__ import annotations
@@ -10,18 +11,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gentool.config.sampling import SamplingParams
 from gentool.decoding.beam import Adjust, Ends, Stops
 from gentool.decoding.engine import Engine, Prefix
-from gentool.decoding.filters import Law, weights
-from gentool.decoding.sampling import Points, finite
+from gentool.decoding.filters import weights
+from gentool.decoding.sampling import RandomNumbers, finite
 
 Ids = tuple[int, ...]
 
 
 class Root(NamedTuple):
-    """A prompt that was computed: its cells, the logits [V] after it, the first key of its random
-    numbers; what filters and restrictions make of logits after it, which texts are over, and how
-    many tokens one may have."""
+    """A computed prompt: its prefix (with the KV cache), the logits [V] after it, the first key of
+    its random numbers; how filters and constraints adjust logits after it, which texts stop, and
+    the most new tokens of a text."""
 
     prefix: Prefix
     logits: np.ndarray
@@ -32,27 +34,27 @@ class Root(NamedTuple):
 
 
 class TreeOptions(NamedTuple):
-    """How texts are drawn or found: the sampling distribution; end tokens, forbidden in the first
-    `min_new_tokens`; `max_new_tokens`, the most that any prompt allows."""
+    """How the tree is sampled or expanded: the sampling distribution; end tokens, forbidden in the
+    first `min_new_tokens`; `max_new_tokens`, the largest that any prompt allows."""
 
-    law: Law
+    sampling: SamplingParams
     end: Ends
     min_new_tokens: int
     max_new_tokens: int
 
 
-class Begun(NamedTuple):
-    """What is settled before samples are drawn: the tokens each begins with, and which tokens it
-    cannot go on with after just these."""
+class ForcedPrefixes(NamedTuple):
+    """Constraints on samples before they are drawn: sample i begins with the tokens `prefixes[i]`;
+    directly after the tokens of a key of `excluded`, its tokens are not drawn."""
 
-    given: Sequence[Ids] = ()
-    barred: Mapping[Ids, np.ndarray] = {}
+    prefixes: Sequence[Ids] = ()
+    excluded: Mapping[Ids, np.ndarray] = {}
 
 
 class Leaf(NamedTuple):
-    """A text that is over; or that was cut off at its most tokens, or that nothing may follow:
-    then it is not `finished`. Its probability under the law, and the samples that drew it. Of
-    samples that were begun it is that of what was drawn."""
+    """A complete text, the samples that drew it, and its probability under the sampling
+    distribution. It is not `finished` if it was cut off at the maximum number of tokens, or if no
+    token is allowed after it. Forced tokens count as probability 1."""
 
     root: int
     ids: Ids
@@ -62,7 +64,7 @@ class Leaf(NamedTuple):
 
 
 class Level(NamedTuple):
-    """What a step found. Of each root `rows` unfinished samples go on, as `nodes` distinct
+    """The result of one step. `rows` unfinished samples of each root continue, as `nodes` distinct
     prefixes, which are computed next if the root is not closed."""
 
     leaves: list[Leaf]
@@ -71,11 +73,11 @@ class Level(NamedTuple):
 
 
 class _Node(NamedTuple):
-    """An unfinished prefix, and which of all samples are there."""
+    """An unfinished prefix, and the samples that drew it, as indices into all samples."""
 
     root: int
     ids: Ids
-    which: np.ndarray
+    samples: np.ndarray
     mass: float
 
 
@@ -87,120 +89,124 @@ def sample(
     seed: int,
     strata: int = 0,
     closed: set[int] | None = None,
-    begun: Begun | None = None,
+    forced: ForcedPrefixes | None = None,
 ) -> Iterator[Level]:
-    """Yields level by level what the `samples` of each root say. Between two levels the caller may
-    add to `closed` the roots it has seen enough of. One root alone can be `begun`."""
+    """Yields the `samples` of each root level by level. Between two levels the caller may add roots
+    to `closed`, which are then computed no further. `forced` is for a single root."""
     count, closed = len(samples), set() if closed is None else closed
     index = np.array(list(samples))
     rows = np.repeat(np.array([root.row for root in roots]), count)
-    points = Points(seed, strata)
-    points.add(rows, np.tile(index, len(roots)))
+    numbers = RandomNumbers(seed, strata)
+    numbers.add(rows, np.tile(index, len(roots)))
     nodes = [_Node(r, (), r * count + np.arange(count), 1.0) for r in range(len(roots))]
     logits = np.stack([root.logits for root in roots])  # [nodes, V]
     cache = None
     while True:
         leaves: list[Leaf] = []
-        below: list[tuple[int, _Node]] = []  # place of its parent, node
-        for place, node, u in _going(nodes, points, closed):
-            root, drawn = roots[node.root], list[_Node]()
+        next_nodes: list[tuple[int, _Node]] = []  # place of the parent, node
+        for place, node, u in _open_nodes(nodes, numbers, closed):
+            root = roots[node.root]
             w = distribution(logits[place], root, node.ids, options)
             if not w.any():
                 leaves.append(_leaf(node, False, index))
                 continue
-            drawn = _parted(node, w, u, points, begun)
-            for child in drawn:
+            for child in _children(node, w, u, numbers, forced):
                 ended = child.ids[-1] in options.end or root.stops(child.ids)
                 if ended or len(child.ids) >= root.max_new_tokens:
                     leaves.append(_leaf(child, ended, index))
                 else:
-                    below.append((place, child))
-        yield _level(leaves, [node for _, node in below], len(roots))
-        below = [(place, node) for place, node in below if node.root not in closed]
-        if not below:
+                    next_nodes.append((place, child))
+        yield _level(leaves, [node for _, node in next_nodes], len(roots))
+        next_nodes = [(place, node) for place, node in next_nodes if node.root not in closed]
+        if not next_nodes:
             return
-        nodes = [node for _, node in below]
+        nodes = [node for _, node in next_nodes]
         cache, out = engine.extend(
             [root.prefix for root in roots],
             cache,
             [node.root for node in nodes],
-            [place for place, _ in below],
+            [place for place, _ in next_nodes],
             np.array([node.ids[-1:] for node in nodes]),
             max_new_tokens=options.max_new_tokens,
         )
         logits = out[:, 0]
 
 
-def _going(
-    nodes: list[_Node], points: Points, closed: set[int]
+def _open_nodes(
+    nodes: list[_Node], numbers: RandomNumbers, closed: set[int]
 ) -> Iterator[tuple[int, _Node, np.ndarray]]:
-    """The nodes of a level that are still wanted, with the numbers their samples draw by."""
-    which = np.concatenate([node.which for node in nodes])
-    u = points.at(which, np.full(len(which), len(nodes[0].ids)))
-    ends = np.cumsum([len(node.which) for node in nodes])
+    """Yields place, node and the random numbers of its samples, for roots that are not closed."""
+    samples = np.concatenate([node.samples for node in nodes])
+    u = numbers.at(samples, np.full(len(samples), len(nodes[0].ids)))
+    ends = np.cumsum([len(node.samples) for node in nodes])
     for place, (node, end) in enumerate(zip(nodes, ends, strict=True)):
         if node.root not in closed:
-            yield place, node, u[end - len(node.which) : end]
+            yield place, node, u[end - len(node.samples) : end]
 
 
-def _parted(
-    node: _Node, w: np.ndarray, u: np.ndarray, points: Points, begun: Begun | None
+def _children(
+    node: _Node,
+    w: np.ndarray,
+    u: np.ndarray,
+    numbers: RandomNumbers,
+    forced: ForcedPrefixes | None,
 ) -> list[_Node]:
-    """The node's samples by the token of weights w [V] that each draws, in order of ids."""
-    told = _told(node, begun) if begun else np.full(len(u), -1)
-    if begun and node.ids in begun.barred:
-        w[begun.barred[node.ids]] = 0
+    """Groups the node's samples by the token that each draws by its number u from weights w [V];
+    children are in order of ids."""
+    forced_ids = _forced_ids(node, forced) if forced else np.full(len(u), -1)
+    if forced and node.ids in forced.excluded:
+        w[forced.excluded[node.ids]] = 0
     cumulated = np.cumsum(w)
     drawn = np.searchsorted(cumulated, u * cumulated[-1], side="right")
     low = np.where(drawn > 0, cumulated[drawn - 1], 0.0) / cumulated[-1]
     high = cumulated[np.minimum(drawn, len(w) - 1)] / cumulated[-1]
-    points.spread(node.which, low, high)
-    drawn = np.where(told >= 0, told, drawn)
-    share = np.where(told >= 0, 1.0, high - low)
-    ids, first, place = np.unique(drawn, return_index=True, return_inverse=True)
+    numbers.rescale(node.samples, low, high)
+    drawn = np.where(forced_ids >= 0, forced_ids, drawn)
+    probability = np.where(forced_ids >= 0, 1.0, high - low)
+    ids, first, group = np.unique(drawn, return_index=True, return_inverse=True)
     return [
         _Node(
             node.root,
             (*node.ids, int(id)),
-            node.which[place == number],
-            node.mass * float(share[first[number]]),
+            node.samples[group == number],
+            node.mass * float(probability[first[number]]),
         )
         for number, id in enumerate(ids)
     ]
 
 
-def _told(node: _Node, begun: Begun) -> np.ndarray:
-    """The token each of the node's samples has to go on with [n], -1 where it draws one."""
+def _forced_ids(node: _Node, forced: ForcedPrefixes) -> np.ndarray:
+    """The next token that each of the node's samples must take [n], -1 where it is drawn."""
     step = len(node.ids)
-    given = [begun.given[sample] for sample in node.which]
-    return np.array([ids[step] if step < len(ids) else -1 for ids in given])
+    prefixes = [forced.prefixes[sample] for sample in node.samples]
+    return np.array([ids[step] if step < len(ids) else -1 for ids in prefixes])
 
 
 def _leaf(node: _Node, finished: bool, index: np.ndarray) -> Leaf:
-    samples = tuple(index[node.which % len(index)].tolist())
+    samples = tuple(index[node.samples % len(index)].tolist())
     return Leaf(node.root, node.ids, finished, node.mass, samples)
 
 
-def _level(leaves: list[Leaf], below: list[_Node], roots: int) -> Level:
+def _level(leaves: list[Leaf], next_nodes: list[_Node], roots: int) -> Level:
     rows, distinct = np.zeros((2, roots), int)
-    for node in below:
-        rows[node.root] += len(node.which)
+    for node in next_nodes:
+        rows[node.root] += len(node.samples)
         distinct[node.root] += 1
     return Level(leaves, rows, distinct)
 
 
 def distribution(logits: np.ndarray, root: Root, ids: Ids, options: TreeOptions) -> np.ndarray:
-    """The weights [V] of the tokens after `ids`, under the law, of the model's logits [V]; all 0
-    where none is allowed."""
-    own = finite(logits[None]).astype(np.float64)  # which may be changed in place
+    """The unnormalised weights [V] of the tokens after `ids` under the sampling distribution, of
+    the model's logits [V]; all 0 where no token is allowed."""
+    own = finite(logits[None]).astype(np.float64)  # a copy, which may be changed in place
     allowed = root.adjust(own, [0], [ids])[0]
     if len(ids) < options.min_new_tokens and options.end:
-        held = allowed.copy()
-        held[sorted(options.end)] = -np.inf
-        # a text that is whole has to end, however short it is
-        allowed = held if held.max() > -np.inf else allowed
+        without_end = allowed.copy()
+        without_end[sorted(options.end)] = -np.inf
+        # a complete text has to end, however short it is
+        allowed = without_end if without_end.max() > -np.inf else allowed
     if allowed.max() == -np.inf:
         return np.zeros(len(allowed))
-    if options.law.temperature == 0:
+    if options.sampling.temperature == 0:
         return np.eye(1, len(allowed), int(allowed.argmax()))[0]
-    return weights(allowed, options.law)
+    return weights(allowed, options.sampling)

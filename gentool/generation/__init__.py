@@ -1,1 +1,1 @@
-"""Text in, text out: requests and the model's verbs."""
+"""Generation: text in, text out. Requests, and the methods of an open model."""

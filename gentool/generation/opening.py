@@ -1,4 +1,4 @@
-"""Opens a model: its files, checked against each other, and the runtime that holds its weights."""
+"""Opens a model: checks its files against each other and loads the weights into a runtime."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_FP32_BYTES = 1 << 30  # of a 16-bit file that is opened in fp32
 
 
 class ModelFiles(NamedTuple):
-    """What a YAML names, opened: everything but the weights themselves, which are only planned."""
+    """The open files of a model. The weights are planned but not read."""
 
     tokenizer: Tokenizer | None
     family: ModuleType
@@ -35,16 +35,16 @@ class ModelFiles(NamedTuple):
 
 
 def open_files(config: ModelConfig) -> ModelFiles:
-    """Opens a model's files, and checks that they are of one model."""
+    """Opens a model's files, and checks that they belong to the same model."""
     tokenizer = tokenizers.load(config.tokenizer, config.folder) if config.tokenizer else None
     if config.tokenizer and tokenizer:
-        more = config.arch.n_vocab - tokenizer.n_vocab
-        # rows without a piece are usual, but GPT2_ML's two vocabularies are mistaken for each other
-        if more < 0 or (config.tokenizer.kind == "wordpiece" and more > 1000):
+        unused_rows = config.arch.n_vocab - tokenizer.n_vocab
+        # some rows without a piece are usual; with many it may be the other vocabulary of GPT2_ML
+        if unused_rows < 0 or (config.tokenizer.kind == "wordpiece" and unused_rows > 1000):
             raise ModelError(
                 f"{config.folder / config.tokenizer.model} has {tokenizer.n_vocab} pieces,"
                 f" {config.name} has {config.arch.n_vocab}",
-                "they are not of one model: name its own with --set tokenizer.model=FILE",
+                "they belong to different models: name its own with --set tokenizer.model=FILE",
             )
     source = checkpoints.open_checkpoint(config.folder / config.checkpoint, config.format)
     family = models.load_family(config.family)
@@ -52,10 +52,12 @@ def open_files(config: ModelConfig) -> ModelFiles:
 
 
 def auto_precision(plan: Mapping[str, Weight]) -> str:
-    """The precision for weights as they lie in a file: fp32 (which has exactly the file's weights)
-    where that takes at most MAX_FP32_BYTES or the file has them so, else the 16 bits of the file,
-    which need not be copied."""
+    """The precision `auto` for planned weights: fp32, which keeps the file's values exactly, if
+    that takes at most MAX_FP32_BYTES or the file is in fp32; else the file's 16 bits, which need no
+    copy; int8 or int4 where the file is quantised."""
     stored = {weight.dtype.name for weight in plan.values()}
+    if integers := stored & set(INTEGERS):
+        return min(integers)  # int4 folders have int8 products, too
     size = 4 * sum(math.prod(weight.shape) for weight in plan.values())
     precisions = [name for name, dtype in DTYPES.items() if stored == {dtype}]
     return precisions[0] if precisions and size > MAX_FP32_BYTES else "fp32"
@@ -75,9 +77,15 @@ def open_model(
     if precision not in PRECISIONS:
         raise UsageError(f"precision is {precision!r}", f"it can be {', '.join(PRECISIONS)}")
     tokenizer, family, source, plan = open_files(config)
-    precision = auto_precision(plan) if precision == "auto" else precision
+    best = auto_precision(plan)
+    precision = best if precision == "auto" else precision
+    if best in INTEGERS and precision != best:
+        raise UsageError(
+            f"precision is {precision}, the weights of {config.name} are {best}",
+            "leave it out, or open the weights that they were made of",
+        )
     runtime: Runtime
-    if _runs_on_litert(precision, xla):
+    if runs_on_litert(precision, xla):
         from gentool.runtimes import litert
 
         runtime = litert.load()(family, config.arch, plan, source, precision, threads)
@@ -87,7 +95,7 @@ def open_model(
     return Model(config, tokenizer, runtime, precision, plan)
 
 
-def _runs_on_litert(precision: str, xla: bool | None) -> bool:
+def runs_on_litert(precision: str, xla: bool | None) -> bool:
     """The rule of runtimes; UsageError where a precision has none."""
     reason = ""
     if xla is not None:

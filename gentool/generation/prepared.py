@@ -1,5 +1,5 @@
-"""A checked request with what it runs on, and what every search needs of it: the constraint, the
-filters as an adjustment of scores, stop texts, and tokens as samples.
+"""Prepared requests: a checked request with its engine and tokenizer, and what all searches derive
+from it: the constraint, the adjustment of scores, the stop criterion, and samples of tokens.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gentool.config.model import Sampling
+from gentool.config.sampling import SamplingParams
 from gentool.decoding import beam, constraints, loop
 from gentool.decoding.constraints import Constraint, Following
 from gentool.decoding.engine import Engine
-from gentool.decoding.filters import Law, adjusted
+from gentool.decoding.filters import adjusted
 from gentool.generation.request import Finish, Request, Sample, Step, TokenLogprob
 from gentool.tokenizers import Tokenizer
 from gentool.tokenizers.stream import TextStream
@@ -23,8 +23,8 @@ from gentool.tokenizers.token_bytes import Pieces
 
 @dataclass(frozen=True)
 class PreparedRequest:
-    """A request whose prompts are ids, and what it runs on; `token_bytes` are made when they are
-    asked for."""
+    """A request with its prompts as ids, the engine and the tokenizer. `token_bytes` is called only
+    for a constraint, because it is slow."""
 
     engine: Engine
     tokenizer: Tokenizer | None
@@ -34,28 +34,22 @@ class PreparedRequest:
     ends: frozenset[int]
 
     @property
-    def sampling(self) -> Sampling:
+    def sampling(self) -> SamplingParams:
         return self.request.sampling
 
-    @property
-    def law(self) -> Law:
-        s = self.sampling
-        fields = {name: getattr(s, name) for name in Law._fields if name != "logit_bias"}
-        return Law(**fields, logit_bias=tuple(s.logit_bias.items()))
-
     def max_new_tokens(self, prompt: int) -> int:
-        """How many tokens may follow a prompt."""
+        """The maximum number of new tokens after a prompt."""
         return min(self.sampling.max_tokens, self.engine.arch.n_ctx - len(self.prompts[prompt]))
 
     def text(self, prompt: int) -> TextStream:
-        """The text of a continuation of a prompt, which has none yet."""
+        """A new, empty text stream for a continuation of a prompt."""
         s = self.sampling
         ids = self.prompts[prompt]
         return TextStream(self.tokenizer, ids, s.stop, s.include_stop, s.min_tokens)
 
     @functools.cached_property
     def constraint(self) -> Constraint | None:
-        """What the request asks of all continuations, if anything."""
+        """The constraint on all continuations, if there is one."""
         rules = []
         if self.request.regex is not None:
             rules.append(constraints.regex(self.request.regex))
@@ -72,18 +66,18 @@ class PreparedRequest:
         return Constraint(restrictions, vocabulary)
 
     def following(self, prompt: int) -> Following | None:
-        """What the constraint leaves after a prompt."""
+        """The constraint after a prompt, if there is one."""
         constraint = self.constraint
         return constraints.following(constraint, self.prompts[prompt]) if constraint else None
 
     def adjust(self, prompt: int, following: Following | None) -> beam.Adjust:
-        """What filters and the constraint do to the scores of texts after a prompt."""
-        law, ids = self.law, np.array(self.prompts[prompt])
+        """The function that applies filters and the constraint to scores after a prompt."""
+        sampling, ids = self.sampling, np.array(self.prompts[prompt])
 
         def adjust(
             scores: np.ndarray, _: Sequence[int], outputs: Sequence[tuple[int, ...]]
         ) -> np.ndarray:
-            changed = adjusted(scores, law, [ids] * len(outputs), outputs)
+            changed = adjusted(scores, sampling, [ids] * len(outputs), outputs)
             if following and changed is scores:
                 changed = scores.copy()
             for row, output in zip(changed, outputs, strict=True):
@@ -95,10 +89,10 @@ class PreparedRequest:
         return adjust
 
     def stops(self, prompt: int, following: Following | None) -> beam.Stops:
-        """Whether new tokens end a text: by a stop text; or because nothing can be added and there
-        is no end token to say so."""
+        """The function that says whether a text of new tokens ends without an end token: by a stop
+        string; or because the constraint allows no token, and the model has no end token."""
 
-        @functools.cache  # each text is one token longer than one that was asked about
+        @functools.cache  # the text without the last token is cached already
         def text(ids: tuple[int, ...]) -> TextStream:
             if not ids:
                 return self.text(prompt)
@@ -113,7 +107,7 @@ class PreparedRequest:
         return ended
 
     def finished_text(self, prompt: int, ids: Iterable[int]) -> TextStream:
-        """The text of all of `ids` after a prompt, end tokens left out."""
+        """The complete text of new tokens `ids` after a prompt, without end tokens."""
         text = self.text(prompt)
         for id in ids:
             if id not in self.ends:
@@ -122,25 +116,25 @@ class PreparedRequest:
         return text
 
     def steps(self, prompt: int, tokens: Sequence[loop.Token]) -> tuple[Step, ...]:
-        """The log-probabilities of each step, if they were asked for."""
+        """The log-probabilities of each step, if the request asks for them."""
         if self.request.logprobs is None:
             return ()
-        before = [self.prompts[prompt][-1], *(token.id for token in tokens)]
+        previous_ids = [self.prompts[prompt][-1], *(token.id for token in tokens)]
         return tuple(
             Step(
-                self._logprob(token.id, token.log_probability, last),
-                tuple(self._logprob(*top, last) for top in token.top_logprobs),
+                self._logprob(token.id, token.log_probability, previous),
+                tuple(self._logprob(*top, previous) for top in token.top_logprobs),
             )
-            for token, last in zip(tokens, before, strict=False)
+            for token, previous in zip(tokens, previous_ids, strict=False)
         )
 
-    def _logprob(self, id: int, logprob: float, before: int) -> TokenLogprob:
-        piece = self.tokenizer.piece(id, before) if self.tokenizer else b""
+    def _logprob(self, id: int, logprob: float, previous: int) -> TokenLogprob:
+        piece = self.tokenizer.piece(id, previous) if self.tokenizer else b""
         return TokenLogprob(id, piece.decode("utf-8", "replace"), logprob)
 
 
 class SampleBuilder:
-    """A continuation of a prompt while its tokens come in."""
+    """Builds a sample from the tokens of a continuation, one by one."""
 
     def __init__(self, prepared: PreparedRequest, prompt: int) -> None:
         self._prepared, self._prompt = prepared, prompt
@@ -149,17 +143,18 @@ class SampleBuilder:
         self._tokens: list[loop.Token] = []
 
     def push(self, token: loop.Token) -> tuple[str, Sample | None]:
-        """The characters a token makes certain, and the sample if it is the last."""
+        """Adds a token. Returns the text that is final with it, and the sample if it is the last
+        token."""
         self._tokens.append(token)
         new = "" if token.ended else self._text.push(token.id)
-        full = len(self._tokens) == self._max_new_tokens
-        if not (self._text.stopped or token.ended or token.complete or full):
+        is_last = len(self._tokens) == self._max_new_tokens
+        if not (self._text.stopped or token.ended or token.complete or is_last):
             return new, None
         new += self._text.finish()
         finish: Finish = "eos" if token.ended or token.complete else "length"
         finish = "stop" if self._text.stopped else finish
         total = 0.0
-        for t in self._tokens:  # in order: the sum of a text is the same however it was cut
+        for t in self._tokens:  # in order: the sum does not depend on the chunks of the text
             total += t.log_probability
         ids = tuple(t.id for t in self._tokens)
         steps = self._prepared.steps(self._prompt, self._tokens)

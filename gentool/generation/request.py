@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gentool.config.model import Sampling
+from gentool.config.sampling import SamplingParams
+from gentool.decoding.beam import BeamSearch as BeamSearch
 from gentool.errors import UsageError
 
 Finish = Literal["eos", "stop", "length"]
@@ -15,7 +16,7 @@ Ends = int | Sequence[int] | None | Literal["default"]
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token a step could have given, and its natural log-probability under the model itself."""
+    """A candidate token of a step, and its natural log-probability under the model itself."""
 
     id: int
     text: str
@@ -24,7 +25,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Step:
-    """The token of one step, and the most probable ones, best first."""
+    """The drawn token of a step, and the most probable tokens, best first."""
 
     chosen: TokenLogprob
     top_logprobs: tuple[TokenLogprob, ...]
@@ -32,10 +33,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Sample:
-    """One continuation; without a tokenizer its text is empty. `ids` are all its tokens, an end
-    token and those of a stop string included; `logprob` is their summed natural log-probability
-    under the model itself, before any filter; `score` is what samples are ordered by: the same, or
-    that of a beam. `steps` are there if they were asked for."""
+    """A continuation; without a tokenizer its text is empty. `ids` are all its tokens, including
+    an end token and those of a stop string; `logprob` is their summed natural log-probability under
+    the model itself, before any filter; samples are ordered by `score`: `logprob`, or the score of
+    a beam. `steps` is empty unless log-probabilities are requested."""
 
     text: str
     ids: tuple[int, ...]
@@ -47,8 +48,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class Sampled:
-    """Samples, independent or spread evenly over a prompt's distribution; `lookup` tokens are
-    drafted from the text so far, which changes nothing but the speed."""
+    """Sampling: independent samples, or `stratified` ones, which are spread evenly over a prompt's
+    distribution. `lookup` tokens are drafted from the text so far, which only changes the speed."""
 
     stratified: bool = False
     lookup: int = 0
@@ -56,25 +57,13 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Alternatives:
-    """The likeliest first tokens, each continued by the likeliest tokens."""
-
-
-@dataclass(frozen=True)
-class BeamSearch:
-    """The best texts that `width` beams find; see `gentool.decoding.beam.Beams`."""
-
-    width: int
-    length_penalty: float = 1.0
-    early_stopping: bool | Literal["never"] = False
-    groups: int = 1
-    diversity_penalty: float = 0.0
-    rule: Literal["hf", "bert4keras"] = "hf"
-    min_ends: int = 1
+    """The most probable first tokens, each continued greedily."""
 
 
 @dataclass(frozen=True)
 class Contrastive:
-    """The one of the top k tokens that is likely and unlike the text so far (Su et al. 2022)."""
+    """Contrastive search (Su et al. 2022) among the k most probable tokens; see
+    `gentool.decoding.contrastive`."""
 
     alpha: float
     k: int
@@ -82,7 +71,7 @@ class Contrastive:
 
 @dataclass(frozen=True)
 class Choose:
-    """Only these texts, drawn by their probabilities."""
+    """Draws among these texts by their probabilities; with `end`, each followed by an end token."""
 
     texts: tuple[str, ...]
     end: bool = False
@@ -93,15 +82,15 @@ Search = Sampled | Alternatives | BeamSearch | Contrastive | Choose
 
 @dataclass(frozen=True)
 class Request:
-    """Prompts and how to continue each: `n` samples by the law `sampling`, their random numbers
+    """Prompts and how to continue each: `n` samples by the parameters `sampling`, random numbers
     keyed by seed (below 2^64) and the `rows` of the prompts (below 2^32). `eos` is the model's own
-    end, none, or ids. With `logprobs` each sample has its steps, and so many likeliest tokens. The
-    whole continuation matches `regex`, or is JSON of `json_schema`."""
+    end tokens, none, or ids. With `logprobs` each sample has its steps, with so many most probable
+    tokens. A continuation matches `regex` completely, or is JSON of `json_schema`."""
 
     prompts: tuple[str | tuple[int, ...], ...]
     rows: tuple[int, ...]
     n: int
-    sampling: Sampling
+    sampling: SamplingParams
     seed: int
     eos: Ends = "default"
     batch_invariant: bool = False
@@ -117,16 +106,16 @@ class Request:
             if not low <= value < high:
                 raise UsageError(f"{name} is {value}", f"it can be {low} to {high - 1}")
         if isinstance(self.search, Contrastive) and self.n > 1:
-            raise UsageError(f"n is {self.n}", "a contrastive search finds one text")
+            raise UsageError(f"n is {self.n}", "a contrastive search gives one text")
         if isinstance(self.search, BeamSearch) and self.n > self.search.width:
             raise UsageError(
-                f"{self.n} texts are asked of {self.search.width} beams", "give as many beams"
+                f"{self.n} texts are requested of {self.search.width} beams", "give as many beams"
             )
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Text that sample `sample` of prompt `prompt` has grown by; `done` comes with its last."""
+    """New text of sample `sample` of prompt `prompt`; the last chunk of a sample has `done`."""
 
     prompt: int
     sample: int

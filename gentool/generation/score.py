@@ -1,4 +1,4 @@
-"""What `Model.score` and `Model.choose` give: log-probabilities with the text they belong to."""
+"""Scores of texts and choices, for `Model.score` and `Model.choose`: log-probabilities of texts."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from typing import TYPE_CHECKING, Literal
 from gentool.errors import UsageError
 from gentool.tokenizers import Tokenizer, joined
 
-if TYPE_CHECKING:  # which imports TensorFlow
+if TYPE_CHECKING:  # checks of a request need no numpy
     from gentool.decoding.engine import Engine
 
 Normalize = Literal["none", "tokens", "characters"]
-BEFORE = ("\n", "。", "a", "")  # texts that a choice is put behind to see its own tokens
+CONTEXTS = ("\n", "。", "a", "")  # texts after which a choice is encoded to get its own tokens
 
 
 @dataclass(frozen=True)
 class Score:
-    """A text under the model itself: natural log-probabilities of its tokens, each given all before
-    it. The tokenizer's own start token has none (None), nor has the first token where there is no
-    start token: the others are conditioned on it, and it counts in nothing below."""
+    """The natural log-probabilities of the tokens of a text under the model itself, each given the
+    tokens before it. That of the first token, or of the tokenizer's start token, is None: the
+    others are conditioned on it, and no number below includes it."""
 
     text: str
     ids: tuple[int, ...]
-    tokens: tuple[str, ...]  # what each adds to the text; a character comes with its last byte
+    tokens: tuple[str, ...]  # the text that each adds; a character comes with its last byte
     logprobs: tuple[float | None, ...]
     stride: int | None  # from window to window, where the text is longer than the context
 
     @property
     def unscored(self) -> str:
-        """The part of the text that only the rest is conditioned on."""
+        """The first part of the text, which is not scored."""
         return "".join(self.tokens[: self.logprobs.count(None)])
 
     @property
@@ -53,7 +53,7 @@ class Score:
 
     @property
     def perplexity_character(self) -> float | None:
-        """None for a text without characters, as ids have that no tokenizer reads."""
+        """None for a text without characters: ids without a tokenizer."""
         return _exp(-self.total / self.n_characters) if self.n_characters else None
 
     @property
@@ -63,16 +63,16 @@ class Score:
 
 @dataclass(frozen=True)
 class Choice:
-    """A given continuation. `logprob` is that of all its tokens, with the end where one was asked
-    for; `probability` is its share among the choices: e^x / sum of e^x, where x is `logprob`, or
-    the one of its two averages that was asked for."""
+    """A given continuation. `logprob` is that of all its tokens, and of the end if requested;
+    `probability` is its share among the choices: softmax over `logprob`, or over one of its two
+    averages, by `normalize`."""
 
     text: str
     ids: tuple[int, ...]
     logprob: float
     probability: float
-    logprob_per_token: float  # the end is one of them
-    logprob_per_character: float | None  # the end has none
+    logprob_per_token: float  # the end counts as a token
+    logprob_per_character: float | None  # the end has no character
 
 
 def _exp(x: float) -> float:
@@ -80,7 +80,7 @@ def _exp(x: float) -> float:
 
 
 def check_stride(stride: int | None, context: int) -> int:
-    """The stride asked for, else half the context."""
+    """The given stride, checked; half the context if it is None."""
     if stride is not None and not 1 <= stride <= context:
         raise UsageError(f"stride is {stride}", f"it can be 1 to {context}, the model's context")
     return stride or max(1, context // 2)
@@ -99,17 +99,17 @@ def score(
     context = engine.arch.n_ctx
     stride = check_stride(stride, context)
     start = tokenizer.encode("") if tokenizer else []
-    given = len(start) if list(ids[: len(start)]) == start else 0
-    if len(ids) <= max(given, 1):
+    n_start = len(start) if list(ids[: len(start)]) == start else 0
+    if len(ids) <= max(n_start, 1):
         raise UsageError("the text has one token, and nothing before it", "give a longer text")
-    found = scoring.score(engine, ids, context, stride, given)
+    logprobs = scoring.score(engine, ids, context, stride, n_start)
     if not isinstance(text, str):
         text = tokenizer.decode(ids) if tokenizer else ""
     return Score(
         text,
         tuple(ids),
         pieces(tokenizer, ids),
-        (*[None] * max(given, 1), *map(float, found)),
+        (*[None] * max(n_start, 1), *map(float, logprobs)),
         stride if len(ids) > context + 1 else None,
     )
 
@@ -126,20 +126,20 @@ def pieces(tokenizer: Tokenizer | None, ids: Sequence[int]) -> tuple[str, ...]:
 def continuation(
     tokenizer: Tokenizer, prompt: str | None, ids: Sequence[int], choice: str
 ) -> list[int]:
-    """The ids of a choice after a prompt (its ids, and its text where that is known): what encoding
-    both adds to the ids of the prompt. Where these become others, as when a word goes on over the
-    border, it is the choice's own ids: what encoding it after a newline, a full stop or a letter
-    adds to the ids of that. So neither a start token nor the blank that some tokenizers put before
-    a text gets between. The first way counts whose ids add just the choice to the prompt's text,
-    else the first that gives ids at all."""
-    some: list[int] = []
-    for before in (*(() if prompt is None else (prompt,)), *BEFORE):
-        known, both = tokenizer.encode(before), tokenizer.encode(before + choice)
-        new = both[len(known) :] if both[: len(known)] == known else []
+    """The ids of a choice after a prompt (its ids, and its text if known): the ids that the choice
+    adds when prompt and choice are encoded together. If that changes the ids of the prompt, as when
+    a word continues across the boundary, the ids that the choice adds after a newline, a full stop,
+    a letter or nothing; so they include neither a start token nor the blank that some tokenizers
+    put before a text. The first context whose ids decode to exactly the choice after the prompt is
+    used, else the first that adds ids at all."""
+    fallback: list[int] = []
+    for context in (*(() if prompt is None else (prompt,)), *CONTEXTS):
+        context_ids, all_ids = tokenizer.encode(context), tokenizer.encode(context + choice)
+        new = all_ids[len(context_ids) :] if all_ids[: len(context_ids)] == context_ids else []
         if new and joined(tokenizer, new, ids[-1] if ids else None) == choice.encode():
             return new
-        some = some or new
-    return some
+        fallback = fallback or new
+    return fallback
 
 
 def continuations(
@@ -148,30 +148,31 @@ def continuations(
     ids: Sequence[int],
     choices: Sequence[str | Sequence[int]],
 ) -> tuple[list[str], list[list[int]]]:
-    """The texts and the ids of choices that are one or the other, after a prompt and its ids. Those
-    that are no tokens, or the same ones, are refused. Ids need no tokenizer."""
+    """The texts and the ids of choices, each given as text or as ids, after a prompt and its ids.
+    UsageError for a choice without tokens, and for two of equal tokens. Ids need no tokenizer."""
     texts: list[str] = []
-    found: list[list[int]] = []
+    ids_of_choices: list[list[int]] = []
     for choice in choices:
         if not isinstance(choice, str):
             texts.append(tokenizer.decode(choice) if tokenizer else "")
-            found.append(list(choice))
+            ids_of_choices.append(list(choice))
         elif tokenizer:
             texts.append(choice)
-            known = prompt if isinstance(prompt, str) else None
-            found.append(continuation(tokenizer, known, ids, choice))
+            prompt_text = prompt if isinstance(prompt, str) else None
+            ids_of_choices.append(continuation(tokenizer, prompt_text, ids, choice))
     if not texts:
         raise UsageError("there are no choices", "give at least one")
-    seen: dict[tuple[int, ...], str] = {}
-    for text, new in zip(texts, map(tuple, found), strict=True):
+    text_of_ids: dict[tuple[int, ...], str] = {}
+    for text, new in zip(texts, map(tuple, ids_of_choices), strict=True):
         if not new:
             raise UsageError(f"the choice '{text}' holds no token", "give other text")
-        if new in seen:
+        if new in text_of_ids:
             raise UsageError(
-                f"the choices '{seen[new]}' and '{text}' are the same tokens", "leave one out"
+                f"the choices '{text_of_ids[new]}' and '{text}' are the same tokens",
+                "leave one out",
             )
-        seen[new] = text
-    return texts, found
+        text_of_ids[new] = text
+    return texts, ids_of_choices
 
 
 def ends(
@@ -180,15 +181,15 @@ def ends(
     own: frozenset[int],
     stops: str | Sequence[str],
 ) -> frozenset[int]:
-    """The tokens that may come after a finished choice: the model's own ends, and the first of each
-    stop text."""
-    found = set(own)
+    """The tokens that may follow a complete choice: the model's own end tokens, and the first token
+    of each stop string."""
+    end_ids = set(own)
     for stop in [stops] if isinstance(stops, str) else stops:
         if tokenizer:
-            found.update(continuation(tokenizer, None, ids, stop)[:1])
-    if not found:
+            end_ids.update(continuation(tokenizer, None, ids, stop)[:1])
+    if not end_ids:
         raise UsageError("the model has no end token", "give a stop text")
-    return frozenset(found)
+    return frozenset(end_ids)
 
 
 def choose(
@@ -199,27 +200,27 @@ def choose(
     ends: frozenset[int] | None,
     normalize: Normalize,
 ) -> list[Choice]:
-    """The choices after a prompt, by probability, of equal ones in the order given."""
+    """The choices after a prompt, most probable first; equal ones in the given order."""
     from gentool.decoding.choices import masses, shares
 
     prefix, logits = engine.prefill(ids)
-    found = masses(engine, prefix, logits, choices, ends)
-    extra = 0 if ends is None else 1
-    tokens = [x / (len(new) + extra) for x, new in zip(found, choices, strict=True)]
-    characters = [x / len(text) if text else None for x, text in zip(found, texts, strict=True)]
-    ways: dict[str, Sequence[float | None]] = {
-        "none": found,
-        "tokens": tokens,
-        "characters": characters,
+    totals = masses(engine, prefix, logits, choices, ends)
+    n_end = 0 if ends is None else 1
+    per_token = [x / (len(new) + n_end) for x, new in zip(totals, choices, strict=True)]
+    per_character = [x / len(text) if text else None for x, text in zip(totals, texts, strict=True)]
+    logprobs: dict[str, Sequence[float | None]] = {
+        "none": totals,
+        "tokens": per_token,
+        "characters": per_character,
     }
-    if normalize not in ways:
-        raise UsageError(f"normalize is {normalize!r}", f"it can be {', '.join(ways)}")
-    weighed = [x for x in ways[normalize] if x is not None]
-    if len(weighed) < len(texts):
+    if normalize not in logprobs:
+        raise UsageError(f"normalize is {normalize!r}", f"it can be {', '.join(logprobs)}")
+    ranked_by = [x for x in logprobs[normalize] if x is not None]
+    if len(ranked_by) < len(texts):
         raise UsageError("a choice of ids has no characters", "normalize by tokens")
-    p = shares(weighed)
-    made = [
-        Choice(text, tuple(choices[i]), found[i], float(p[i]), tokens[i], characters[i])
+    p = shares(ranked_by)
+    scored = [
+        Choice(text, tuple(choices[i]), totals[i], float(p[i]), per_token[i], per_character[i])
         for i, text in enumerate(texts)
     ]
-    return sorted(made, key=lambda choice: -choice.probability)
+    return sorted(scored, key=lambda choice: -choice.probability)

@@ -1,8 +1,9 @@
-"""Requests to samples: what each kind of search has the engine do, as chunks of text."""
+"""Requests to samples: runs each kind of search on the engine and yields chunks of text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,13 +23,13 @@ from gentool.generation.request import (
     Sampled,
 )
 
-MAX_ROWS_OF_PROMPTS = 64  # decoded together when there are many prompts
-MAX_ROWS_OF_PROMPT = 512  # of one prompt decoded together
+MAX_ROWS_OF_PROMPTS = 64  # rows of several prompts that are decoded together
+MAX_ROWS_OF_PROMPT = 512  # rows of one prompt that are decoded together
 
 
 def chunks(prepared: PreparedRequest) -> Iterator[Chunk]:
-    """All samples of a request, chunk by chunk as they grow. Samples of one prompt and of
-    neighbouring prompts are computed together, and their chunks interleave."""
+    """Yields all samples of a request, chunk by chunk. Samples of a prompt and of neighbouring
+    prompts are computed together, and their chunks interleave."""
     request = prepared.request
     match request.search:
         case BeamSearch() as search:
@@ -49,7 +50,7 @@ def chunks(prepared: PreparedRequest) -> Iterator[Chunk]:
 def _samples(
     prepared: PreparedRequest, search: Sampled | Alternatives, group: range, samples: range
 ) -> Iterator[Chunk]:
-    """The given samples of a group of prompts, together."""
+    """Decodes the given samples of a group of prompts together."""
     request, engine = prepared.request, prepared.engine
     decoding = loop.DecodeLoop(engine, _options(prepared, search), prepared.constraint)
     keys: list[tuple[int, int]] = []  # prompt and sample of each row
@@ -74,51 +75,50 @@ def _samples(
 
 
 def _options(prepared: PreparedRequest, search: Sampled | Alternatives) -> loop.DecodeOptions:
-    request, s, law = prepared.request, prepared.sampling, prepared.law
+    request, s = prepared.request, prepared.sampling
     sampled = search if isinstance(search, Sampled) else Sampled()
     return loop.DecodeOptions(
-        sampling=law._replace(temperature=0.0) if isinstance(search, Alternatives) else law,
+        sampling=replace(s, temperature=0.0) if isinstance(search, Alternatives) else s,
         seed=request.seed,
         max_new_tokens=min(s.max_tokens, prepared.engine.arch.n_ctx),
         min_new_tokens=s.min_tokens,
         end=prepared.ends,
         strata=request.n if sampled.stratified else 0,
         top_logprobs=request.logprobs or 0,
-        # a product of several tokens sums in another order, so to be invariant nothing is drafted
+        # products of several tokens sum in another order, so batch-invariant rows get no drafts
         lookup=0 if request.batch_invariant else sampled.lookup,
     )
 
 
 def _beams(prepared: PreparedRequest, search: BeamSearch) -> Iterator[Chunk]:
-    """The best texts of each prompt. Filters that look at a text so far change its scores; those
-    that narrow a distribution, and temperature, have nothing to do in a search."""
+    """Beam search for each prompt. Penalties, n-gram bans, bias and constraints adjust its scores;
+    temperature and the filters that narrow a distribution do not apply."""
     s, request = prepared.sampling, prepared.request
-    beams = beam.Beams(
-        max_tokens=s.max_tokens, min_tokens=s.min_tokens, n_best=request.n, **vars(search)
-    )
-    for prompt, ids in enumerate(prepared.prompts):
-        prefix, logits = prepared.engine.prefill(ids)
+    options = beam.BeamOptions(search, s.max_tokens, request.n, s.min_tokens)
+    for prompt, prompt_ids in enumerate(prepared.prompts):
+        prefix, logits = prepared.engine.prefill(prompt_ids)
         following = prepared.following(prompt)
         stops = [prepared.stops(prompt, following)] if s.stop or following else []
         adjust = prepared.adjust(prompt, following)
         (hypotheses,) = beam.search(
-            prepared.engine, [prefix], logits, beams, prepared.ends, adjust, stops
+            prepared.engine, [prefix], logits, options, prepared.ends, adjust, stops
         )
-        for sample, best in enumerate(hypotheses):
-            text = prepared.finished_text(prompt, best.ids)
-            finish: Finish = "eos" if best.ended else "length"
+        for sample, hypothesis in enumerate(hypotheses):
+            text = prepared.finished_text(prompt, hypothesis.ids)
+            finish: Finish = "eos" if hypothesis.ended else "length"
             finish = "stop" if text.stopped else finish
-            pairs = zip(best.ids, best.logprobs, strict=True)
+            pairs = zip(hypothesis.ids, hypothesis.logprobs, strict=True)
             tokens = [loop.Token(sample, id, p, False) for id, p in pairs]
             steps = prepared.steps(prompt, tokens)
-            done = Sample(text.text, best.ids, best.logprob, best.score, finish, steps)
+            ids, logprob = hypothesis.ids, hypothesis.logprob
+            done = Sample(text.text, ids, logprob, hypothesis.score, finish, steps)
             yield Chunk(prompt, sample, text.text, done)
 
 
 def _contrastive(prepared: PreparedRequest, search: Contrastive) -> Iterator[Chunk]:
-    """One text for each prompt."""
+    """Contrastive search: one text for each prompt."""
     s = prepared.sampling
-    options = contrastive.Contrast(search.alpha, search.k, s.max_tokens, s.min_tokens)
+    options = contrastive.ContrastiveOptions(search.alpha, search.k, s.max_tokens, s.min_tokens)
     for prompt, ids in enumerate(prepared.prompts):
         builder = SampleBuilder(prepared, prompt)
         adjust = prepared.adjust(prompt, prepared.following(prompt))
@@ -133,19 +133,18 @@ def _contrastive(prepared: PreparedRequest, search: Contrastive) -> Iterator[Chu
 
 
 def _choices(prepared: PreparedRequest, search: Choose) -> Iterator[Chunk]:
-    """Choices drawn by their probabilities among each other."""
+    """Draws choices by their probabilities among the choices."""
     request, tokenizer = prepared.request, prepared.tokenizer
     for prompt, (ids, row) in enumerate(zip(prepared.prompts, request.rows, strict=True)):
-        given = request.prompts[prompt]
-        texts, new = score.continuations(tokenizer, given, ids, search.texts)
+        texts, new = score.continuations(tokenizer, request.prompts[prompt], ids, search.texts)
         stop = prepared.sampling.stop
         ends = score.ends(tokenizer, ids, prepared.ends, stop) if search.end else None
         prefix, logits = prepared.engine.prefill(ids)
         masses = choices.masses(prepared.engine, prefix, logits, new, ends)
         u = uniform(request.seed, np.array(row), np.arange(request.n), np.array(0))
-        greedy = prepared.law.temperature == 0
+        greedy = prepared.sampling.temperature == 0
         drawn = [int(np.argmax(masses))] * request.n if greedy else choices.draw(masses, u)
         for sample, index in enumerate(drawn):
-            mass = masses[index]
-            done = Sample(texts[index], tuple(new[index]), mass, mass, "stop")
+            logprob = masses[index]
+            done = Sample(texts[index], tuple(new[index]), logprob, logprob, "stop")
             yield Chunk(prompt, sample, texts[index], done)

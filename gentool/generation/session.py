@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from gentool.config import folder
-from gentool.config.model import ModelConfig, Sampling
+from gentool.config.model import ModelConfig
+from gentool.config.sampling import SamplingArguments, SamplingParams, parameters
 from gentool.config.schema import parse
 from gentool.decoding.engine import Engine
 from gentool.errors import ModelError, UsageError
@@ -27,15 +28,17 @@ from gentool.voting.answers import Rule
 from gentool.voting.examples import parse_few_shot
 from gentool.voting.tally import BUDGET, Ballot, Tally
 
-if TYPE_CHECKING:  # TensorFlow comes in when a model is opened
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from gentool.generation.prepared import PreparedRequest
 
 SAMPLED = Sampled()
-ANSWER_TOKENS = 32  # an answer that is longer is none
+ANSWER_TOKENS = 32  # longer answers are invalid
 
 
 class Model:
-    """An open model: its tokenizer, its weights, and the verbs on them."""
+    """An open model: its tokenizer, its runtime with the weights, and its methods."""
 
     def __init__(
         self,
@@ -59,7 +62,7 @@ class Model:
         return self._tokenizer
 
     def describe(self) -> str:
-        """One line: name, size, precision, how it runs."""
+        """One line: name, size, precision, runtime."""
         n_parameters = sum(math.prod(weight.shape) for weight in self.plan.values())
         return (
             f"{self.config.name}: {n_parameters / 1e6:.1f} M parameters, {self.precision},"
@@ -69,7 +72,7 @@ class Model:
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """float32 [T, V]: row t holds the logits of the token after ids[: t + 1]."""
         self._check(self._ids(ids), 0, "the text")
-        _, logits = self.engine.prefill(list(ids), every=True)
+        _, logits = self.engine.prefill(list(ids), all_positions=True)
         return logits.copy()  # the caller's own, without the bucket they lie in
 
     def complete(
@@ -77,21 +80,6 @@ class Model:
         prompt: str | Sequence[int],
         n: int = 1,
         *,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        typical_p: float | None = None,
-        repetition_penalty: float | None = None,
-        presence_penalty: float | None = None,
-        frequency_penalty: float | None = None,
-        no_repeat_ngram_size: int | None = None,
-        logit_bias: Mapping[int, float] | None = None,
-        ban: str | Sequence[str] | None = None,
-        max_tokens: int | None = None,
-        min_tokens: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        include_stop: bool | None = None,
         seed: int | None = None,
         row: int = 0,
         eos: Ends = "default",
@@ -100,31 +88,16 @@ class Model:
         logprobs: int | None = None,
         regex: str | None = None,
         json_schema: str | None = None,
+        **params: Unpack[SamplingArguments],
     ) -> list[Sample]:
-        """`n` continuations of a prompt (text or ids), in order of sample index. What is None is
-        as the model's YAML says, else as `Sampling` does; without a seed one is drawn."""
-        law = {
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-            "typical_p": typical_p,
-            "repetition_penalty": repetition_penalty,
-            "presence_penalty": presence_penalty,
-            "frequency_penalty": frequency_penalty,
-            "no_repeat_ngram_size": no_repeat_ngram_size,
-            "logit_bias": logit_bias and dict(logit_bias),
-            "ban": _texts(ban),
-            "max_tokens": max_tokens,
-            "min_tokens": min_tokens,
-            "stop": _texts(stop),
-            "include_stop": include_stop,
-        }
+        """`n` continuations of a prompt (text or ids), in order of sample index. `params` are
+        fields of `SamplingParams`: temperature, top_k, …, max_tokens, stop; what is left out is
+        as the model's YAML says. Without a seed one is drawn."""
         request = Request(
             prompts=(prompt if isinstance(prompt, str) else tuple(map(int, prompt)),),
             rows=(row,),
             n=n,
-            sampling=self._sampling(law),
+            sampling=self._sampling(params),
             seed=secrets.randbits(32) if seed is None else seed,
             eos=eos,
             batch_invariant=batch_invariant,
@@ -142,48 +115,54 @@ class Model:
         beams: int = 3,
         n_best: int | None = None,
         *,
-        max_tokens: int | None = None,
-        min_tokens: int | None = None,
         length_penalty: float = 1.0,
         early_stopping: bool | Literal["never"] = False,
         groups: int = 1,
         diversity_penalty: float = 0.0,
         rule: Literal["hf", "bert4keras"] = "hf",
         min_ends: int = 1,
-        repetition_penalty: float | None = None,
-        no_repeat_ngram_size: int | None = None,
-        stop: str | Sequence[str] | None = None,
         eos: Ends = "default",
         logprobs: int | None = None,
+        **params: Unpack[SamplingArguments],
     ) -> list[Sample]:
         """The `n_best` best continuations that a beam search finds, best first, 3 where it is None;
-        fewer if there are no more. The rule bert4keras gives one."""
+        fewer if there are no more. The rule bert4keras gives one. `params` are as in `complete`;
+        those that only narrow the distribution of samples are refused."""
+        for parameter in parameters():
+            if parameter.flag.stage == "distribution" and parameter.name in params:
+                raise UsageError(f"{parameter.name} is for samples, not for beams", "drop it")
         wanted = min(3, beams) if n_best is None else n_best
         return self.complete(
             prompt,
             wanted if rule == "hf" else 1,
-            max_tokens=max_tokens,
-            min_tokens=min_tokens,
-            repetition_penalty=repetition_penalty,
-            no_repeat_ngram_size=no_repeat_ngram_size,
-            stop=stop,
             eos=eos,
             logprobs=logprobs,
             search=BeamSearch(
                 beams, length_penalty, early_stopping, groups, diversity_penalty, rule, min_ends
             ),
+            **params,
         )
 
-    def _sampling(self, law: Mapping[str, object]) -> Sampling:
-        """The model's own law with what is not None in `law`."""
-        said = {key: value for key, value in law.items() if value is not None}
-        return parse(Sampling, self.config.sampling.model_dump() | said, "complete")
+    def _sampling(self, given: Mapping[str, object]) -> SamplingParams:
+        """The model's own sampling parameters, replaced by those of `given` that are not None."""
+        params = {name: value for name, value in given.items() if value is not None}
+        for name in ("ban", "stop"):
+            if isinstance(params.get(name), str):
+                params[name] = (params[name],)
+        return parse(SamplingParams, dataclasses.asdict(self.config.sampling) | params, "complete")
 
-    def score(self, text: str | Sequence[int], stride: int | None = None) -> Score:
-        """Log-probabilities of a text (or ids). One longer than the context is read in windows as
-        long as that, each `stride` after the one before; half the context where it is None."""
+    def score(
+        self,
+        text: str | Sequence[int],
+        stride: int | None = None,
+        *,
+        batch_invariant: bool = False,
+    ) -> Score:
+        """Log-probabilities of a text (or ids). A text longer than the context is scored in windows
+        of the context's length, `stride` tokens apart, half the context if it is None."""
         ids = self._ids(text, "the text")
-        return scores.score(self.engine, self._tokenizer, text, ids, stride)
+        engine = self._engine(batch_invariant)
+        return scores.score(engine, self._tokenizer, text, ids, stride)
 
     def choose(
         self,
@@ -197,7 +176,7 @@ class Model:
     ) -> list[Choice]:
         """The choices (texts or ids), the most probable continuation of the prompt first. With
         `end` each is followed by one of the model's end tokens, or by the first token of one of the
-        `stop` texts; where these are None they are the YAML's."""
+        `stop` strings (None: those of the YAML)."""
         ids, stops = self._ids(prompt), self.config.sampling.stop if stop is None else stop
         for choice in choices:
             self._ids(choice, f"the choice '{choice}'")
@@ -218,41 +197,27 @@ class Model:
         curtail: bool = True,
         answer_regex: str = "",
         simplified: bool = False,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        typical_p: float | None = None,
-        max_tokens: int = ANSWER_TOKENS,
-        stop: str | Sequence[str] | None = None,
         seed: int | None = None,
         row: int = 0,
         eos: Ends = "default",
         batch_invariant: bool = False,
         stratified: bool = False,
+        **params: Unpack[SamplingArguments],
     ) -> Tally:
-        """The answer to a few-shot prompt that the law prefers: by `n` samples, certified, or
-        exact; see `gentool.voting.tally`. `stop`, which ends an answer, is what parts the examples
-        of the prompt where it is None. The law is as in `complete`."""
-        if stop is None and isinstance(prompt, str):
-            found = parse_few_shot(prompt)
-            stop = found.stop if found else None
-        law = {
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-            "typical_p": typical_p,
-            "max_tokens": max_tokens,
-            "min_tokens": 0,
-            "stop": _texts(stop),
-            "include_stop": False,
-        }
+        """The most probable answer to a few-shot prompt under the sampling distribution: by `n`
+        samples, certified, or exact; see `gentool.voting.tally`. `params` are as in `complete`, but
+        that an answer has at most 32 tokens, and ends at what separates the examples of the prompt,
+        unless `max_tokens` and `stop` say otherwise."""
+        given: dict[str, object] = {"max_tokens": ANSWER_TOKENS, "min_tokens": 0}
+        if params.get("stop") is None and isinstance(prompt, str):
+            few_shot = parse_few_shot(prompt)
+            given["stop"] = few_shot.stop if few_shot else None
+        given |= {name: value for name, value in params.items() if value is not None}
         request = Request(
             prompts=(prompt if isinstance(prompt, str) else tuple(map(int, prompt)),),
             rows=(row,),
             n=n,
-            sampling=self._sampling(law),
+            sampling=self._sampling(given | {"include_stop": False}),
             seed=secrets.randbits(32) if seed is None else seed,
             eos=eos,
             batch_invariant=batch_invariant,
@@ -264,24 +229,25 @@ class Model:
         return last
 
     def votes(self, request: Request, ballots: Sequence[Ballot]) -> Iterator[Tally]:
-        """Votes on each prompt of a request as they grow; each ends with a verdict."""
+        """Yields the tallies of votes on each prompt of a request while they grow; the last of each
+        has a verdict."""
         from gentool.generation import vote as votes
 
         yield from votes.tallies(self._prepare(request), ballots)
 
     def check(self, prompt: str | Sequence[int]) -> None:
-        """Raises UsageError for a prompt that cannot be continued: an empty or too long one."""
+        """Raises UsageError for a prompt that cannot be continued: it is empty or too long."""
         self._check(self._ids(prompt), 1, "the prompt")
 
     def stream(self, request: Request) -> Iterator[Chunk]:
-        """All samples of a request, chunk by chunk as they grow. Samples of one prompt and of
-        neighbouring prompts are computed together, and their chunks interleave."""
+        """Yields all samples of a request, chunk by chunk. Samples of a prompt and of neighbouring
+        prompts are computed together, and their chunks interleave."""
         from gentool.generation import search as generate
 
         yield from generate.chunks(self._prepare(request))
 
     def _prepare(self, request: Request) -> PreparedRequest:
-        """A request, checked, with what it runs on."""
+        """Checks a request and adds its engine, tokenizer, ids and end tokens."""
         prompts = [self._ids(prompt) for prompt in request.prompts]
         for row, ids in zip(request.rows, prompts, strict=True):
             self._check(ids, 1, f"the prompt of row {row}" if len(prompts) > 1 else "the prompt")
@@ -302,7 +268,7 @@ class Model:
         return pieces(self.tokenizer, self.config.arch.n_vocab)
 
     def _ids(self, prompt: str | Sequence[int], what: str = "the prompt") -> list[int]:
-        """The ids of a prompt, each in the vocabulary."""
+        """The ids of a prompt, checked; `what` names it in messages."""
         if isinstance(prompt, str):
             try:
                 prompt.encode()
@@ -326,7 +292,7 @@ class Model:
             )
 
     def _check(self, ids: list[int], new: int, what: str) -> None:
-        """That `new` tokens after `ids` are within the context."""
+        """Raises UsageError if `new` tokens after `ids` do not fit the context."""
         context = self.config.arch.n_ctx
         if len(ids) + new > context:
             raise UsageError(
@@ -335,7 +301,7 @@ class Model:
             )
 
     def _ends(self, eos: Ends) -> frozenset[int]:
-        """The ids that end a text: those asked for, else the YAML's, else the tokenizer's own."""
+        """The end tokens: those of `eos`, else the YAML's, else the tokenizer's own."""
         named = self.config.tokenizer.end if self.config.tokenizer else None
         ids: Sequence[int]
         if eos == "default":
@@ -347,9 +313,3 @@ class Model:
             ids = [int(eos)] if isinstance(eos, int | np.integer) else [int(i) for i in eos]
         self._check_ids(ids)
         return frozenset(ids)
-
-
-def _texts(said: str | Sequence[str] | None) -> list[str] | None:
-    if said is None:
-        return None
-    return [said] if isinstance(said, str) else list(said)

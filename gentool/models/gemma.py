@@ -1,5 +1,5 @@
-"""Gemma (Gemma Team 2024): LLaMA's shape with norms that multiply by 1 + scale, embeddings that
-are multiplied by sqrt(D), a gelu instead of the silu, and a tied head.
+"""Gemma (Gemma Team 2024): LLaMA with norms that multiply by 1 + scale, embeddings multiplied by
+sqrt(D), gelu instead of silu, and a tied head.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ __all__ = [
 def embed(
     ops: Ops, arch: Arch, top: dict[str, Tensor], ids: Tensor, positional: Rotation
 ) -> Tensor:
-    """ids [...] to x [..., D]; positions enter with the rotation, not here."""
+    """The residual stream x [..., D] of ids [...]; positions enter with the rotation, not here."""
     return ops.gather(top["embedding"], ids) * arch.d_model**0.5
 
 
 def norm(ops: Ops, arch: Arch, x: Tensor, scale: Tensor) -> Tensor:
+    """RMS norm of x [..., D], times 1 + scale."""
     return ops.rms_norm(x, scale, arch.norm_eps, offset=1.0)
 
 
@@ -47,7 +48,7 @@ def layer(
     positional: Rotation,
     attend: Attend,
 ) -> Tensor:
-    """x [..., D] through one layer; `attend` is attention over the KV cache of the layer."""
+    """The residual stream x [..., D] after one layer; `attend` attends over its KV cache."""
     x += attention(ops, arch, w, x, positional, attend)
     return x + mlp(ops, arch, w, x)
 
@@ -60,7 +61,7 @@ def attention(
     positional: Rotation,
     attend: Attend,
 ) -> Tensor:
-    """What attention adds to x [..., D]."""
+    """The output of attention for x [..., D], to be added to x."""
     qkv = ops.linear(norm(ops, arch, x, w["attention_norm"]), w["qkv"])
     q, k, v = queries_keys_values(ops, arch, qkv)
     context = attend(ops.rope(q, positional), ops.rope(k, positional), v)
@@ -68,11 +69,11 @@ def attention(
 
 
 def mlp(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor) -> Tensor:
-    """What the MLP adds to x [..., D]."""
+    """The output of the MLP for x [..., D], to be added to x."""
     hidden = ops.linear(norm(ops, arch, x, w["mlp_norm"]), w["gate_up"])  # [..., 2F]
     return ops.linear(ops.geglu(hidden), w["down"])
 
 
 def final(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
-    """x [..., D] after the last layer to the hidden states that `head` takes."""
+    """The hidden states [..., D] that `head` takes, of the residual stream after the last layer."""
     return norm(ops, arch, x, top["final_norm"])

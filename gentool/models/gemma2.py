@@ -1,5 +1,5 @@
-"""Gemma 2 (Gemma Team 2024): Gemma with norms after attention and MLP too; its capped scores and
-logits and its windows on some layers are numbers in Arch.
+"""Gemma 2 (Gemma Team 2024): Gemma with norms also after attention and MLP. The caps of scores and
+logits, and the window of some layers, are numbers in Arch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = [
 
 
 def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the weights of layer `index`; products are stored [out, in]."""
+    """Names and shapes of the weights of layer `index`; matrices are [out, in]."""
     norms = {"attention_out_norm": (arch.d_model,), "mlp_out_norm": (arch.d_model,)}
     return llama.layer_tensors(arch, index) | norms
 
@@ -36,14 +36,14 @@ def layer(
     positional: Rotation,
     attend: Attend,
 ) -> Tensor:
-    """x [..., D] through one layer; `attend` is attention over the KV cache of the layer."""
-    added = attention(ops, arch, w, x, positional, attend)
-    x += norm(ops, arch, added, w["attention_out_norm"])
+    """The residual stream x [..., D] after one layer; `attend` attends over its KV cache."""
+    attention_out = attention(ops, arch, w, x, positional, attend)
+    x += norm(ops, arch, attention_out, w["attention_out_norm"])
     return x + norm(ops, arch, mlp(ops, arch, w, x), w["mlp_out_norm"])
 
 
 def head(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
-    """Hidden states [..., D] to logits [..., V]."""
+    """Logits [..., V] of hidden states [..., D]."""
     return ops.softcap(llama.head(ops, arch, top, x), arch.logit_cap)
 
 

@@ -1,6 +1,6 @@
 """GPT-2 (Radford et al. 2019) and CPM-LM: layer norm before attention and MLP, learned positions,
-biases everywhere, a tied head. The two gelus differ by 1e-3 in the logits; arch.activation says
-which.
+biases everywhere, a tied head. arch.activation names the gelu: tanh and erf differ by 1e-3 in the
+logits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def top_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
 
 
 def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the weights of layer `index`; products are stored [out, in]."""
+    """Names and shapes of the weights of layer `index`; matrices are [out, in]."""
     d, f = arch.d_model, arch.d_ff
     shapes: dict[str, tuple[int, ...]] = {
         "attention_norm": (d,),
@@ -41,7 +41,7 @@ def positional(ops: Ops, arch: Arch, top: dict[str, Tensor], positions: Tensor) 
 
 
 def embed(ops: Ops, arch: Arch, top: dict[str, Tensor], ids: Tensor, positional: Tensor) -> Tensor:
-    """ids [...] to x [..., D]."""
+    """The residual stream x [..., D] of ids [...]."""
     return ops.gather(top["embedding"], ids) + positional
 
 
@@ -53,7 +53,7 @@ def layer(
     positional: Tensor,
     attend: Attend,
 ) -> Tensor:
-    """x [..., D] through one layer; `attend` is attention over the KV cache of the layer."""
+    """The residual stream x [..., D] after one layer; `attend` attends over its KV cache."""
     normed = ops.layer_norm(x, w["attention_norm"], w["attention_norm_bias"], arch.norm_eps)
     q, k, v = queries_keys_values(ops, arch, ops.linear(normed, w["qkv"], w["qkv_bias"]))
     x += ops.linear(attend(q, k, v), w["attention_out"], w["attention_out_bias"])
@@ -61,31 +61,31 @@ def layer(
 
 
 def queries_keys_values(ops: Ops, arch: Arch, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """qkv [..., 3D] cut into q, k, v [..., H, E]."""
+    """qkv [..., 3D] split into q, k, v [..., H, E]."""
     q, k, v = (ops.heads(part, arch.d_head) for part in ops.split(qkv, [arch.d_model] * 3))
     return q, k, v
 
 
 def mlp(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor) -> Tensor:
-    """What the MLP adds to x [..., D]."""
+    """The output of the MLP for x [..., D], to be added to x."""
     normed = ops.layer_norm(x, w["mlp_norm"], w["mlp_norm_bias"], arch.norm_eps)
     hidden = ops.gelu(ops.linear(normed, w["up"], w["up_bias"]), arch.activation)  # [..., F]
     return ops.linear(hidden, w["down"], w["down_bias"])
 
 
 def final(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
-    """x [..., D] after the last layer to the hidden states that `head` takes."""
+    """The hidden states [..., D] that `head` takes, of the residual stream after the last layer."""
     return ops.layer_norm(x, top["final_norm"], top["final_norm_bias"], arch.norm_eps)
 
 
 def head(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
-    """Hidden states [..., D] to logits [..., V]."""
+    """Logits [..., V] of hidden states [..., D]."""
     return ops.linear(x, top["embedding"])
 
 
 def _hugging_face(prefix: str) -> Dialect:
-    """Hugging Face's names, whose products (Conv1D) are stored [in, out]; the hub's own GPT-2 has
-    them without prefix. A stored lm_head is the embedding again, attn.bias a mask."""
+    """Hugging Face's names. Matrices (Conv1D) are stored [in, out]; the hub's own GPT-2 has names
+    without prefix. A stored lm_head equals the embedding, attn.bias is a mask."""
     h = prefix + "h.{i}."
     return Dialect(
         {
@@ -112,27 +112,27 @@ def _hugging_face(prefix: str) -> Dialect:
     )
 
 
-def _alike(
-    parts: dict[str, str], layer: str, kinds: tuple[str, str], back: bool
+def _weights_and_biases(
+    parts: dict[str, str], layer: str, kinds: tuple[str, str], is_transposed: bool
 ) -> dict[str, TensorRef]:
-    """Layers whose weights and biases are named alike: our part -> theirs, {} where q, k, v are."""
-    found = {}
+    """Weights and biases of a layer. `parts` are our names -> names in the checkpoint, with {} for
+    query, key, value; `kinds` are the last parts of the names of a weight and of its bias."""
+    refs = {}
     for ours, theirs in parts.items():
         names = [layer + theirs.format(x) for x in ("query", "key", "value")]
         names = names if "{}" in theirs else names[:1]
-        found[ours] = TensorRef(tuple(f"{name}/{kinds[0]}" for name in names), back)
-        found[f"{ours}_bias"] = take(*(f"{name}/{kinds[1]}" for name in names))
-    return found
+        refs[ours] = TensorRef(tuple(f"{name}/{kinds[0]}" for name in names), is_transposed)
+        refs[f"{ours}_bias"] = take(*(f"{name}/{kinds[1]}" for name in names))
+    return refs
 
 
 def keras_layer(
-    layer: str, norms: dict[str, str], products: dict[str, str]
+    layer: str, norms: dict[str, str], matrices: dict[str, str]
 ) -> dict[str, TensorRef]:
-    """A layer with TensorFlow's names: gamma and beta, kernel [in, out] and bias; {} in a product
+    """A layer with Keras' names: gamma and beta of norms, kernel [in, out] and bias of matrices; {}
     stands for query, key and value."""
-    return _alike(norms, layer, ("gamma", "beta"), False) | _alike(
-        products, layer, ("kernel", "bias"), True
-    )
+    norm_refs = _weights_and_biases(norms, layer, ("gamma", "beta"), is_transposed=False)
+    return norm_refs | _weights_and_biases(matrices, layer, ("kernel", "bias"), is_transposed=True)
 
 
 _MEGATRON = "transformer.layers.{i}."

@@ -1,5 +1,5 @@
-"""GPT2_ML, the Grover code (Zellers et al. 2019): a norm after the embedding and after each layer,
-none before attention, and the MLP's residual taken before its norm. gelu is the erf form.
+"""GPT2_ML, from the Grover code (Zellers et al. 2019): a norm after the embedding and after each
+layer, none before attention, and the MLP's residual before its norm. gelu is the erf form.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def top_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
 
 
 def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the weights of layer `index`; products are stored [out, in]."""
+    """Names and shapes of the weights of layer `index`; matrices are [out, in]."""
     shapes = gpt2.layer_tensors(arch, index)
     norms = {"output_norm": shapes["mlp_norm"], "output_norm_bias": shapes["mlp_norm"]}
     return {n: s for n, s in shapes.items() if not n.startswith("attention_norm")} | norms
 
 
 def embed(ops: Ops, arch: Arch, top: dict[str, Tensor], ids: Tensor, positional: Tensor) -> Tensor:
-    """ids [...] to x [..., D]."""
+    """The residual stream x [..., D] of ids [...]."""
     x = gpt2.embed(ops, arch, top, ids, positional)
     return ops.layer_norm(x, top["embedding_norm"], top["embedding_norm_bias"], arch.norm_eps)
 
@@ -53,7 +53,7 @@ def layer(
     positional: Tensor,
     attend: Attend,
 ) -> Tensor:
-    """x [..., D] through one layer; `attend` is attention over the KV cache of the layer."""
+    """The residual stream x [..., D] after one layer; `attend` attends over its KV cache."""
     q, k, v = queries_keys_values(ops, arch, ops.linear(x, w["qkv"], w["qkv_bias"]))
     x += ops.linear(attend(q, k, v), w["attention_out"], w["attention_out_bias"])
     x += mlp(ops, arch, w, x)
@@ -61,7 +61,7 @@ def layer(
 
 
 def final(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
-    """x [..., D] after the last layer, whose own norm is the final one."""
+    """The residual stream x [..., D]: the norm of the last layer is the final one."""
     return x
 
 

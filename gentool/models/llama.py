@@ -1,5 +1,5 @@
 """LLaMA (Touvron et al. 2023): RMS norm before attention and MLP, rotary positions, SwiGLU, grouped
-key/value heads, no biases. The same file serves every model of that shape; numbers come from Arch.
+key/value heads, no biases. Used for every model of this form; numbers come from Arch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def top_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
 
 
 def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the weights of layer `index`; products are stored [out, in]."""
+    """Names and shapes of the weights of layer `index`; matrices are [out, in]."""
     heads, kv = arch.n_head * arch.d_head, arch.n_kv_head * arch.d_head
     return {
         "attention_norm": (arch.d_model,),
@@ -33,14 +33,14 @@ def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:
 
 
 def positional(ops: Ops, arch: Arch, top: dict[str, Tensor], positions: Tensor) -> Rotation:
-    """What every layer needs of positions [...]: the cosines and sines of the rotation."""
+    """The cosines and sines of the rotation at positions [...], for all layers."""
     return rotary(ops, arch, positions)
 
 
 def embed(
     ops: Ops, arch: Arch, top: dict[str, Tensor], ids: Tensor, positional: Rotation
 ) -> Tensor:
-    """ids [...] to x [..., D]; positions enter with the rotation, not here."""
+    """The residual stream x [..., D] of ids [...]; positions enter with the rotation, not here."""
     return ops.gather(top["embedding"], ids)
 
 
@@ -52,7 +52,7 @@ def layer(
     positional: Rotation,
     attend: Attend,
 ) -> Tensor:
-    """x [..., D] through one layer; `attend` is attention over the KV cache of the layer."""
+    """The residual stream x [..., D] after one layer; `attend` attends over its KV cache."""
     normed = ops.rms_norm(x, w["attention_norm"], arch.norm_eps)
     q, k, v = queries_keys_values(ops, arch, ops.linear(normed, w["qkv"]))
     context = attend(ops.rope(q, positional), ops.rope(k, positional), v)
@@ -61,32 +61,34 @@ def layer(
 
 
 def queries_keys_values(ops: Ops, arch: Arch, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """qkv [..., (H+2G)*E] cut into q [..., H, E] and k, v [..., G, E]."""
+    """qkv [..., (H+2G)*E] split into q [..., H, E] and k, v [..., G, E]."""
     sizes = [n * arch.d_head for n in (arch.n_head, arch.n_kv_head, arch.n_kv_head)]
     q, k, v = (ops.heads(part, arch.d_head) for part in ops.split(qkv, sizes))
     return q, k, v
 
 
 def mlp(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor) -> Tensor:
-    """What the MLP adds to x [..., D]."""
+    """The output of the MLP for x [..., D], to be added to x."""
     hidden = ops.linear(ops.rms_norm(x, w["mlp_norm"], arch.norm_eps), w["gate_up"])  # [..., 2F]
     return ops.linear(ops.swiglu(hidden), w["down"])
 
 
 def final(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
-    """x [..., D] after the last layer to the hidden states that `head` takes."""
+    """The hidden states [..., D] that `head` takes, of the residual stream after the last layer."""
     return ops.rms_norm(x, top["final_norm"], arch.norm_eps)
 
 
 def head(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
-    """Hidden states [..., D] to logits [..., V]."""
+    """Logits [..., V] of hidden states [..., D]."""
     return ops.linear(x, top["embedding" if arch.tied_head else "head"])
 
 
-def hugging_face(also: Mapping[str, tuple[str, ...]] = MappingProxyType({})) -> dict[str, Dialect]:
-    """Hugging Face's names; a model saved without its head has them without prefix. `also` are
-    more weights of a layer, or others under our names. A stored head that is tied is the embedding
-    again, inv_freq a constant."""
+def hugging_face(
+    overrides: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+) -> dict[str, Dialect]:
+    """Hugging Face's names; a model saved without its head has names without prefix. `overrides`
+    are further weights of a layer, or other names of the weights here. A stored lm_head of a tied
+    model equals the embedding, inv_freq is a constant."""
     parts = {
         "attention_norm": ("input_layernorm.weight",),
         "qkv": tuple(f"self_attn.{part}_proj.weight" for part in "qkv"),
@@ -104,7 +106,7 @@ def hugging_face(also: Mapping[str, tuple[str, ...]] = MappingProxyType({})) -> 
             },
             {
                 ours: take(*(f"{prefix}layers.{{i}}.{name}" for name in theirs))
-                for ours, theirs in {**parts, **also}.items()
+                for ours, theirs in {**parts, **overrides}.items()
             },
             ignored=r"rotary_emb\.inv_freq$|^lm_head\.weight$",
         )

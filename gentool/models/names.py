@@ -1,5 +1,5 @@
-"""How checkpoints of different programs name and lay out a family's weights: literal tables from
-our names to theirs, each family having one for every dialect it is found in.
+"""Dialects: how checkpoints of different programs name and lay out a family's weights. Each family
+has a literal table, from our names to theirs, for every dialect of its checkpoints.
 """
 
 from __future__ import annotations
@@ -11,32 +11,34 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class TensorRef(NamedTuple):
-    """One weight: tensors laid one after another along their outputs; `transposed` where they are
-    stored [in, out]."""
+    """The tensors of a weight, by name, to be concatenated along their outputs; `transposed` if
+    they are stored [in, out]."""
 
     names: tuple[str, ...]
     transposed: bool = False
 
 
 class Dialect(NamedTuple):
-    """Where all weights come from; {i} is the number of the layer. `ignored` is a regular
-    expression for tensors that are no weights."""
+    """The tensors of all weights, outside the layers and of a layer; {i} in a name is the number of
+    the layer. `ignored` is a regular expression for tensors that are not weights."""
 
     top: Mapping[str, TensorRef]
     layer: Mapping[str, TensorRef]
-    ignored: str = r"(?!)"  # nothing
+    ignored: str = r"(?!)"  # matches nothing
 
 
 def take(*names: str) -> TensorRef:
+    """Tensors that are stored [out, in]."""
     return TensorRef(names)
 
 
 def transposed(*names: str) -> TensorRef:
+    """Tensors that are stored [in, out]."""
     return TensorRef(names, transposed=True)
 
 
 def own(top: Iterable[str], layer: Iterable[str]) -> Dialect:
-    """What `gentool train` and `gentool convert` write: our own names."""
+    """The dialect of our own names, which `gentool train` and `gentool convert` write."""
     return Dialect(
         {name: take(name) for name in top},
         {name: take(f"layers.{{i}}.{name}") for name in layer},
@@ -45,7 +47,7 @@ def own(top: Iterable[str], layer: Iterable[str]) -> Dialect:
 
 
 def choose(dialects: Mapping[str, Dialect], shapes: Shapes) -> Dialect | None:
-    """The dialect whose embedding is among the tensors."""
+    """The first dialect whose embedding is among the tensors; None if there is none."""
     for dialect in dialects.values():
         if all(name in shapes for name in dialect.top["embedding"].names):
             return dialect

@@ -1,5 +1,5 @@
-"""PanGu-alpha (Zeng et al. 2021): GPT-2, whose final norm stands before the last layer, and there
-queries come from a second position table instead of the stream. The head has no norm.
+"""PanGu-alpha (Zeng et al. 2021): GPT-2 with its final norm before the last layer, whose queries
+come from a second position table instead of the residual stream. There is no norm before the head.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def top_tensors(arch: Arch) -> dict[str, tuple[int, ...]]:
 
 
 def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the weights of layer `index`; products are stored [out, in]. In the last
-    layer queries come from another input, of another product."""
+    """Names and shapes of the weights of layer `index`; matrices are [out, in]. In the last
+    layer queries are computed from another input, by a matrix of their own."""
     shapes = gpt2.layer_tensors(arch, index)
     if index < arch.n_layer - 1:
         return shapes
@@ -61,7 +61,7 @@ def positional(
 def embed(
     ops: Ops, arch: Arch, top: dict[str, Tensor], ids: Tensor, positional: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """ids [...] to x [..., D]."""
+    """The residual stream x [..., D] of ids [...]."""
     return gpt2.embed(ops, arch, top, ids, positional[0])
 
 
@@ -73,8 +73,8 @@ def layer(
     positional: tuple[Tensor, Tensor],
     attend: Attend,
 ) -> Tensor:
-    """x [..., D] through one layer. The last one norms the residual stream itself, and its
-    queries are the rows of the second table, which are not normed."""
+    """The residual stream x [..., D] after one layer. The last layer normalises the residual stream
+    itself; its queries are computed from rows of the second table, without a norm."""
     if "query" not in w:
         return gpt2.layer(ops, arch, w, x, positional[0], attend)
     x = ops.layer_norm(x, w["residual_norm"], w["residual_norm_bias"], arch.norm_eps)
@@ -87,20 +87,20 @@ def layer(
 
 
 def final(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
-    """x [..., D] after the last layer, as it is."""
+    """The residual stream x [..., D] after the last layer, unchanged."""
     return x
 
 
-_THEIRS = gpt2.DIALECTS["CPM-LM-TF2"]
+_GPT2 = gpt2.DIALECTS["CPM-LM-TF2"]
 _ATTENTION = "gpt/layer{i:02}/attention/"
 
 DIALECTS = {
     "PanGu-alpha-tf": Dialect(
-        {**_THEIRS.top, "query_position": take("top_query")},
+        {**_GPT2.top, "query_position": take("top_query")},
         {
-            **_THEIRS.layer,
-            "residual_norm": _THEIRS.top["final_norm"],
-            "residual_norm_bias": _THEIRS.top["final_norm_bias"],
+            **_GPT2.layer,
+            "residual_norm": _GPT2.top["final_norm"],
+            "residual_norm_bias": _GPT2.top["final_norm_bias"],
             "query": transposed(f"{_ATTENTION}query_layer/kernel"),
             "query_bias": take(f"{_ATTENTION}query_layer/bias"),
             "key_value": transposed(*(f"{_ATTENTION}{x}_layer/kernel" for x in ("key", "value"))),

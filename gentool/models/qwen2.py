@@ -29,7 +29,7 @@ __all__ = [
 
 
 def layer_tensors(arch: Arch, index: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the weights of layer `index`; products are stored [out, in]."""
+    """Names and shapes of the weights of layer `index`; matrices are [out, in]."""
     shapes = llama.layer_tensors(arch, index)
     return shapes | {"qkv_bias": shapes["qkv"][:1]}
 
@@ -42,7 +42,7 @@ def layer(
     positional: Rotation,
     attend: Attend,
 ) -> Tensor:
-    """x [..., D] through one layer; `attend` is attention over the KV cache of the layer."""
+    """The residual stream x [..., D] after one layer; `attend` attends over its KV cache."""
     normed = ops.rms_norm(x, w["attention_norm"], arch.norm_eps)
     q, k, v = queries_keys_values(ops, arch, ops.linear(normed, w["qkv"], w["qkv_bias"]))
     context = attend(ops.rope(q, positional), ops.rope(k, positional), v)

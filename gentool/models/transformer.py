@@ -1,5 +1,5 @@
-"""The one loop over layers. It knows no family and no runtime: who calls it says how a layer is
-run: compiled, recorded, or with a gradient.
+"""The loop over the layers of a transformer, for all families and runtimes. The caller decides how
+a layer is run: compiled, recorded, or with a gradient.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from gentool.runtimes.ops import Ops, Tensor
 
 
 class Params(NamedTuple):
-    """A model's weights: those outside the layers, and one dict for each layer."""
+    """A model's weights: those outside the layers, and a dict for each layer."""
 
     top: dict[str, Tensor]
     layers: tuple[dict[str, Tensor], ...]

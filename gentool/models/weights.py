@@ -1,5 +1,6 @@
-"""A checkpoint's arrays to a family's Params: every parameter is filled, every tensor used or known
-to be no weight, every shape checked before memory is taken."""
+"""Maps the tensors of a checkpoint to a family's weights. Every weight has its tensors, every
+tensor is used or known not to be a weight, and shapes are checked before memory is allocated.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +16,19 @@ from gentool.checkpoints import TensorSource
 from gentool.config.model import Arch
 from gentool.errors import ModelError
 from gentool.models import column_blocks as layout
+from gentool.models import quantized
 from gentool.models.names import TensorRef, choose, own
+from gentool.models.quantized import Quantized, unpacked
 from gentool.models.transformer import Params
 from gentool.runtimes.ops import Tensor
 
 FLOATS = {np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)}
-FIT = "the YAML's family and arch must fit the weights"
+FIT_HINT = "the YAML's family and arch must fit the weights"
 
 
 class Weight(NamedTuple):
-    """The tensors a weight is made of, concatenated along their outputs, `transposed` if they are
-    stored [in, out]; its shape and, in the file, its dtype."""
+    """The tensors of a weight, to be concatenated along their outputs, `transposed` if they are
+    stored [in, out]; the weight's shape, and its dtype in the file."""
 
     names: tuple[str, ...]
     transposed: bool
@@ -34,64 +37,92 @@ class Weight(NamedTuple):
 
 
 def plan(source: TensorSource, family: ModuleType, arch: Arch) -> dict[str, Weight]:
-    """Every weight by our name, those of layer i beginning with layers.i.: all tensors are there,
-    of the right shape and of floats, and none is left over that is not known."""
+    """All weights by our names, those of layer i beginning with layers.i. ModelError if a tensor is
+    missing, has a wrong shape or no float dtype, or if an unknown tensor is left over."""
     top = family.top_tensors(arch)
     layers = [family.layer_tensors(arch, index) for index in range(arch.n_layer)]
     inner = {name for layer in layers for name in layer}
     dialect = choose({"gentool": own(top, inner)} | family.DIALECTS, source.shapes)
     if dialect is None:
-        some = ", ".join(sorted(source.shapes)[:3])
-        raise ModelError(f"no tensor is the embedding of a known dialect (found: {some} …)", FIT)
-    found = {name: _weight(source, dialect.top[name], 0, shape) for name, shape in top.items()}
+        first_names = ", ".join(sorted(source.shapes)[:3])
+        raise ModelError(
+            f"no tensor is the embedding of a known dialect (found: {first_names} …)", FIT_HINT
+        )
+    planned = {name: _weight(source, dialect.top[name], 0, shape) for name, shape in top.items()}
     for i, layer in enumerate(layers):
         for name, shape in layer.items():
-            found[f"layers.{i}.{name}"] = _weight(source, dialect.layer[name], i, shape)
-    used = {name for weight in found.values() for name in weight.names}
-    left_over = sorted(n for n in source.shapes.keys() - used if not re.search(dialect.ignored, n))
-    if left_over:
-        raise ModelError(f"tensor {left_over[0]} belongs nowhere ({len(left_over)} left over)", FIT)
-    return found
+            planned[f"layers.{i}.{name}"] = _weight(source, dialect.layer[name], i, shape)
+    used = {name for weight in planned.values() for name in weight.names}
+    unknown = sorted(n for n in source.shapes.keys() - used if not re.search(dialect.ignored, n))
+    if unknown:
+        raise ModelError(
+            f"tensor {unknown[0]} is no weight of the family ({len(unknown)} unknown)", FIT_HINT
+        )
+    return planned
 
 
-def _weight(source: TensorSource, take: TensorRef, index: int, shape: tuple[int, ...]) -> Weight:
-    """A weight of this shape from its tensors in layer `index`."""
-    names = tuple(template.format(i=index) for template in take.names)
-    parts = []
+def _weight(source: TensorSource, ref: TensorRef, index: int, shape: tuple[int, ...]) -> Weight:
+    """The weight of this shape from its tensors in layer `index`, checked."""
+    names = tuple(template.format(i=index) for template in ref.names)
+    part_shapes = []
     for name in names:
         if name not in source.shapes:
-            raise ModelError(f"tensor {name} is missing", FIT)
+            raise ModelError(f"tensor {name} is missing", FIT_HINT)
+        if source.dtypes[name] in quantized.STORED and name + quantized.SCALES in source.shapes:
+            return _quantized(source, name, shape)
         if source.dtypes[name] not in FLOATS:
             raise ModelError(
-                f"tensor {name} holds {source.dtypes[name]}",
-                "quantised weights are not read: get those in float16, bfloat16 or float32",
+                f"tensor {name} has dtype {source.dtypes[name]}",
+                "quantised weights are not supported: use float16, bfloat16 or float32 weights",
             )
-        part = source.shapes[name][::-1] if take.transposed else source.shapes[name]
+        part = source.shapes[name][::-1] if ref.transposed else source.shapes[name]
         if len(part) == 3 and 1 < part[0] == layout.column_block_count(part[0] * part[2]):
             part = (part[1], part[0] * part[2])
-        parts.append(part)
-    joined = (sum(part[0] for part in parts if part), *parts[0][1:])
-    if joined != shape or any(part[1:] != shape[1:] for part in parts):
-        found = " and ".join(str(list(source.shapes[name])) for name in names)
-        wanted = list(shape[::-1] if take.transposed else shape)
-        raise ModelError(f"tensor {', '.join(names)} has shape {found}, not {wanted}", FIT)
+        part_shapes.append(part)
+    concatenated = (sum(part[0] for part in part_shapes if part), *part_shapes[0][1:])
+    if concatenated != shape or any(part[1:] != shape[1:] for part in part_shapes):
+        actual = " and ".join(str(list(source.shapes[name])) for name in names)
+        expected = list(shape[::-1] if ref.transposed else shape)
+        raise ModelError(f"tensor {', '.join(names)} has shape {actual}, not {expected}", FIT_HINT)
     dtype = np.result_type(*(source.dtypes[name] for name in names))
-    return Weight(names, take.transposed, shape, dtype)
+    return Weight(names, ref.transposed, shape, dtype)
 
 
-def read(source: TensorSource, weight: Weight) -> np.ndarray:
-    """A weight's array, products [out, in]; a view of the file where it can be one."""
+def _quantized(source: TensorSource, name: str, shape: tuple[int, ...]) -> Weight:
+    """The quantised weight of this shape, checked."""
+    scales, dtype = name + quantized.SCALES, quantized.STORED[source.dtypes[name]]
+    scale_dtype = np.float32 if dtype == quantized.INT8 else np.float16
+    blocks = len(shape) == 2 and (dtype == quantized.INT8 or shape[1] % quantized.BLOCK == 0)
+    actual = source.shapes[name], source.shapes[scales]
+    expected = quantized.shapes(shape, dtype) if blocks else None
+    if actual != expected or source.dtypes[scales] != scale_dtype:
+        raise ModelError(
+            f"tensor {name} and its scales have shapes {list(actual[0])} and {list(actual[1])},"
+            f" which are not {dtype} of {list(shape)}",
+            FIT_HINT,
+        )
+    return Weight((name, scales), False, shape, dtype)
+
+
+def read(source: TensorSource, weight: Weight) -> np.ndarray | Quantized:
+    """Reads a weight, a matrix as [out, in]; a view of the file where possible."""
+    if weight.dtype in (quantized.INT8, quantized.INT4):
+        values, scales = map(source.read, weight.names)
+        if not (np.isfinite(scales).all() and (scales > 0).all()):
+            raise ModelError(f"tensor {weight.names[1]} holds no positive scales", FIT_HINT)
+        return Quantized(values if weight.dtype == quantized.INT8 else unpacked(values), scales)
     arrays = list(map(layout.unblocked, parts(source, weight)))
     return np.concatenate(arrays) if arrays[1:] else arrays[0]
 
 
 def parts(source: TensorSource, weight: Weight) -> list[np.ndarray]:
+    """Reads the tensors of a weight, matrices as [out, in] or in column blocks."""
     arrays = map(source.read, weight.names)
     return [array.T if weight.transposed else array for array in arrays]
 
 
 def nested(weights: Mapping[str, Tensor], n_layer: int) -> Params:
-    """Weights by our flat names as Params."""
+    """Params of weights by our flat names."""
     params = Params({}, tuple({} for _ in range(n_layer)))
     for name, value in weights.items():
         if name.startswith("layers."):

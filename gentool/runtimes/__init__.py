@@ -1,5 +1,5 @@
-"""Runtimes: what runs a step of a model. The engine knows rows, prefixes, parents and lengths; a
-runtime knows arrays, their padding and how products are computed.
+"""Runtimes run the steps of a model. The engine keeps rows, prefixes, parents and lengths; a
+runtime keeps the arrays of the KV cache and their padding, and computes the products.
 """
 
 from __future__ import annotations
@@ -12,54 +12,61 @@ if TYPE_CHECKING:  # importing this room costs nothing
 
     from gentool.config.model import Arch
 
-PrefixCache = Any  # keys and values of a computed prompt, without a row axis; never changed
-RowCache = Any  # keys and values that rows have beyond their prefixes; changed in place
+PrefixCache = Any  # KV cache of a computed prompt, without a row axis; never changed
+RowCache = Any  # KV cache of the rows' own tokens, after their prefixes; changed in place
 
 
 class Runtime(Protocol):
-    """One open model. Logits are float32 and finite unless the weights are broken. Arrays that are
-    given back may be the runtime's own memory: they are not written, those of `prefill` can be
-    kept, those of `step` are valid until its next call."""
+    """An open model. Logits are float32 and finite unless the weights are broken. Returned arrays
+    may be the runtime's own memory: do not write to them; those of `prefill` can be kept, those of
+    `step` are valid until its next call."""
 
     arch: Arch
 
     def prefill(
-        self, ids: np.ndarray, start: int, prefix: PrefixCache | None, every: bool, hidden: bool
+        self,
+        ids: np.ndarray,
+        start: int,
+        prefix: PrefixCache | None,
+        all_positions: bool,
+        hidden: bool,
     ) -> tuple[PrefixCache, np.ndarray]:
-        """Computes ids [T] at positions start.. after `prefix` of `start` tokens; gives the longer
-        prefix (the given one stays valid) and logits [1, V] after the last id, or [T, V] after each
-        when `every`; or the `hidden` states [1 or T, D] that `head` takes."""
+        """Computes ids [T] at positions start.. after `prefix` of `start` tokens. Returns the
+        longer prefix (the given one stays valid) and logits [1, V] after the last id, or [T, V]
+        after each with `all_positions`; or, with `hidden`, the hidden states [1 or T, D] that
+        `head` takes."""
         ...
 
     def rows(
         self, prefixes: Sequence[PrefixCache], max_new_tokens: int, batch_invariant: bool
     ) -> RowCache:
-        """A cache without rows, whose rows will continue `prefixes`."""
+        """A KV cache without rows, whose rows will continue `prefixes`."""
         ...
 
     def join(self, cache: RowCache, prefixes: Sequence[PrefixCache]) -> None:
-        """Adds prefixes that new rows may name, after those there are."""
+        """Appends prefixes that new rows may continue."""
         ...
 
     def move(
         self, cache: RowCache, owner: np.ndarray, parents: np.ndarray, new_tokens: int
     ) -> None:
-        """Row i becomes a copy of the former row parents[i] (-1: a new row of prefix owner[i]), and
-        `new_tokens` more tokens will fit. Rows not named are freed."""
+        """Makes row i a copy of the former row parents[i] (-1: a new row of prefix owner[i]), with
+        room for `new_tokens` more tokens. Rows that are no parent are freed."""
         ...
 
     def shrinks(self, rows: int, wanted: int) -> bool:
-        """Whether dropping to `wanted` rows of `rows` is faster than computing all of them on."""
+        """Whether reducing `rows` rows to `wanted` is faster than computing all of them."""
         ...
 
     def step(
         self, cache: RowCache, tokens: np.ndarray, positions: np.ndarray, hidden: bool
     ) -> np.ndarray:
-        """Appends tokens [N, T] at positions [N, T]; gives logits [N, T, V] or hidden [N, T, D]."""
+        """Computes tokens [N, T] at positions [N, T] and appends them to the KV cache; returns
+        logits [N, T, V], or hidden states [N, T, D] with `hidden`."""
         ...
 
     def rewind(self, cache: RowCache, lengths: np.ndarray) -> None:
-        """Forgets what rows have beyond `lengths` [N] tokens after their prefixes."""
+        """Drops the tokens of rows beyond `lengths` [N] tokens after their prefixes."""
         ...
 
     def head(self, hidden: np.ndarray, batch_invariant: bool) -> np.ndarray:
@@ -67,5 +74,5 @@ class Runtime(Protocol):
         ...
 
     def describe(self) -> str:
-        """How it computes, in a few words for -v."""
+        """How the runtime computes, in a few words for -v."""
         ...

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gentool.config.model import Arch, Sampling
+from gentool.config.model import Arch
+from gentool.config.sampling import SamplingParams
 from gentool.config.schema import Strict, parse, read_yaml
 
 Share = Annotated[float, Field(gt=0)]
@@ -56,7 +57,7 @@ class Recipe(Strict):
     pieces: VocabularyOptions = VocabularyOptions()
     data: Mixture
     optimizer: Optimizer
-    sampling: Sampling = Sampling()  # goes into the finished model's YAML
+    sampling: SamplingParams = SamplingParams()  # goes into the finished model's YAML
 
     @model_validator(mode="after")
     def _fits(self) -> Recipe:

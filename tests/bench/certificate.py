@@ -64,10 +64,10 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=2000, help="a distribution (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="(%(default)s)")
     options = parser.parse_args()
-    began = time.monotonic()
+    start = time.monotonic()
     print(table("answers", rules(options.trials, options.seed)), end="\n\n")
     print(table(".40 long/.35 short/.25", waves(options.trials, options.seed)))
-    print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
+    print(f"{time.monotonic() - start:.0f} s", file=sys.stderr)
 
 
 def rules(trials: int, seed: int) -> Iterator[Result]:

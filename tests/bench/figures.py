@@ -1,5 +1,6 @@
-"""The figures of the README, from real processes: time from the command to its first character on a
-terminal, tokens a second, peak memory, size. `make bench` runs it; medians of several runs."""
+"""The figures of tests/bench/README.md, from real processes: time from the command to its first
+character on a terminal, tokens a second, peak memory, size. `make bench` runs it; medians of
+several runs."""
 
 from __future__ import annotations
 
@@ -22,11 +23,11 @@ PROMPT = "今天天气不错"
 def first_character(command: list[str]) -> float:
     """Seconds from starting `command` on a pseudo-terminal to the first byte it shows."""
     master, slave = pty.openpty()
-    began = time.monotonic()
+    start = time.monotonic()
     with subprocess.Popen(command, stdout=slave, stderr=subprocess.DEVNULL) as process:
         os.close(slave)
         os.read(master, 1)
-        took = time.monotonic() - began
+        duration = time.monotonic() - start
         try:
             while os.read(master, 65536):
                 pass
@@ -34,22 +35,22 @@ def first_character(command: list[str]) -> float:
             pass
         process.wait()
     os.close(master)
-    return took
+    return duration
 
 
 def seconds(command: list[str]) -> float:
-    began = time.monotonic()
+    start = time.monotonic()
     subprocess.run(command, check=True, capture_output=True)
-    return time.monotonic() - began
+    return time.monotonic() - start
 
 
 def speed(*options: str) -> float:
-    """Tokens a second of the generation itself, as -v says, its compilations included."""
+    """Tokens a second of the generation itself, as -v prints it, compilation included."""
     command = [*GENTOOL, "complete", PROMPT, "-v", "--seed", "1", *options]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
-    found = re.search(r"([\d.]+) tokens/s", said)
-    assert found, said
-    return float(found[1])
+    stderr = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    match = re.search(r"([\d.]+) tokens/s", stderr)
+    assert match, stderr
+    return float(match[1])
 
 
 def steady(xla: bool) -> float:
@@ -59,9 +60,9 @@ import gentool, time
 model = gentool.load("tiny-zh", xla={xla})
 run = lambda: model.complete({PROMPT!r}, max_tokens=256, min_tokens=256, seed=1, eos=None)
 run()
-began = time.monotonic()
+start = time.monotonic()
 run()
-print(256 / (time.monotonic() - began))
+print(256 / (time.monotonic() - start))
 """
     return float(
         subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout

@@ -5,6 +5,7 @@ never seen."""
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import gentool
 from gentool.generation.request import Request
 from gentool.generation.session import Model
 from gentool.training.synthetic import documents as synthetic
-from gentool.voting.accuracy import Part, accuracy
+from gentool.voting.accuracy import Proportion, accuracy
 from gentool.voting.answers import Rule, answer
 from gentool.voting.tally import Ballot
 
@@ -23,20 +24,23 @@ RULE = Rule(r"^[^。，；]*")
 BALLOTS = [Ballot(300, rule=RULE), Ballot(1, greedy=True, rule=RULE), Ballot(exact=True, rule=RULE)]
 
 
-def accuracies(model: Model, prompts: Sequence[tuple[str, str]]) -> tuple[dict[str, Part], list]:
-    """The accuracy of each way, and what was said instead of the right answers."""
-    law = model.config.sampling.model_copy(update={"stop": ["\n"], "max_tokens": 16})
+def accuracies(
+    model: Model, prompts: Sequence[tuple[str, str]]
+) -> tuple[dict[str, Proportion], list]:
+    """The accuracy of each way, and the wrong answers."""
+    answers = {"stop": ("\n",), "max_tokens": 16}
+    sampling = dataclasses.replace(model.config.sampling, **answers)
     texts = tuple(prompt for prompt, _ in prompts)
-    request = Request(texts, tuple(range(len(texts))), 300, law, seed=1)
+    request = Request(texts, tuple(range(len(texts))), 300, sampling, seed=1)
     pairs, wrong = defaultdict(list), []
     for tally in model.votes(request, BALLOTS):
         if tally.verdict == "running":
             continue
         prompt, label = prompts[tally.prompt]
-        found = tally.winner.answer if tally.winner else None
-        pairs[tally.way].append((str(answer(label, Rule())), found))
-        if found != answer(label, Rule()):
-            wrong.append(f"{tally.way}: {prompt.splitlines()[-1]}{found} ({label})")
+        winner = tally.winner.answer if tally.winner else None
+        pairs[tally.way].append((str(answer(label, Rule())), winner))
+        if winner != answer(label, Rule()):
+            wrong.append(f"{tally.way}: {prompt.splitlines()[-1]}{winner} ({label})")
     return {way: accuracy(of_way).all for way, of_way in pairs.items()}, wrong
 
 
@@ -50,8 +54,8 @@ def main() -> None:
     }
     for name, prompts in tasks.items():
         parts, wrong = accuracies(model, prompts)
-        found = {"task": name, "wrong": wrong} | {way: asdict(p) for way, p in parts.items()}
-        print(json.dumps(found, ensure_ascii=False, indent=1))
+        result = {"task": name, "wrong": wrong} | {way: asdict(p) for way, p in parts.items()}
+        print(json.dumps(result, ensure_ascii=False, indent=1))
 
 
 if __name__ == "__main__":

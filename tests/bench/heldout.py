@@ -77,7 +77,7 @@ def model_bits(name: str) -> Bits:
         for start in range(0, len(ids), length // 2):
             if scored == len(ids):
                 break
-            end = min(start + length, len(ids) - 1)  # row t tells of id t + 1
+            end = min(start + length, len(ids) - 1)  # row t has the logits of id t + 1
             rows = np.asarray(model.logits(ids[start:end]), np.float64)[scored - start - 1 :]
             top = rows.max(axis=-1, keepdims=True)
             norm = top[:, 0] + np.log(np.exp(rows - top).sum(axis=-1))
@@ -90,12 +90,12 @@ def model_bits(name: str) -> Bits:
 
 
 def per_character(bits: Bits, sources: Mapping[str, Source], what: str) -> dict[str, float]:
-    """Bits per character by source; says on stderr how far it is."""
+    """Bits per character by source; shows progress on stderr."""
     result = {}
     for name, source in sources.items():
-        began = time.monotonic()
+        start = time.monotonic()
         result[name] = sum(map(bits, source.held_out)) / source.characters
-        note(f"{what}: {name} {result[name]:.3f} ({time.monotonic() - began:.1f} s)")
+        note(f"{what}: {name} {result[name]:.3f} ({time.monotonic() - start:.1f} s)")
     return result
 
 

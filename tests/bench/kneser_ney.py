@@ -86,10 +86,10 @@ def log2_probabilities(model: Model, text: str) -> np.ndarray:
         keys = contexts * model.symbols + stream[length - 1 :]
         at = np.minimum(np.searchsorted(level.keys, keys), len(level.keys) - 1)
         known = contexts >= 0
-        found = known & (level.keys[at] == keys)
+        known_keys = known & (level.keys[at] == keys)
         p[length - 1 :] *= np.where(known, level.backoff[contexts], 1.0)
-        p[length - 1 :] += np.where(found, level.probability[at], 0.0)
-        nodes = np.where(found, at, -1)
+        p[length - 1 :] += np.where(known_keys, level.probability[at], 0.0)
+        nodes = np.where(known_keys, at, -1)
     p[stream == OTHER] /= UNICODE - len(model.alphabet)
     return np.log2(p[1:])
 

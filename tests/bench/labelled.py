@@ -31,19 +31,19 @@ SETS = {
 FLAGS = ["--seed", "1", "--json", "--max-tokens", "12", "--budget", "100", "-q"]
 
 
-def rows(data: Path, template: str, task: str | None, most: int) -> list[dict[str, str]]:
+def rows(data: Path, template: str, task: str | None, max_rows: int) -> list[dict[str, str]]:
     """The rows of a set that its template does not give away."""
-    found = [json.loads(line) for line in data.read_text("utf-8").splitlines()]
-    kept = [row for row in found if task in (None, row["task"])]
+    lines = [json.loads(line) for line in data.read_text("utf-8").splitlines()]
+    kept = [row for row in lines if task in (None, row["task"])]
     shown = template.splitlines()
-    return [row for row in kept if not any(x.startswith(row["input"]) for x in shown)][:most]
+    return [row for row in kept if not any(x.startswith(row["input"]) for x in shown)][:max_rows]
 
 
 def measured(name: str, data: Path, model: str) -> dict[str, dict[str, float]]:
     """The accuracy of each way over one set."""
-    file, task, most = SETS[name]
+    file, task, max_rows = SETS[name]
     path = TEMPLATES / f"{'sentiment' if name == 'eprstmt' else name}.txt"
-    chosen = rows(data / file, path.read_text("utf-8"), task, most)
+    chosen = rows(data / file, path.read_text("utf-8"), task, max_rows)
     with tempfile.TemporaryDirectory() as folder:
         rows_file, out = Path(folder) / "rows.jsonl", Path(folder) / "out.jsonl"
         rows_file.write_text(
@@ -54,7 +54,7 @@ def measured(name: str, data: Path, model: str) -> dict[str, dict[str, float]]:
             command += ["--answer-regex", "^(正面|负面)"]
         subprocess.run([sys.executable, "-m", "gentool", *command, *FLAGS], check=True)
         last = json.loads(out.read_text("utf-8").splitlines()[-1])
-    return {way: found["all"] for way, found in last["accuracy"].items()}
+    return {way: parts["all"] for way, parts in last["accuracy"].items()}
 
 
 def main() -> None:
@@ -65,14 +65,14 @@ def main() -> None:
     flags = parser.parse_args()
     print("| set | rows | vote of 300 | greedy | exact | seconds |\n|---|---:|---:|---:|---:|---:|")
     for name in flags.sets:
-        began = time.monotonic()
-        found = measured(name, flags.data, flags.model)
+        start = time.monotonic()
+        accuracy = measured(name, flags.data, flags.model)
         cells = [
             f"{100 * x['share']:.0f} % [{100 * x['low']:.0f}, {100 * x['high']:.0f}]"
-            for x in (found["sampled"], found["greedy"], found["exact"])
+            for x in (accuracy["sampled"], accuracy["greedy"], accuracy["exact"])
         ]
-        took = time.monotonic() - began
-        print(f"| {name} | {found['exact']['of']:.0f} | {' | '.join(cells)} | {took:.0f} |")
+        duration = time.monotonic() - start
+        print(f"| {name} | {accuracy['exact']['of']:.0f} | {' | '.join(cells)} | {duration:.0f} |")
         sys.stdout.flush()
 
 

@@ -22,27 +22,25 @@ SHOWN = ("VmHWM", "RssAnon", "RssFile")  # of /proc/self/status
 
 IN_A_PROCESS = """
 import json, sys, time
-from gentool import device
-device.setup()
 import gentool
-began = time.perf_counter()
+start = time.perf_counter()
 model = gentool.load(sys.argv[1], precision=sys.argv[2])
 loaded = time.perf_counter()
 logits = model.logits(list(range(100, 116)))
 first = time.perf_counter()
 steps = model.complete(list(range(100, 116)), temperature=0, max_tokens=5, eos=None)
-began_steps = time.perf_counter()
+start_steps = time.perf_counter()
 steps = model.complete(list(range(100, 116)), temperature=0, max_tokens=5, eos=None)
-step = (time.perf_counter() - began_steps) / 5
+step = (time.perf_counter() - start_steps) / 5
 status = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
 memory = {key: int(status[key].split()[0]) * 1024 for key in json.loads(sys.argv[3])}
-print(json.dumps({"load": loaded - began, "logits": first - began, "step": step, **memory}))
+print(json.dumps({"load": loaded - start, "logits": first - start, "step": step, **memory}))
 """
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-    """Of one rank's tensors."""
-    found: dict[str, tuple[int, ...]] = {
+    """The shapes of the tensors of one rank."""
+    tensors: dict[str, tuple[int, ...]] = {
         "word_embeddings.weight": (VOCABULARY // RANKS, WIDTH),
         "position_embeddings.weight": (CONTEXT, WIDTH),
     }
@@ -50,16 +48,16 @@ def shapes() -> dict[str, tuple[int, ...]]:
     for i in range(LAYERS):
         layer = f"transformer.layers.{i}."
         for norm in ("input_layernorm", "post_attention_layernorm"):
-            found |= {f"{layer}{norm}.weight": (WIDTH,), f"{layer}{norm}.bias": (WIDTH,)}
+            tensors |= {f"{layer}{norm}.weight": (WIDTH,), f"{layer}{norm}.bias": (WIDTH,)}
         for name, out, into in (
             ("attention.query_key_value", 3 * part, WIDTH),
             ("attention.dense", WIDTH, part),
             ("mlp.dense_h_to_4h", 4 * part, WIDTH),
             ("mlp.dense_4h_to_h", WIDTH, 4 * part),
         ):
-            found |= {f"{layer}{name}.weight": (out, into), f"{layer}{name}.bias": (out,)}
+            tensors |= {f"{layer}{name}.weight": (out, into), f"{layer}{name}.bias": (out,)}
     ends = ("transformer.final_layernorm.weight", "transformer.final_layernorm.bias")
-    return found | dict.fromkeys(ends, (WIDTH,))
+    return tensors | dict.fromkeys(ends, (WIDTH,))
 
 
 def make(folder: Path) -> None:
@@ -91,24 +89,24 @@ def main() -> None:
     parser.add_argument("do", choices=["make", "measure"])
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--precision", nargs="+", default=["fp16", "fp32", "bf16"])
-    chosen = parser.parse_args()
-    if chosen.do == "make":
-        make(chosen.folders[0])
+    options = parser.parse_args()
+    if options.do == "make":
+        make(options.folders[0])
         return
-    for folder in chosen.folders:
+    for folder in options.folders:
         for path in folder.rglob("*"):  # warm pages
             if path.is_file():
                 with path.open("rb") as file:
                     while file.read(1 << 24):
                         pass
-        for precision in chosen.precision:
-            found = measure(folder, precision)
-            ratio = found["VmHWM"] / size(folder)
+        for precision in options.precision:
+            figures = measure(folder, precision)
+            ratio = figures["VmHWM"] / size(folder)
             print(
-                f"{folder} {precision}: load {found['load']:.2f} s, first logits"
-                f" {found['logits']:.2f} s, step {found['step']:.2f} s, peak"
-                f" {found['VmHWM'] / 1e9:.2f} GB = {ratio:.2f} x files; now anonymous"
-                f" {found['RssAnon'] / 1e9:.2f}, of files {found['RssFile'] / 1e9:.2f}",
+                f"{folder} {precision}: load {figures['load']:.2f} s, first logits"
+                f" {figures['logits']:.2f} s, step {figures['step']:.2f} s, peak"
+                f" {figures['VmHWM'] / 1e9:.2f} GB = {ratio:.2f} x files; now anonymous"
+                f" {figures['RssAnon'] / 1e9:.2f}, of files {figures['RssFile'] / 1e9:.2f}",
                 flush=True,
             )
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import gentool
-from gentool.decoding.engine import Engine, Tail
+from gentool.decoding.engine import Engine, Rows
 from gentool.generation.request import Sample, Sampled
 
 LINES = (
@@ -36,24 +36,24 @@ TASKS = {  # prompt, temperature, tokens, what the text has to be
 
 
 def seconds(run: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     run()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def copying(engine: Engine, ids: Sequence[int]) -> Callable[..., Any]:
     """`engine.extend` of a model that writes these ids."""
     extend = engine.extend
 
-    def told(*given: Any, **named: Any) -> tuple[Tail, np.ndarray]:
-        tail, logits = extend(*given, **named)
+    def extend_and_raise(*inputs: Any, **named: Any) -> tuple[Rows, np.ndarray]:
+        rows, logits = extend(*inputs, **named)
         steps = logits.shape[1]
-        after = int(tail.length[0]) - steps + 1 + np.arange(steps)
+        after = int(rows.length[0]) - steps + 1 + np.arange(steps)
         raised = logits.copy()
         raised[0, np.arange(steps), np.take(ids, after, mode="wrap")] += 1000
-        return tail, raised
+        return rows, raised
 
-    return told
+    return extend_and_raise
 
 
 def main() -> None:
@@ -62,25 +62,28 @@ def main() -> None:
     parser.add_argument("--precision")
     parser.add_argument("--lookup", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
-    given = parser.parse_args()
-    model = gentool.load(given.model, precision=given.precision)
-    for title, (prompt, temperature, most, text) in TASKS.items():
-        law = {"temperature": temperature, "max_tokens": most, "seed": 1}
+    options = parser.parse_args()
+    model = gentool.load(options.model, precision=options.precision)
+    for title, (prompt, temperature, max_tokens, text) in TASKS.items():
+        sampling = {"temperature": temperature, "max_tokens": max_tokens, "seed": 1}
         if text:
             model.engine.extend = copying(model.engine, model.tokenizer.encode(text))
 
-        def once(lookup: int, prompt: str = prompt, law: dict[str, Any] = law) -> Sample:
-            (done,) = model.complete(prompt, eos=None, search=Sampled(False, lookup), **law)
-            return done
+        def complete(
+            lookup: int, prompt: str = prompt, sampling: dict[str, Any] = sampling
+        ) -> Sample:
+            search = Sampled(False, lookup)
+            (sample,) = model.complete(prompt, eos=None, search=search, **sampling)
+            return sample
 
-        plain, drafted = once(0), once(given.lookup)
+        plain, drafted = complete(0), complete(options.lookup)
         tokens = len(plain.ids)
-        took = [
-            (seconds(lambda: once(0)), seconds(lambda: once(given.lookup)))
-            for _ in range(given.rounds)
+        times = [
+            (seconds(lambda: complete(0)), seconds(lambda: complete(options.lookup)))
+            for _ in range(options.rounds)
         ]
-        gains = [without / within for without, within in took]
-        without, within = map(statistics.median, zip(*took, strict=True))
+        gains = [without / within for without, within in times]
+        without, within = map(statistics.median, zip(*times, strict=True))
         print(
             f"{title}: {without / tokens * 1e3:.2f} ms a token, with drafts"
             f" {within / tokens * 1e3:.2f}, {statistics.median(gains):.2f}x"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import peers_runner
-from peers_runner import Ids, Opening, Unsupported
+from peers_runner import THREADS, Ids, Opening, Unsupported, seconds
 
-TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+# int8 weights and products, the rest in float32
+TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8_float32"}
 
 
 class CTranslate2:
@@ -17,33 +19,42 @@ class CTranslate2:
         import ctranslate2
 
         known = ctranslate2.get_supported_compute_types("cpu")
-        if TYPES[precision] not in known:
+        if TYPES.get(precision) not in known:
             raise Unsupported(f"it computes in {', '.join(sorted(known))} on this CPU")
         self.model = ctranslate2.Generator(
-            str(folder / "ct2"), intra_threads=2, compute_type=TYPES[precision]
+            str(folder), intra_threads=THREADS, compute_type=TYPES[precision]
         )
 
     def logits(self, ids: Ids) -> np.ndarray:
         return np.array(self.model.forward_batch([list(map(str, ids))]))[0, -1]
 
-    def _generate(self, ids: Ids, count: int, **how: Any) -> list[list[int]]:
-        (found,) = self.model.generate_batch(
+    def _generate(self, ids: Ids, count: int, **options: Any) -> list[list[int]]:
+        (result,) = self.model.generate_batch(
             [list(map(str, ids))],
             max_length=count,
             min_length=count,
             include_prompt_in_result=False,
-            **how,
+            **options,
         )
-        return found.sequences_ids
+        return result.sequences_ids
 
-    def greedy(self, ids: Ids, count: int) -> list[int]:
-        return self._generate(ids, count)[0]
+    def prefill(self, ids: Ids) -> None:
+        self._generate(ids, 1)
+
+    def step_seconds(self, ids: Ids, steps: int) -> float:
+        long, short = (seconds(lambda n=n: self._generate(ids, n)) for n in (1 + steps, 1))
+        return (long - short) / steps
 
     def sample(self, ids: Ids, rows: int, count: int, seed: int) -> list[list[int]]:
         import ctranslate2
 
         ctranslate2.set_random_seed(seed)
         return self._generate(ids, count, sampling_topk=0, num_hypotheses=rows)
+
+    def stream(self, ids: Ids, count: int) -> Iterator[int]:
+        words = list(map(str, ids))
+        for result in self.model.generate_tokens(words, max_length=count, min_length=count):
+            yield result.token_id
 
 
 def opening() -> Opening:
@@ -53,4 +64,4 @@ def opening() -> Opening:
 
 
 if __name__ == "__main__":
-    peers_runner.run(opening)
+    peers_runner.main(opening)

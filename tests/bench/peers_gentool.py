@@ -1,45 +1,53 @@
-"""gentool as one of the peers; see peers_runner.py."""
+"""gentool as one of the peers; see peers_runner.py. Its command is `gentool complete` itself."""
 
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import peers_runner
-from peers_runner import Ids, Opening
+from peers_runner import Ids, Opening, Unsupported
 
 
 class Gentool:
     def __init__(self, folder: Path, precision: str) -> None:
         import gentool
+        from gentool.errors import GentoolError
 
-        self.model = gentool.load(str(folder / "hf"), precision=precision)
+        try:
+            self.model = gentool.load(str(folder), precision=precision)
+        except GentoolError as e:
+            raise Unsupported(e.message) from None
 
     def logits(self, ids: Ids) -> np.ndarray:
         return self.model.logits(ids)[-1]
 
-    def greedy(self, ids: Ids, count: int) -> list[int]:
-        (done,) = self.model.complete(ids, temperature=0, max_tokens=count, eos=None)
-        return list(done.ids)
+    def prefill(self, ids: Ids) -> None:
+        self.model.engine.prefill(list(ids))
+
+    def step_seconds(self, ids: Ids, steps: int) -> float:
+        from gentool.benchmark.model import decode_loop
+        from gentool.config.sampling import SamplingParams
+
+        greedy = SamplingParams(temperature=0)
+        return decode_loop(self.model.engine, list(ids), greedy, 1, steps + 1)() / steps
 
     def sample(self, ids: Ids, rows: int, count: int, seed: int) -> list[list[int]]:
-        law = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_tokens": count}
-        done = self.model.complete(ids, rows, seed=seed, eos=None, **law)
-        return [list(one.ids) for one in done]
+        whole = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_tokens": count}
+        samples = self.model.complete(ids, rows, seed=seed, eos=None, **whole)
+        return [list(sample.ids) for sample in samples]
+
+    def stream(self, ids: Ids, count: int) -> Iterator[int]:
+        raise NotImplementedError("peers.py runs gentool complete")
 
 
 def opening() -> Opening:
-    from gentool.runtimes.xla import device
+    import gentool  # noqa: F401
 
-    device.setup()
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(2)
-    return Opening(
-        f"gentool {importlib.metadata.version('gentool')}, TensorFlow {tf.__version__}", Gentool
-    )
+    return Opening(f"gentool {importlib.metadata.version('gentool')}", Gentool)
 
 
 if __name__ == "__main__":
-    peers_runner.run(opening)
+    peers_runner.main(opening)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import peers_runner
-from peers_runner import Ids, Opening
+from peers_runner import THREADS, Ids, Opening, Unsupported, seconds
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -17,11 +18,13 @@ class KerasHub:
     def __init__(self, folder: Path, precision: str) -> None:
         import keras_hub
 
-        keys = json.loads((folder / "hf/config.json").read_text())
+        if precision not in DTYPES:
+            raise Unsupported(f"it is measured in {', '.join(DTYPES)}")
+        keys = json.loads((folder / "config.json").read_text())
         # its reader of LLaMA's config.json leaves this number out
-        left = {"layer_norm_epsilon": keys["rms_norm_eps"]} if "rms_norm_eps" in keys else {}
+        missing = {"layer_norm_epsilon": keys["rms_norm_eps"]} if "rms_norm_eps" in keys else {}
         backbone = keras_hub.models.Backbone.from_preset(
-            str(folder / "hf"), dtype=DTYPES[precision], **left
+            str(folder), dtype=DTYPES[precision], **missing
         )
         kind = type(backbone).__name__.removesuffix("Backbone")
         self.model = getattr(keras_hub.models, f"{kind}CausalLM")(backbone, preprocessor=None)
@@ -38,11 +41,20 @@ class KerasHub:
         prompt = np.pad(np.array([ids] * rows), ((0, 0), (0, count)))
         mask = np.arange(len(ids) + count)[None] < len(ids)
         inputs = {"token_ids": prompt, "padding_mask": np.repeat(mask, rows, axis=0)}
-        found = self.model.generate(inputs, stop_token_ids=None)["token_ids"]
-        return np.array(found)[:, len(ids) :].tolist()
+        output = self.model.generate(inputs, stop_token_ids=None)["token_ids"]
+        return np.array(output)[:, len(ids) :].tolist()
 
-    def greedy(self, ids: Ids, count: int) -> list[int]:
-        return self._generate(ids, 1, count, "greedy")[0]
+    def prefill(self, ids: Ids) -> None:
+        self._generate(ids, 1, 1, "greedy")
+
+    def step_seconds(self, ids: Ids, steps: int) -> float:
+        long, short = (
+            seconds(lambda n=n: self._generate(ids, 1, n, "greedy")) for n in (1 + steps, 1)
+        )
+        return (long - short) / steps
+
+    def stream(self, ids: Ids, count: int) -> Iterator[int]:
+        yield from self._generate(ids, 1, count, "greedy")[0]  # it gives all of them at the end
 
     def sample(self, ids: Ids, rows: int, count: int, seed: int) -> list[list[int]]:
         import keras
@@ -57,10 +69,10 @@ def opening() -> Opening:
     import keras_hub
     import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(2)
+    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
     version = f"KerasHub {keras_hub.__version__}, Keras {keras.__version__}"
     return Opening(f"{version}, TensorFlow {tf.__version__}", KerasHub)
 
 
 if __name__ == "__main__":
-    peers_runner.run(opening)
+    peers_runner.main(opening)

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import llama_cpp as ll
 import numpy as np
 import peers_runner
-from peers_runner import Ids, Opening
+from peers_runner import THREADS, Ids, Opening
 
 F32 = 0  # of ggml_type
-MOST_SEQUENCES = 256  # which a context can hold; one of them is the prompt
+MAX_SEQUENCES = 256  # of a context; the prompt is a sequence, too
 
 
 class Context:
-    """Cells for `rows` sequences after a prompt that they share, which is sequence `rows`."""
+    """A KV cache for `rows` sequences after a prompt that they share, which is sequence `rows`."""
 
-    def __init__(self, model: Any, cells: int, rows: int, fp32: bool) -> None:
+    def __init__(self, model: Any, slots: int, rows: int, fp32: bool) -> None:
         params = ll.llama_context_default_params()
-        params.n_ctx, params.n_seq_max = cells, rows + 1
-        params.n_threads = params.n_threads_batch = 2
+        params.n_ctx, params.n_seq_max = slots, rows + 1
+        params.n_threads = params.n_threads_batch = THREADS
         params.kv_unified = True
         if fp32:
             params.type_k = params.type_v = F32
@@ -54,10 +56,9 @@ class Context:
 
 
 class LlamaCpp:
-    def __init__(self, folder: Path, precision: str) -> None:
+    def __init__(self, path: Path, precision: str) -> None:
         params = ll.llama_model_default_params()
-        path = str(folder / "model.gguf").encode()
-        self.model = ll.llama_model_load_from_file(path, params)
+        self.model = ll.llama_model_load_from_file(str(path).encode(), params)
         if not self.model:
             raise RuntimeError("llama.cpp does not load the model")
         self.n_vocab = ll.llama_vocab_n_tokens(ll.llama_model_get_vocab(self.model))
@@ -72,32 +73,46 @@ class LlamaCpp:
         self.one.prompt(ids)
         return self._last().copy()
 
-    def greedy(self, ids: Ids, count: int) -> list[int]:
+    def prefill(self, ids: Ids) -> None:
         self.one.prompt(ids)
-        found = [int(self._last().argmax())]
-        while len(found) < count:
-            self.one.run(found[-1:], [len(ids) + len(found) - 1], [0], every=False)
-            found.append(int(self._last().argmax()))
-        return found
+        self._last()
+
+    def step_seconds(self, ids: Ids, steps: int) -> float:
+        tokens = self.stream(ids, 1 + steps)
+        next(tokens)
+        start = time.perf_counter()
+        for _ in tokens:
+            pass
+        return (time.perf_counter() - start) / steps
+
+    def stream(self, ids: Ids, count: int) -> Iterator[int]:
+        self.one.prompt(ids)
+        for position in range(len(ids), len(ids) + count):
+            token = int(self._last().argmax())
+            yield token
+            if position + 1 < len(ids) + count:
+                self.one.run([token], [position], [0], every=False)
 
     def sample(self, ids: Ids, rows: int, count: int, seed: int) -> list[list[int]]:
-        """In parts of equal size, as many as there have to be; they share the prompt's cells."""
-        parts = -(-rows // (MOST_SEQUENCES - 1))
+        """In as few parts of equal size as possible; they share the prompt's KV cache."""
+        parts = -(-rows // (MAX_SEQUENCES - 1))
         size = -(-rows // parts)
         if self.many is None:
             self.many = Context(self.model, len(ids) + size * count, size, self.fp32)
         sampler = ll.llama_sampler_init_dist(seed)
         self.many.prompt(ids, size)
         first = [ll.llama_sampler_sample(sampler, self.many.raw, -1) for _ in range(rows)]
-        found: list[list[int]] = []
+        texts: list[list[int]] = []
         for begin in range(0, rows, size):
             part = [[token] for token in first[begin : begin + size]]
-            self._grow(part, len(ids), count, sampler, size)
-            found += part
+            self._continue(part, len(ids), count, sampler, size)
+            texts += part
         ll.llama_sampler_free(sampler)
-        return found
+        return texts
 
-    def _grow(self, part: list[list[int]], at: int, count: int, sampler: Any, prompt: int) -> None:
+    def _continue(
+        self, part: list[list[int]], at: int, count: int, sampler: Any, prompt: int
+    ) -> None:
         """Continues texts after the prompt, which is the sequence `prompt` and stays."""
         context = self.many
         ll.llama_memory_seq_keep(context.memory, prompt)
@@ -112,7 +127,7 @@ class LlamaCpp:
 
 @ll.llama_log_callback
 def _silent(level: int, text: bytes, _: ctypes.c_void_p) -> None:
-    """Only what went wrong is said."""
+    """Prints errors only."""
     if level == 4:
         print(text.decode(errors="replace"), end="", flush=True)
 
@@ -125,4 +140,4 @@ def opening() -> Opening:
 
 
 if __name__ == "__main__":
-    peers_runner.run(opening)
+    peers_runner.main(opening)

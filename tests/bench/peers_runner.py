@@ -1,8 +1,13 @@
-"""What every peer is asked, and how it is measured: the same code in the process of each.
+"""What every peer does in a process of its own, and how its time is measured: the same code for
+each. A peer's file ends with `peers_runner.main(opening)`, and has two modes:
 
-A process reads one job, JSON, from stdin: the folder of the weights, their precision, the tasks,
-the number of words, the seed, and where to put the logits. It prints a line of JSON after each
-task, so that what was measured survives a task that fails.
+    peers_X.py < JOB        times the tasks of a job; a line of JSON after the model is open and
+                            after each task, so that a task that fails costs only itself
+    peers_X.py --command    the peer's smallest program: reads JOB, prints the continuation of a
+                            prompt token by token
+
+JOB is JSON: the path of the weights, their precision, the tasks, n_vocab, the seed, and where to
+put the logits.
 """
 
 from __future__ import annotations
@@ -11,22 +16,24 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-PROMPT, STEPS = 64, 32  # tokens of the prompt, and decoded after its first
-LONG = 512  # tokens of the prompt that is read at once
+THREADS = 2
+STEPS = 32  # tokens of a timed decode
+SHORT, MEDIUM, LONG = 64, 500, 512  # tokens of a prompt
 ROWS, ROW_TOKENS = 300, 8
-PATIENCE = 60.0  # seconds; what takes longer is run once
+COMMAND_TOKENS = 32
+MAX_SECONDS = 60.0  # a task that takes longer is not repeated
 
 Ids = Sequence[int]
 
 
 class Unsupported(Exception):
-    """What a peer cannot do, in its words."""
+    """What a peer cannot do, in its own words."""
 
 
 class Peer(Protocol):
@@ -35,114 +42,127 @@ class Peer(Protocol):
     def logits(self, ids: Ids) -> np.ndarray:
         """float32 [V], of the token after the last of `ids`."""
 
-    def greedy(self, ids: Ids, count: int) -> list[int]:
-        """The `count` likeliest tokens, one after another."""
+    def prefill(self, ids: Ids) -> None:
+        """Computes a prompt and the logits after it."""
+
+    def step_seconds(self, ids: Ids, steps: int) -> float:
+        """Seconds a step of greedy decoding of one row, over `steps` steps after a prompt."""
 
     def sample(self, ids: Ids, rows: int, count: int, seed: int) -> list[list[int]]:
         """`rows` independent continuations of `count` tokens, from the whole distribution."""
 
+    def stream(self, ids: Ids, count: int) -> Iterator[int]:
+        """The greedy continuation, each token as soon as it is known."""
+
 
 class Opening(NamedTuple):
-    """A peer's name for its version, and what opens a model with it."""
+    """A peer's name and version, and its function that opens weights in a precision."""
 
     version: str
     open: Callable[[Path, str], Peer]
 
 
-def words(count: int, n_vocab: int, seed: int) -> list[int]:
-    """Token ids."""
-    return np.random.default_rng([seed, count]).integers(1, n_vocab, count).tolist()
+def prompt(length: int, n_vocab: int, seed: int) -> list[int]:
+    """Random token ids."""
+    return np.random.default_rng([seed, length]).integers(1, n_vocab, length).tolist()
+
+
+def character(token: int) -> str:
+    """The text of a token: a Chinese character, from 20992 on a Hangul syllable."""
+    return chr(0x4E00 + token if token < 0x5200 else 0xAC00 + token - 0x5200)
 
 
 def seconds(run: Callable[[], Any]) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     run()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def steady(run: Callable[[], float], least: int = 3, enough: float = 2.0) -> float:
-    """The median of at least `least` runs, and as many as take `enough` seconds."""
-    found: list[float] = []
-    began = time.perf_counter()
-    while len(found) < least or time.perf_counter() - began < enough:
-        found.append(run())
-    return statistics.median(found)
+    """The median of at least `least` results, and as many as take `enough` seconds."""
+    results: list[float] = []
+    start = time.perf_counter()
+    while len(results) < least or time.perf_counter() - start < enough:
+        results.append(run())
+        if time.perf_counter() - start > MAX_SECONDS:
+            break
+    return statistics.median(results)
 
 
-def decode(peer: Peer, job: dict[str, Any]) -> dict[str, float]:
-    """Milliseconds a token at one row: the time of STEPS more tokens, by STEPS."""
-    ids = words(PROMPT, job["n_vocab"], job["seed"])
-
-    def both() -> float:
-        many, one = (seconds(lambda n=n: peer.greedy(ids, n)) for n in (1 + STEPS, 1))
-        return (many - one) / STEPS * 1e3
-
-    cold = seconds(lambda: peer.greedy(ids, 1 + STEPS))
-    peer.greedy(ids, 1)
-    return {"decode": steady(both), "decode_cold_s": cold}
+def decode(peer: Peer, job: dict[str, Any], length: int) -> float:
+    """Milliseconds a step of one row after a prompt of `length` tokens."""
+    ids = prompt(length, job["n_vocab"], job["seed"])
+    peer.step_seconds(ids, 2)  # compiles, allocates
+    return 1e3 * steady(lambda: peer.step_seconds(ids, STEPS))
 
 
-def prefill(peer: Peer, job: dict[str, Any]) -> dict[str, float]:
-    """Tokens a second of a long prompt, up to the first token after it."""
-    ids = words(LONG, job["n_vocab"], job["seed"])
-    cold = seconds(lambda: peer.greedy(ids, 1))
-    return {
-        "prefill": LONG / steady(lambda: seconds(lambda: peer.greedy(ids, 1))),
-        "prefill_cold_s": cold,
-    }
+def prefill(peer: Peer, job: dict[str, Any]) -> float:
+    """Tokens a second of a prompt of LONG tokens."""
+    ids = prompt(LONG, job["n_vocab"], job["seed"])
+    peer.prefill(ids)
+    return LONG / steady(lambda: seconds(lambda: peer.prefill(ids)))
 
 
-def samples(peer: Peer, job: dict[str, Any]) -> dict[str, float]:
-    """Seconds for ROWS samples of one prompt."""
-    ids = words(PROMPT, job["n_vocab"], job["seed"])
+def samples(peer: Peer, job: dict[str, Any]) -> float:
+    """Seconds for ROWS samples of ROW_TOKENS tokens of one prompt, which is computed, too."""
+    ids = prompt(SHORT, job["n_vocab"], job["seed"])
 
-    def once() -> float:
-        began = time.perf_counter()
-        drawn = peer.sample(ids, ROWS, ROW_TOKENS, job["seed"])
-        took = time.perf_counter() - began
-        lengths = {len(row) for row in drawn}
-        if len(drawn) != ROWS or lengths != {ROW_TOKENS}:
-            raise RuntimeError(f"{len(drawn)} samples of {lengths} tokens")
-        return took
+    def run() -> float:
+        start = time.perf_counter()
+        rows = peer.sample(ids, ROWS, ROW_TOKENS, job["seed"])
+        duration = time.perf_counter() - start
+        lengths = {len(row) for row in rows}
+        if len(rows) != ROWS or lengths != {ROW_TOKENS}:
+            raise RuntimeError(f"{len(rows)} samples of {lengths} tokens")
+        return duration
 
-    cold = once()
-    warm = cold if cold > PATIENCE else steady(once, least=2, enough=5.0)
-    return {"samples": warm, "samples_cold_s": cold}
-
-
-TASKS = {"decode": decode, "prefill": prefill, "samples": samples}
+    first = run()
+    return first if first > MAX_SECONDS else steady(run, least=2, enough=4.0)
 
 
-def memory() -> float:
-    """The most this process has held so far, in bytes."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").open() if ":" in line)
-    return int(status["VmHWM"].split()[0]) * 1024.0
+TASKS: dict[str, Callable[[Peer, dict[str, Any]], float]] = {
+    "decode_64": lambda peer, job: decode(peer, job, SHORT),
+    "decode_500": lambda peer, job: decode(peer, job, MEDIUM),
+    "prefill": prefill,
+    "samples": samples,
+}
 
 
-def say(**found: Any) -> None:
-    print(json.dumps(found), file=REPORT, flush=True)
-
-
-REPORT = sys.stdout
-
-
-def run(peer: Callable[[], Opening]) -> None:
-    """The main of a peer's process; `peer` imports its library."""
-    global REPORT
-    job = json.loads(sys.stdin.read())
-    REPORT, sys.stdout = sys.stdout, sys.stderr  # libraries print what they like
-    began = time.perf_counter()
+def timed(opening: Callable[[], Opening], job: dict[str, Any], report: Callable[..., None]) -> None:
+    """Opens the model and does the tasks; `report` gets the results as soon as they are there."""
+    start = time.perf_counter()
     try:
-        version, open_model = peer()
-        imported = time.perf_counter() - began
-        model = open_model(Path(job["folder"]), job["precision"])
-        logits = model.logits(words(PROMPT, job["n_vocab"], job["seed"]))
-        first = time.perf_counter() - began
+        version, open_model = opening()
+        imported = time.perf_counter() - start
+        peer = open_model(Path(job["weights"]), job["precision"])
+        ready = time.perf_counter() - start
     except Unsupported as e:
-        say(unsupported=str(e))
+        report(unsupported=str(e))
         return
+    logits = peer.logits(prompt(SHORT, job["n_vocab"], job["seed"]))
     np.save(job["logits"], np.asarray(logits, np.float32).reshape(-1))
-    say(version=version, imported=imported, first=first)
-    for task in job["tasks"]:
-        say(**TASKS[task](model, job))
-        say(**{"memory_samples" if task == "samples" else "memory": memory()})
+    report(version=version, imported=imported, ready=ready)
+    for name in job["tasks"]:
+        report(**{name: TASKS[name](peer, job)})
+
+
+def command(opening: Callable[[], Opening], job: dict[str, Any]) -> None:
+    """Prints a continuation, token by token."""
+    _, open_model = opening()
+    peer = open_model(Path(job["weights"]), job["precision"])
+    for token in peer.stream(prompt(SHORT, job["n_vocab"], job["seed"]), COMMAND_TOKENS):
+        print(character(token), end="", flush=True)
+
+
+def main(opening: Callable[[], Opening]) -> None:
+    """The main of a peer's file; `opening` imports its library."""
+    if sys.argv[1:2] == ["--command"]:
+        command(opening, json.loads(sys.argv[2]))
+        return
+    job = json.loads(sys.stdin.read())
+    stdout, sys.stdout = sys.stdout, sys.stderr  # libraries print what they like
+
+    def report(**results: Any) -> None:
+        print(json.dumps(results), file=stdout, flush=True)
+
+    timed(opening, job, report)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import peers_runner
-from peers_runner import Ids, Opening
+from peers_runner import THREADS, Ids, Opening, Unsupported, seconds
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -18,8 +19,10 @@ class Transformers:
         import torch
         from transformers import AutoModelForCausalLM
 
+        if precision not in DTYPES:
+            raise Unsupported(f"it is measured in {', '.join(DTYPES)}")
         dtype = getattr(torch, DTYPES[precision])
-        self.model = AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=dtype).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
         self.model.generation_config.eos_token_id = None
         self.model.generation_config.pad_token_id = 0
 
@@ -27,39 +30,53 @@ class Transformers:
         import torch
 
         with torch.inference_mode():
-            found = self.model(torch.tensor([ids]), logits_to_keep=1).logits
-        return found[0, -1].float().numpy()
+            logits = self.model(torch.tensor([ids]), logits_to_keep=1).logits
+        return logits[0, -1].float().numpy()
 
-    def _generate(self, ids: Ids, count: int, **how: Any) -> list[list[int]]:
+    def _generate(self, ids: Ids, count: int, **options: Any) -> list[list[int]]:
         import torch
 
         with torch.inference_mode():
             prompt = torch.tensor([ids])
             mask = torch.ones_like(prompt)
-            found = self.model.generate(prompt, attention_mask=mask, max_new_tokens=count, **how)
-        return found[:, len(ids) :].tolist()
+            output = self.model.generate(
+                prompt, attention_mask=mask, max_new_tokens=count, **options
+            )
+        return output[:, len(ids) :].tolist()
 
-    def greedy(self, ids: Ids, count: int) -> list[int]:
-        return self._generate(ids, count, do_sample=False)[0]
+    def prefill(self, ids: Ids) -> None:
+        self._generate(ids, 1, do_sample=False)
+
+    def step_seconds(self, ids: Ids, steps: int) -> float:
+        long, short = (
+            seconds(lambda n=n: self._generate(ids, n, do_sample=False)) for n in (1 + steps, 1)
+        )
+        return (long - short) / steps
+
+    def stream(self, ids: Ids, count: int) -> Iterator[int]:
+        text = list(ids)
+        for _ in range(count):
+            text += self._generate(text, 1, do_sample=False)[0]
+            yield text[-1]
 
     def sample(self, ids: Ids, rows: int, count: int, seed: int) -> list[list[int]]:
         import torch
 
         torch.manual_seed(seed)
-        law = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-        return self._generate(ids, count, num_return_sequences=rows, **law)
+        whole = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        return self._generate(ids, count, num_return_sequences=rows, **whole)
 
 
 def opening() -> Opening:
-    os.environ["USE_TF"] = "0"  # it is there for KerasHub, and would be imported
+    os.environ["USE_TF"] = "0"  # TensorFlow is installed for KerasHub, and would be imported
     import torch
     import transformers
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
     transformers.utils.logging.set_verbosity_error()
     version = f"transformers {transformers.__version__}, torch {torch.__version__}"
     return Opening(version, Transformers)
 
 
 if __name__ == "__main__":
-    peers_runner.run(opening)
+    peers_runner.main(opening)

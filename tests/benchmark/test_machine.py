@@ -21,6 +21,7 @@ def test_bf16_is_compared_with_products_of_bf16() -> None:
             Result("decode_rate_share", "%", percents, 2)
         ]
     assert machine.shares(results, [], "fp32") == []
+    assert machine.shares(results, rates, "int8") == []
 
 
 def test_rates_need_numpy_alone(small_machine: None, finish) -> None:

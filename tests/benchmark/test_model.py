@@ -8,7 +8,8 @@ from tiny import TINY, Arrays, random_weights
 import gentool
 from gentool.benchmark.measure import SAMPLES
 from gentool.benchmark.model import model_size, stochastic, vote
-from gentool.config.model import Arch, Sampling
+from gentool.config.model import Arch
+from gentool.config.sampling import SamplingParams
 from gentool.models import llama, weights
 
 
@@ -34,8 +35,8 @@ def test_sizes_by_hand() -> None:
 
 
 def test_greedy_sampling_parameters_are_made_stochastic() -> None:
-    assert stochastic(Sampling(temperature=0.0, top_p=0.5)).temperature == 1
-    assert stochastic(Sampling(temperature=0.3)).temperature == 0.3
+    assert stochastic(SamplingParams(temperature=0.0, top_p=0.5)).temperature == 1
+    assert stochastic(SamplingParams(temperature=0.3)).temperature == 0.3
 
 
 def test_a_vote_and_its_rows(finish) -> None:

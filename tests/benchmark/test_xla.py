@@ -10,6 +10,7 @@ from tiny import TINY, make_engine, random_weights
 
 from gentool.benchmark import xla
 from gentool.benchmark.measure import COSTS
+from gentool.config import lookup
 from gentool.decoding.engine import Engine
 from gentool.runtimes.xla import device
 
@@ -38,6 +39,14 @@ def test_a_graph_is_traced_once_by_each_measurement(monkeypatch, finish) -> None
         "step_trace",
         "step_compile",
     ]
+
+
+@pytest.mark.parametrize(
+    ("precision", "xla_option", "expected"),
+    [(None, None, False), ("int8", None, False), (None, True, True), ("bf16", None, True)],
+)
+def test_which_models_need_tensorflow(precision, xla_option, expected) -> None:
+    assert xla.runs(lookup.load("tiny-zh"), precision, xla_option) is expected
 
 
 def test_another_runtime_has_no_graphs(small_machine: None, finish) -> None:

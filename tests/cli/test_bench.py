@@ -14,9 +14,17 @@ from pytest import CaptureFixture
 
 from gentool.benchmark import machine
 from gentool.benchmark.measure import Plan, Report, Result
-from gentool.cli.bench import Flags, aligned, batches, model_options, plan_of, result_lines, text
+from gentool.cli.bench import (
+    PlanFlags,
+    aligned,
+    batches,
+    model_options,
+    plan_of,
+    result_lines,
+    text,
+)
+from gentool.cli.flags import ModelFlags
 
-NOTHING = Flags(**{name: None for name in Flags.__dataclass_fields__} | {"set": ()})
 QUICK = ("-p", "8", "-g", "4", "-b", "2,1", "-r", "1")
 
 
@@ -50,19 +58,20 @@ def test_mistakes_are_found_before_anything_is_measured(
     capfd: CaptureFixture[str], tmp_path: Path
 ) -> None:
     told(within(capfd, "bench", "--json", "--jsonl"), 2, "both --json and --jsonl", "drop one")
-    told(within(capfd, "bench", "-m", "nobody"), 2, "unknown model nobody", "")
+    told(within(capfd, "bench", "-m", "nobody"), 3, "unknown model nobody", "")
     lost = str(tmp_path / "gone" / "file")
     told(within(capfd, "bench", "-o", lost), 2, f"cannot write {lost}", "")
 
 
 def test_flags_become_a_plan_and_the_options_of_a_fresh_process() -> None:
-    assert plan_of(NOTHING) == Plan()
-    given = {"prompt_tokens": 7, "batch": (2, 4), "repeat": 3, "cold_start": False}
-    assert plan_of(Flags(**vars(NOTHING) | given)) == Plan(7, 64, (2, 4), 3, False)
+    assert plan_of(PlanFlags()) == Plan()
+    assert PlanFlags.__dataclass_fields__.keys() == set(Plan._fields)
+    given = PlanFlags(prompt_tokens=7, batch=(2, 4), repeat=3, cold_start=False)
+    assert plan_of(given) == Plan(7, 64, (2, 4), 3, False)
     assert batches("8,1,8") == (8, 1)
-    assert model_options(NOTHING) == ["--model", "tiny-zh"]
-    given = {"model": "m", "set": (("a.b", "1"),), "precision": "bf16", "xla": False}
-    assert model_options(Flags(**vars(NOTHING) | given)) == [
+    assert model_options(ModelFlags()) == ["--model", "tiny-zh"]
+    given = ModelFlags(model="m", set=(("a.b", "1"),), precision="bf16", xla=False)
+    assert model_options(given) == [
         *("--model", "m", "--set", "a.b=1", "--precision", "bf16", "--no-xla")
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from cli.shell import CLEAN, Screen
+from cli.shell import CLEAN, Screen, gentool
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -137,7 +138,7 @@ def test_clock() -> None:
 
 
 STEPS = """
-from gentool import console as module
+from gentool.cli import console as module
 module.FIRST_LINE_SECONDS = 0
 with console.progress() as show:
     for step in range(1, 4):
@@ -178,3 +179,32 @@ def test_nobody_listening_on_stderr_harms_no_result() -> None:
     out, _ = python("console.error('x', 'y'); console.write('result')", stderr=write)
     os.close(write)
     assert out == "result"
+
+
+def test_one_run_at_a_time_writes_to_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_text("of another run\n")
+    with path.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = gentool("complete", "今天", "-n", "1", "-o", str(path))
+        assert (done.code, done.out) == (2, "")
+        assert done.err.splitlines() == [
+            f"error: another run of gentool writes to {path}",
+            "hint: wait for it, or give another --output",
+        ]
+    assert path.read_text() == "of another run\n"
+    console = Console()
+    console.redirect(str(path))  # the lock has gone with its holder
+    with pytest.raises(UsageError, match="another run"):
+        Console().redirect(str(path))
+    console.close()
+    console.redirect(str(path))
+    console.close()
+
+
+def test_a_device_may_be_shared() -> None:
+    first, second = Console(), Console()
+    for console in (first, second):
+        console.redirect(os.devnull)
+    for console in (first, second):
+        console.close()

@@ -207,8 +207,8 @@ def test_json_is_consistent(run: Run) -> None:
     done = run(SUM, *DIGITS, "-n", "200", "--json", "--no-curtail")
     found = record(done)
     keys = "prompt model precision law answer text certified partial way verdict answers tied n"
-    keys += " drawn invalid invalid_mass invalid_share unseen bounds confidence certified_at log_e"
-    keys += " log_threshold seed computed independent"
+    keys += " drawn unfinished invalid invalid_mass invalid_share unseen bounds confidence"
+    keys += " certified_at log_e log_threshold seed computed independent"
     assert list(found) == keys.split()
     assert found["prompt"] == Path(SUM).read_text().rstrip("\n")
     assert (found["model"], found["precision"], found["seed"]) == ("tiny-zh", "fp32", 1)
@@ -264,7 +264,8 @@ def test_confidence(run: Run) -> None:
     done = run(SUM, *ONE, "--confidence", "0.95")
     assert (done.code, done.out) == (0, "8\n")
     assert done.err.splitlines()[-1] == (
-        "certified: 8 is this model's most probable answer, at confidence 95 % after 9 samples"
+        "certified: 8 is the most probable answer (after temperature and filters), at confidence"
+        " 95 % after 9 samples"
     )
     found = record(run(SUM, *ONE, "--confidence", "0.95", "--require-certificate", "--json"))
     assert found["certified"] and found["certified_at"] == found["drawn"] == 9
@@ -328,10 +329,27 @@ def test_a_file_loses_one_newline_and_no_blank(run: Run, write: Callable[..., st
         assert found["prompt"] == "水 water\n树 tree\n鸟 "
 
 
-def test_windows_lines(run: Run, write: Callable[..., str]) -> None:
-    done = run(write("a.txt", "3+5=8\r\n6+1=7\r\n2+6=\r\n"), *ONE, "-n", "2", "-v", "--json")
-    assert r"2 examples, separator '\r\n'" in done.err
-    assert record(done)["prompt"] == "3+5=8\r\n6+1=7\r\n2+6="
+def test_a_file_of_windows_gives_the_same_vote(run: Run, write: Callable[..., str]) -> None:
+    text = "大=>小\n高=>矮\n快=>慢\n安静=>"
+    flags = ("-n", "40", "--seed", "1", "--json")
+    plain = record(run(write("a.txt", text), *flags))
+    assert plain["prompt"] == text
+    for data in ("\ufeff" + text, text.replace("\n", "\r\n"), "\ufeff" + text + "\r\n"):
+        assert record(run(write("b.txt", data), *flags)) == plain
+        assert record(run("-", *flags, stdin=data.encode())) == plain
+
+
+def test_a_template_and_rows_of_windows_give_the_same_votes(
+    run: Run, write: Callable[..., str]
+) -> None:
+    flags = ("-n", "20", "--seed", "1", "--json", "--data")
+    template, rows = "大=>小\n高=>矮\n{input}=>", 'input\n快\n"长\n短"\n'
+    plain = run(write("a.txt", template), *flags, write("a.csv", rows)).out
+    windows = [
+        write(f"b.{end}", "\ufeff" + text.replace("\n", "\r\n"))
+        for end, text in (("txt", template), ("csv", rows))
+    ]
+    assert run(windows[0], *flags, windows[1]).out == plain and plain.count("\n") == 2
 
 
 def test_without_examples_a_stop_is_needed(run: Run, write: Callable[..., str]) -> None:
@@ -405,7 +423,7 @@ def test_too_long_is_no_answer(run: Run) -> None:
         (("--plot", "/nowhere/a.svg"), "--plot is '/nowhere/a.svg', in no folder", "folder"),
         (("--temperature", "0"), "--temperature is 0, of 300 samples", "--n 1, or --exact"),
         (("--data", "b.csv"), "has no {input} for the rows of b.csv to fill", "{input}"),
-        (("--answer-regex", "("), "the answer regex '(' is not one", "regular expression"),
+        (("--answer-regex", "("), "the answer regex '(' is not valid", "regular expression"),
         (("--confidence", "1"), "--confidence is '1'", "> 0 and <= 0.999999"),
         (("--n", "0"), "--n is '0'", "1 to"),
         (("--regex", "("), "--regex is '('", "look-around"),
@@ -433,8 +451,9 @@ def test_help_names_defaults(run: Run) -> None:
     for default in ("300", "32", "1000", "label", "stdout", "tiny-zh"):
         assert f"[default: {default}" in shown
     own = ("Prompt", "Vote", "Output")
-    for heading in own:
-        for option in command.groups[heading]:
+    groups = [group for group in command.groups.values() if group.heading in own]
+    for group in groups:
+        for option in group.options:
             assert any(option.help in line for line in shown.splitlines() if len(line) <= 100)
 
 
@@ -626,3 +645,19 @@ def test_a_file_of_another_run_is_refused_and_left_alone(
         path.write_bytes(text)
         told(run(*flags, "--data", data, "-n", "5"), 2, refusal, "another --output")
         assert path.read_bytes() == text
+
+
+def test_a_second_run_on_one_output_is_refused(
+    run: Run, template: str, write: Callable[..., str], tmp_path: Path
+) -> None:
+    path, data = tmp_path / "out.jsonl", write("d.csv", "input\n" + "2+6\n" * 400)
+    flags = (template, "--data", data, "--json", *DIGITS, "-n", "100", "-o", str(path))
+    with started("fewshot", *flags, stderr=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 120
+        while not path.exists() or not path.read_bytes():
+            assert time.monotonic() < until and process.poll() is None
+            time.sleep(0.01)
+        told(run(*flags), 2, f"another run of gentool writes to {path}", "another --output")
+        process.kill()
+    assert run(*flags).code == 0  # a killed run holds no lock
+    assert [record["row"] for record in records(path)] == list(range(400))

@@ -119,7 +119,7 @@ def test_stratified_samples_differ_from_independent_ones_and_repeat(run) -> None
     [
         (("--beams", "0"), "--beams is '0'", "give a whole number 1 to 512"),
         (("--beams", "2", "-n", "3"), "--n is 3, which is for samples", "--n-best"),
-        (("--beams", "2", "--n-best", "3"), "3 texts are asked of 2 beams", "as many beams"),
+        (("--beams", "2", "--n-best", "3"), "3 texts are requested of 2 beams", "as many beams"),
         (("--n-best", "2"), "--n-best is for beams", "--beams N"),
         (("--beam-rule", "hf"), "--beam-rule is for beams", "--beams N"),
         (("--beams", "2", "--beam-rule", "gf"), "--beam-rule is 'gf'", "hf, bert4keras"),

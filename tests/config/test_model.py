@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from gentool.cli import flags as tables
+from gentool.cli.options import sampling_option
 from gentool.config import lookup, schema
 from gentool.config.lookup import known, load
-from gentool.config.model import ModelFile, Sampling
+from gentool.config.model import ModelFile
+from gentool.config.sampling import SamplingParams, parameters
 from gentool.errors import Exit, GentoolError, ModelError, UsageError
 
 GOOD = """\
@@ -149,7 +150,7 @@ def test_overrides_reach_any_key_and_are_read_as_yaml(folder: Path) -> None:
     said = {"arch.norm_eps": "1e-6", "sampling.stop": "[a, b]", "precision": "bf16"}
     found = load(str(folder), said | {"arch.n_layer": 3})
     assert (found.arch.norm_eps, found.arch.n_layer) == (1e-6, 3)
-    assert (found.sampling.stop, found.precision) == (["a", "b"], "bf16")
+    assert (found.sampling.stop, found.precision) == (("a", "b"), "bf16")
     (folder / "bare.yaml").write_text(GOOD.replace("n_layer: 2, ", ""), "utf-8")
     assert load(str(folder / "bare.yaml"), {"arch.n_layer": "5"}).arch.n_layer == 5
 
@@ -226,7 +227,8 @@ def test_a_name_comes_before_a_folder_and_a_slash_means_the_folder(
 
 def test_configs_are_found_beside_the_package_and_inside_it(tmp_path: Path) -> None:
     package, source = tmp_path / "gentool", lookup.PACKAGE
-    shutil.copytree(source / "config", package / "config")
+    for room in ("config", "checkpoints"):
+        shutil.copytree(source / room, package / room)
     for name in "__init__ errors".split():
         shutil.copy(source / f"{name}.py", package)
 
@@ -243,19 +245,18 @@ def test_configs_are_found_beside_the_package_and_inside_it(tmp_path: Path) -> N
     assert answer() == str(package / "configs")  # a wheel
 
 
-@pytest.mark.parametrize("name", ["temperature", "top_k", "top_p", "max_tokens", "min_tokens"])
+@pytest.mark.parametrize("name", [p.name for p in parameters() if p.type in (int, float)])
 def test_a_flag_takes_exactly_what_the_yaml_takes(name: str) -> None:
-    flags = {option.name: option for option in (*tables.SAMPLING, *tables.LENGTH)}
+    option = next(sampling_option(p) for p in parameters() if p.name == name)
     for text in ("-1", "0", "1e-9", "1", "1.5", "2", "64", "nan", "inf", "x"):
         by_flag = by_yaml = True
         try:
-            flags[name].type.convert(text, None, None)
+            option.type.convert(text, None, None)
         except UsageError:
             by_flag = False
         try:
-            schema.parse(
-                Sampling, {name: schema.from_yaml(f".{text}" if "n" in text else text)}, ""
-            )
+            value = schema.from_yaml(f".{text}" if "n" in text else text)
+            schema.parse(SamplingParams, {name: value}, "")
         except UsageError:
             by_yaml = False
         assert by_flag == by_yaml, text

@@ -21,13 +21,13 @@ def reference(tiny_weights):
     return numpy_llama.logits(TINY, tiny_weights, IDS)
 
 
-def close(found, wanted):
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE * np.abs(wanted).max())
+def close(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 33, 100])
 def test_prefill_equals_the_reference_whatever_the_padding(engine, reference, length):
-    prefix, logits = engine.prefill(IDS[:length], every=True)
+    prefix, logits = engine.prefill(IDS[:length], all_positions=True)
     assert prefix.length == length
     assert logits.dtype == np.float32
     close(logits, reference[:length])
@@ -36,16 +36,16 @@ def test_prefill_equals_the_reference_whatever_the_padding(engine, reference, le
 
 def test_prefill_continues_a_prefix(engine, reference):
     first, _ = engine.prefill(IDS[:21])
-    second, logits = engine.prefill(IDS[21:60], first, every=True)
+    second, logits = engine.prefill(IDS[21:60], first, all_positions=True)
     close(logits, reference[21:60])
     close(engine.prefill(IDS[60:61], second)[1], reference[60:61])
     close(engine.prefill(IDS[21:22], first)[1], reference[21:22])  # the first is as it was
 
 
 @pytest.mark.parametrize("path", [backend.ONEDNN, backend.XLA_STEP])
-def test_other_paths_equal_the_reference(tiny_weights, reference, path):
+def test_other_backends_equal_the_reference(tiny_weights, reference, path):
     engine = make_engine(TINY, tiny_weights, path)
-    prefix, logits = engine.prefill(IDS[:20], every=True)
+    prefix, logits = engine.prefill(IDS[:20], all_positions=True)
     close(logits, reference[:20])
     tail, logits = engine.extend([prefix], None, [0, 0], [0, 0], np.stack([IDS[20:22]] * 2), 4)
     close(logits[1], reference[20:22])
@@ -55,15 +55,15 @@ def test_other_paths_equal_the_reference(tiny_weights, reference, path):
 
 @pytest.mark.parametrize("path", [backend.ONEDNN, backend.XLA_STEP])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_products_of_16_bits_round_what_they_take_too(tiny_weights, reference, path, dtype):
-    logits = make_engine(TINY, tiny_weights, path, dtype).prefill(IDS[:40], every=True)[1]
+def test_16_bit_products_round_their_inputs_too(tiny_weights, reference, path, dtype):
+    logits = make_engine(TINY, tiny_weights, path, dtype).prefill(IDS[:40], all_positions=True)[1]
     off = np.abs(logits - reference[:40]).max() / np.abs(reference[:40]).max()
     assert off < {"float16": 0.01, "bfloat16": 0.05}[dtype]
 
 
 @pytest.mark.parametrize("batch_invariant", [False, True])
 @pytest.mark.parametrize("steps", [(1,) * 12, (5, 1, 5, 1)])
-def test_extend_equals_the_reference_however_it_is_cut(engine, reference, steps, batch_invariant):
+def test_extend_equals_the_reference_in_any_chunks(engine, reference, steps, batch_invariant):
     prefix, _ = engine.prefill(IDS[:20])
     at, tail = 20, None
     for size in steps:
@@ -74,7 +74,7 @@ def test_extend_equals_the_reference_however_it_is_cut(engine, reference, steps,
         at += size
 
 
-def test_a_tail_outgrows_its_room(engine, reference):
+def test_the_kv_cache_of_rows_grows(engine, reference):
     prefix, _ = engine.prefill(IDS[:20])
     tail, _ = engine.extend([prefix], None, [0], [0], IDS[None, 20:30], max_new_tokens=10)
     _, logits = engine.extend([prefix], tail, [0], [0], IDS[None, 30:50])
@@ -104,15 +104,15 @@ def test_rows_of_any_owner_continue_any_parents(plain, tiny_weights, data):
         close(row[0], numpy_llama.logits(TINY, tiny_weights, [*prompts[o], first[p], b])[-1])
 
 
-def test_windows_are_the_same_however_a_text_is_cut(plain, tiny_weights):
+def test_window_attention_does_not_depend_on_chunks(plain, tiny_weights):
     """Layer 0 sees five positions: a prompt at once, a prefix continued, single tokens, several at
     a time, and rows that were reordered give the same logits."""
     arch = TINY.model_copy(update={"window": 5, "window_layers": [0], "score_cap": 3.0})
     engine = make_engine(arch, tiny_weights)
-    _, whole = engine.prefill(IDS[:40], every=True)
-    assert np.abs(whole - plain.prefill(IDS[:40], every=True)[1]).max() > 1
+    _, whole = engine.prefill(IDS[:40], all_positions=True)
+    assert np.abs(whole - plain.prefill(IDS[:40], all_positions=True)[1]).max() > 1
     first, _ = engine.prefill(IDS[:18])
-    close(engine.prefill(IDS[18:30], first, every=True)[1], whole[18:30])
+    close(engine.prefill(IDS[18:30], first, all_positions=True)[1], whole[18:30])
     tail, logits = engine.extend([first], None, [0, 0], [0, 0], np.stack([IDS[18:21]] * 2), 22)
     close(logits[1], whole[18:21])
     for at in range(21, 40):
@@ -122,7 +122,7 @@ def test_windows_are_the_same_however_a_text_is_cut(plain, tiny_weights):
         close(logits[0], whole[at : at + 1])
 
 
-def test_logits_are_read_where_they_lie(engine):
+def test_logits_are_the_runtimes_memory(engine):
     prefix, logits = engine.prefill(IDS[:5])
     _, rows = engine.extend([prefix], None, [0, 0, 0], [0, 0, 0], np.array([[1], [2], [3]]))
     assert not logits.flags.owndata and not rows.flags.owndata
@@ -151,14 +151,14 @@ def test_rows_join_between_steps(plain, tiny_weights, data):
             close(row[0], numpy_llama.logits(TINY, tiny_weights, [*prompts[o], *ids])[-1])
 
 
-def test_an_owner_must_be_its_parents(engine):
+def test_a_row_keeps_the_owner_of_its_parent(engine):
     prefixes = [engine.prefill(IDS[:5])[0], engine.prefill(IDS[:6])[0]]
     tail, _ = engine.extend(prefixes, None, [0, 1], [0, 0], np.ones((2, 1), int), 4)
     with pytest.raises(ValueError, match="owner"):
         engine.extend(prefixes, tail, [1, 0], [0, 1], np.ones((2, 1), int))
 
 
-def test_a_rows_bits_do_not_depend_on_its_neighbours_or_its_position(engine):
+def test_rows_are_batch_invariant(engine):
     """--batch-invariant: one row, then the same row at each place among 1 to 17 others."""
     engine = replace(engine, batch_invariant=True)
     prefix, _ = engine.prefill(IDS[:20])
@@ -180,7 +180,7 @@ def test_a_rows_bits_do_not_depend_on_its_neighbours_or_its_position(engine):
             np.testing.assert_array_equal(run(rows, at), alone)
 
 
-def test_neighbours_of_other_prompts_leave_a_rows_bits(engine):
+def test_rows_are_batch_invariant_beside_other_prompts(engine):
     engine = replace(engine, batch_invariant=True)
     prefixes = [engine.prefill(IDS[:n])[0] for n in (20, 7, 50)]
     _, alone = engine.extend(prefixes, None, [0], [0], np.array([[3]]), 4)
@@ -220,7 +220,7 @@ def test_16_bit_weights_are_summed_in_fp32(tiny_weights, reference, dtype, path)
     """The only error left is that of rounding the weights."""
     engine = make_engine(TINY, tiny_weights, path, dtype)
     rounded = {n: engine_dtype_round(w, dtype) for n, w in tiny_weights.items()}
-    _, logits = engine.prefill(IDS[:40], every=True)
+    _, logits = engine.prefill(IDS[:40], all_positions=True)
     assert np.isfinite(logits).all()
     close(logits, numpy_llama.logits(TINY, rounded, IDS[:40]))
 
@@ -243,7 +243,7 @@ def engine_dtype_round(array, dtype):
 def test_other_shapes_of_the_family(kv, tied, path):
     arch = TINY.model_copy(update={"n_kv_head": kv, "tied_head": tied, "n_layer": 3})
     arrays = random_weights(arch, seed=kv)
-    _, logits = make_engine(arch, arrays, path).prefill(IDS[:30], every=True)
+    _, logits = make_engine(arch, arrays, path).prefill(IDS[:30], all_positions=True)
     close(logits, numpy_llama.logits(arch, arrays, IDS[:30]))
 
 

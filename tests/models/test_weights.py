@@ -16,7 +16,7 @@ def test_a_missing_tensor_is_named(tiny_weights):
 
 
 def test_a_left_over_tensor_is_named(tiny_weights):
-    with pytest.raises(ModelError, match=r"layers\.2\.down belongs nowhere"):
+    with pytest.raises(ModelError, match=r"layers\.2\.down is no weight of the family"):
         load(Arrays(tiny_weights | {"layers.2.down": np.zeros(3)}), TINY)
 
 
@@ -51,7 +51,7 @@ def test_names_of_a_model_with_and_without_its_head(prefix, stored):
     assert weights.plan(source, llama, arch).keys() >= {"embedding", "layers.1.qkv"}
 
 
-def test_the_arrays_of_a_source_are_used_where_they_lie():
+def test_aligned_arrays_are_not_copied():
     space = np.zeros(96 * 32 * 4 + 64, np.uint8)
     start = -space.ctypes.data % 64
     array = space[start : start + 96 * 32 * 4].view(np.float32).reshape(96, 32)
@@ -65,43 +65,43 @@ def test_the_arrays_of_a_source_are_used_where_they_lie():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_joined_and_turned_weights_are_the_arrays(dtype):
+def test_concatenated_and_transposed_weights_are_the_arrays(dtype):
     rng = np.random.default_rng(0)
     parts = [rng.normal(size=(3, 70_000)).astype(np.float32).T for _ in range(2)]
-    whole = xla_weights._joined(
+    weight = xla_weights._concatenated(
         parts, (140_000, 3), (140_000, 3), np.dtype(tf.as_dtype(dtype).as_numpy_dtype)
     )
-    wanted = tf.cast(np.concatenate(parts), dtype).numpy()
-    np.testing.assert_array_equal(whole, wanted)
-    assert whole.ctypes.data % 64 == 0
+    expected = tf.cast(np.concatenate(parts), dtype).numpy()
+    np.testing.assert_array_equal(weight, expected)
+    assert weight.ctypes.data % 64 == 0
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_weight_of_many_inputs_is_kept_in_slabs(monkeypatch, dtype):
+def test_a_weight_of_many_inputs_is_kept_in_column_blocks(monkeypatch, dtype):
     """Whether its file has them or not; in float32 it is as it was."""
     monkeypatch.setattr(column_blocks, "MAX_FUSED_INPUTS", 32)
     arch = TINY.model_copy(update={"d_ff": 96})
     numpy_dtype = tf.as_dtype(dtype).as_numpy_dtype
     arrays = {n: a.astype(numpy_dtype) for n, a in random_weights(arch, 0).items()}
     down = arrays["layers.1.down"]  # [32, 96]
-    slabs = np.stack([down[:, :32], down[:, 32:64], down[:, 64:]])
-    in_slabs = arrays | {
+    blocks = np.stack([down[:, :32], down[:, 32:64], down[:, 64:]])
+    in_blocks = arrays | {
         f"layers.{i}.down": column_blocks.blocked(arrays[f"layers.{i}.down"], (3, 32, 32))
         for i in (0, 1)
     }
-    np.testing.assert_array_equal(in_slabs["layers.1.down"], slabs)
-    for source in (arrays, in_slabs):
+    np.testing.assert_array_equal(in_blocks["layers.1.down"], blocks)
+    for source in (arrays, in_blocks):
         params = load(Arrays(source), arch, dtype)
-        np.testing.assert_array_equal(params.layers[1]["down"].numpy(), slabs)
+        np.testing.assert_array_equal(params.layers[1]["down"].numpy(), blocks)
         assert params.layers[1]["gate_up"].shape == (192, 32)
-        whole = load(Arrays(source), arch, "float32").layers[1]["down"]
-        np.testing.assert_array_equal(whole.numpy(), down.astype(np.float32))
-    plan = weights.plan(Arrays(in_slabs), llama, arch)
-    np.testing.assert_array_equal(weights.read(Arrays(in_slabs), plan["layers.1.down"]), down)
+        fp32 = load(Arrays(source), arch, "float32").layers[1]["down"]
+        np.testing.assert_array_equal(fp32.numpy(), down.astype(np.float32))
+    plan = weights.plan(Arrays(in_blocks), llama, arch)
+    np.testing.assert_array_equal(weights.read(Arrays(in_blocks), plan["layers.1.down"]), down)
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (2, 48, 32), (96, 1, 32), (1, 32, 96)])
-def test_other_slabs_are_refused(shape):
+def test_other_column_blocks_are_refused(shape):
     wrong = random_weights(TINY, 0) | {"layers.0.down": np.zeros(shape, np.float32)}
     with pytest.raises(ModelError, match=r"layers\.0\.down has shape"):
         load(Arrays(wrong), TINY)

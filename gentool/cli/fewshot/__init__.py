@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import click
-
-from gentool.cli import flags as tables
-from gentool.cli import options
 from gentool.cli.console import Console
-from gentool.cli.prompts import read, whole
+from gentool.cli.flags import (
+    COUNT,
+    OUTPUT_FILE,
+    SEED,
+    STRATIFIED,
+    GrammarFlags,
+    ModelFlags,
+    sampling_params,
+)
+from gentool.cli.inputs import read, whole
+from gentool.cli.options import (
+    Command,
+    argument,
+    flag,
+    group,
+    number,
+    sampling_group,
+    switch,
+)
 from gentool.errors import UsageError
 
 if TYPE_CHECKING:
+    from gentool.cli.fewshot.config import Output, VoteConfig
     from gentool.voting.examples import FewShotPrompt
+    from gentool.voting.tally import Ballot
 
 EXAMPLES = r"""
 gentool fewshot prompt.txt
@@ -24,182 +42,219 @@ gentool fewshot template.txt --input 大 --exact
 gentool fewshot template.txt --data questions.csv --json -o answers.jsonl
 """
 
+SAMPLES = 300
+MAX_TOKENS = 32
+CONFIDENCE = number(float, 0, 0.999999, above=True)
 
-PROMPT = [
-    options.option("--input", "TEXT", "put TEXT where the file has {input}"),
-    options.option("--data", "FILE", "a vote for each row of a .jsonl, .csv or .tsv"),
-    options.option(
+# of sampling parameters that mean something else here: help, default
+CHANGED = {
+    "max_tokens": ("longer answers are invalid", str(MAX_TOKENS)),
+    "stop": (r"ends an answer, instead of the example separator; \n \t … work", ""),
+}
+
+
+@dataclass(frozen=True)
+class PromptFlags:
+    """What fills a template."""
+
+    input: str | None = flag("--input", "TEXT", "put TEXT where the file has {input}")
+    data: str | None = flag("--data", "FILE", "a vote for each row of a .jsonl, .csv or .tsv")
+    label: str | None = flag(
         "--label", "COLUMN", "with --data: the right answers, if there are any", "label"
-    ),
-]
+    )
 
-VOTE = [
-    options.option("-n --n", "N", "samples of each prompt", "300", tables.COUNT),
-    options.switch("--curtail/--no-curtail", "stop when the winner of all N is sure", "on"),
-    options.option("--confidence", "P", "certify the answer, by up to N", "off", tables.CERTAIN),
-    options.switch("--exact", "sum probabilities instead of drawing samples"),
-    options.option("--budget", "N", "with --exact: prefixes to compute", "1000", tables.COUNT),
-    options.switch("--require-certificate", "exit with 5 if the answer is not certain"),
-    tables.STRATIFIED,
-    options.option("--answer-regex", "REGEX", "an answer is its first group, or its match"),
-    options.switch("--simplified", "compare answers in simplified characters"),
-    options.switch("--explain", "how examples, left out or reordered, move the answer"),
-]
 
-LENGTH = [
-    options.option("--max-tokens --max-new-tokens", "N", "longer is no answer", "32", tables.COUNT),
-    tables.MIN_TOKENS,
-    options.repeated(
-        "--stop",
-        "TEXT",
-        r"ends an answer, in place of what parts the examples; \n \t … work",
-        options.Value(options.unescaped),
-    ),
-]
+@dataclass(frozen=True)
+class VoteFlags:
+    """How a vote is held."""
 
-OUTPUT = [
-    options.switch("--json", "print one object with all that is known; with --data, one a row"),
-    options.option("--plot", "FILE", "draw the vote, as .png or .svg"),
-    options.option("-o --output", "FILE", "write the result to a file", "stdout"),
-]
+    n: int | None = flag("-n --n", "N", "samples of each prompt", str(SAMPLES), COUNT)
+    curtail: bool | None = switch(
+        "--curtail/--no-curtail", "stop when the winner of all N is sure", "on"
+    )
+    confidence: float | None = flag(
+        "--confidence", "P", "certify the answer, by up to N", "off", CONFIDENCE
+    )
+    exact: bool | None = switch("--exact", "sum probabilities instead of drawing samples")
+    budget: int | None = flag("--budget", "N", "with --exact: prefixes to compute", "1000", COUNT)
+    require_certificate: bool | None = switch(
+        "--require-certificate", "exit with 5 if the answer is not certain"
+    )
+    stratified: bool | None = switch(*STRATIFIED)
+    seed: int | None = flag(*SEED)
+    answer_regex: str | None = flag(
+        "--answer-regex", "REGEX", "an answer is its first group, or its match"
+    )
+    simplified: bool | None = switch("--simplified", "compare answers in simplified characters")
+    explain: bool | None = switch(
+        "--explain", "how examples, left out or reordered, change the answer"
+    )
+
+
+@dataclass(frozen=True)
+class OutputFlags:
+    """What is printed, and where."""
+
+    json: bool | None = switch(
+        "--json", "print one object with every field; with --data, one a row"
+    )
+    plot: str | None = flag("--plot", "FILE", "draw the vote, as .png or .svg")
+    output: str | None = flag(*OUTPUT_FILE)
 
 
 @dataclass(frozen=True)
 class Flags:
-    """What the command line and the environment said; None is nothing."""
+    """Values of the command line and the environment; None where an option was not given."""
 
-    file: str
-    input: str | None
-    data: str | None
-    label: str | None
-    n: int | None
-    curtail: bool | None
-    confidence: float | None
-    exact: bool | None
-    budget: int | None
-    require_certificate: bool | None
-    stratified: bool | None
-    answer_regex: str | None
-    simplified: bool | None
-    explain: bool | None
-    model: str | None
-    set: tuple[tuple[str, str], ...]
-    precision: str | None
-    xla: bool | None
-    batch_invariant: bool | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    typical_p: float | None
-    repetition_penalty: float | None
-    presence_penalty: float | None
-    frequency_penalty: float | None
-    no_repeat_ngram_size: int | None
-    logit_bias: tuple[tuple[int, float], ...]
-    ban: tuple[str, ...]
-    seed: int | None
-    regex: str | None
-    json_schema: str | None
-    max_tokens: int | None
-    min_tokens: int | None
-    stop: tuple[str, ...]
-    json: bool | None
-    plot: str | None
-    output: str | None
+    file: str = argument("file", "FILE|-")
+    prompt: PromptFlags = group("Prompt", PromptFlags)
+    vote: VoteFlags = group("Vote", VoteFlags)
+    model: ModelFlags = group("Model", ModelFlags)
+    sampling: Mapping[str, Any] = sampling_group("Sampling", "distribution", "logits")
+    grammar: GrammarFlags = group("Sampling", GrammarFlags)
+    length: Mapping[str, Any] = sampling_group(
+        "Length", "length", changed=CHANGED, without=["include_stop"]
+    )
+    output: OutputFlags = group("Output", OutputFlags)
+
+    @property
+    def file_name(self) -> str:
+        """The prompt file, for messages."""
+        return "standard input" if self.file == "-" else self.file
 
 
 def fewshot(console: Console, flags: Flags) -> None:
     """Answers a few-shot prompt: what does the model say most often?
 
-    FILE, or - for standard input, is a prompt as it is: examples, then the open question. What
-    parts the examples ends an answer; --stop says otherwise, -v shows it. Answers are compared
-    without regard to width, outer punctuation, and Chinese or Arabic numerals; the commonest
-    spelling is printed. Those that do not end, or do not match, are counted but never win.
+    FILE, or - for standard input, is the prompt: examples, then the open question. The separator
+    of the examples is the stop sequence of an answer; --stop replaces it, -v shows it. Answers that
+    differ only in width, outer punctuation, or Chinese and Arabic numerals are one; the most
+    frequent spelling is printed. Answers that do not end, or do not match, are counted but never
+    win.
 
     A vote draws N samples, and stops when the rest cannot change the winner. --confidence stops as
-    soon as the answer is certified to be the model's most probable one: the chance to certify a
-    wrong one is at most 1 - P. --exact draws nothing: it sums the probability of every text until
-    no other answer can have more. Ties: higher summed probability, then the lower sample.
+    soon as the answer is certified to be the most probable one: the chance to certify a wrong one
+    is at most 1 - P. --exact draws nothing: it sums the probability of every text until no other
+    answer can have more. All probabilities are those after temperature and filters. Ties: higher
+    summed probability, then the lower sample.
 
     --data answers each row, filling {column} from its columns. Where there is a column of labels,
     the vote, the greedy and the exact answer are compared with it. With --json -o FILE, a run that
     was interrupted goes on where it stopped.
     """
-    from gentool.cli.fewshot import rows
-    from gentool.cli.fewshot import single as vote
-    from gentool.config import lookup
-    from gentool.voting import answers, tally
+    from gentool.cli.fewshot import rows, single
 
-    template = whole(read(None, flags.file, to="fewshot"))
+    template = whole(read(console, None, flags.file, to="fewshot"))
     check(flags)
     prompt = filled(template, flags)
-    table = rows.read(template, flags) if flags.data else rows.Table([], labelled=False)
-    prompt = next((row.prompt for row in table.rows if not row.problem), prompt)
-    found = shots(prompt, flags)
-    stop = flags.stop or ((found.stop,) if found else ())
-    chosen = lookup.load(flags.model or tables.DEFAULT_MODEL, dict(flags.set))
-    law = tables.sampling(chosen, replace(flags, max_tokens=flags.max_tokens or 32, stop=stop))
-    law = law.model_copy(update={"include_stop": False})
-    tables.check_grammars(flags)
+    table = None
+    if flags.prompt.data:
+        table = rows.read(template, flags.prompt.data, flags.prompt.label)
+        prompt = next((row.prompt for row in table.rows if not row.problem), prompt)
+    few_shot = parsed(prompt, flags)
+    config = vote_config(flags, prompt, few_shot)
+    if few_shot:
+        count = len(few_shot.examples)
+        ends = " or ".join(map(repr, config.request.sampling.stop))
+        console.detail(
+            f"{count} example{'s' if count > 1 else ''}, separator {few_shot.separator!r};"
+            f" an answer ends before {ends}"
+        )
+    if table:
+        rows.vote_on_rows(console, config, output_of(flags), table, flags.vote.seed)
+        return
+    if flags.output.output not in (None, "-"):
+        console.redirect(flags.output.output)
+    single.vote(console, config, output_of(flags), few_shot)
+
+
+def vote_config(flags: Flags, prompt: str, few_shot: FewShotPrompt | None) -> VoteConfig:
+    """What the vote on a prompt is held with."""
+    from gentool.cli.fewshot.config import VoteConfig
+    from gentool.generation.request import Request, Sampled
+
+    model = flags.model.config()
+    ballot = ballot_of(flags.vote)
+    given: dict[str, Any] = {"max_tokens": MAX_TOKENS, **flags.sampling}
+    given |= {"stop": (few_shot.stop,)} if few_shot else {}
+    sampling = replace(sampling_params(model, {**given, **flags.length}), include_stop=False)
+    flags.grammar.check()
+    if sampling.temperature == 0 and ballot.n > 1 and not ballot.exact:
+        raise UsageError(
+            f"--temperature is 0, of {ballot.n} samples: every vote would be the same",
+            "give a higher temperature, --n 1, or --exact",
+        )
+    seed = flags.vote.seed
+    request = Request(
+        prompts=(prompt,),
+        rows=(0,),
+        n=ballot.n,
+        sampling=sampling,
+        seed=secrets.randbits(32) if seed is None else seed,
+        batch_invariant=bool(flags.model.batch_invariant),
+        search=Sampled(bool(flags.vote.stratified)),
+        regex=flags.grammar.regex,
+        json_schema=flags.grammar.json_schema,
+    )
+    how = flags.model
+    return VoteConfig(model, how.precision, how.xla, how.threads, request, ballot)
+
+
+def ballot_of(flags: VoteFlags) -> Ballot:
+    """How many samples are drawn, and how they are counted."""
+    from gentool.voting import answers, tally
+
     rule = answers.Rule(flags.answer_regex or "", bool(flags.simplified))
-    answers.answer("1", rule)  # a wrong regex is told before a model is opened
-    ballot = tally.Ballot(
-        n=flags.n or 300,
+    answers.answer("1", rule)  # a wrong regex is an error before a model is opened
+    return tally.Ballot(
+        n=flags.n or SAMPLES,
         curtail=flags.curtail is not False,
         confidence=flags.confidence,
         exact=bool(flags.exact),
         budget=flags.budget or tally.BUDGET,
         rule=rule,
     )
-    if law.temperature == 0 and ballot.n > 1 and not ballot.exact:
-        raise UsageError(
-            f"--temperature is 0, of {ballot.n} samples: every vote would be the same",
-            "give a higher temperature, --n 1, or --exact",
-        )
-    if found:
-        count = f"{len(found.examples)} example{'s' if len(found.examples) > 1 else ''}"
-        ends = " or ".join(map(repr, stop))
-        console.detail(f"{count}, separator {found.separator!r}; an answer ends before {ends}")
-    setting = vote.Setting(chosen, law, ballot)
-    if flags.data:
-        rows.hold(console, flags, setting, template, table)
-        return
-    if flags.output not in (None, "-"):
-        console.redirect(flags.output)
-    vote.single(console, flags, setting, prompt, found)
+
+
+def output_of(flags: Flags) -> Output:
+    from gentool.cli.fewshot.config import Output
+
+    output = flags.output
+    return Output(
+        json=bool(output.json),
+        path=None if output.output in (None, "-") else output.output,
+        plot=output.plot,
+        explain=bool(flags.vote.explain),
+        require_certificate=bool(flags.vote.require_certificate),
+    )
 
 
 def check(flags: Flags) -> None:
-    """Flags that do not go together."""
-    if flags.input is not None and flags.data:
-        raise UsageError(f"both --input ('{flags.input}') and --data are given", "drop one")
-    if flags.confidence is not None and flags.exact:
+    """Raises UsageError for flags that do not go together."""
+    vote, data, plot = flags.vote, flags.prompt.data, flags.output.plot
+    if flags.prompt.input is not None and data:
+        raise UsageError(f"both --input ('{flags.prompt.input}') and --data are given", "drop one")
+    if vote.confidence is not None and vote.exact:
         raise UsageError("--confidence and --exact are two kinds of vote", "drop one")
-    if flags.budget is not None and not (flags.exact or flags.data):
-        raise UsageError(f"--budget is {flags.budget}, which is for --exact", "add --exact")
-    if flags.stratified and flags.confidence is not None:
+    if vote.budget is not None and not (vote.exact or data):
+        raise UsageError(f"--budget is {vote.budget}, which is for --exact", "add --exact")
+    if vote.stratified and vote.confidence is not None:
         raise UsageError(
             "--stratified samples depend on each other, so --confidence cannot be kept", "drop one"
         )
-    if flags.require_certificate and flags.confidence is None and not flags.exact:
+    if vote.require_certificate and vote.confidence is None and not vote.exact:
         raise UsageError(
             "--require-certificate, and nothing certifies", "add --confidence 0.95 or --exact"
         )
-    for name in ("plot", "explain"):
-        if flags.data and getattr(flags, name):
+    for name, given in {"plot": plot, "explain": vote.explain}.items():
+        if data and given:
             raise UsageError(f"--{name} is for one vote, --data holds many", "drop one")
-    if flags.label is not None and not flags.data:
-        raise UsageError(f"--label is '{flags.label}', without --data", "add --data FILE")
-    if flags.plot and not flags.plot.endswith((".png", ".svg")):
-        raise UsageError(f"--plot is '{flags.plot}'", "end its name in .png or .svg")
-    if flags.plot and not Path(flags.plot).parent.is_dir():  # said before a long vote, not after
-        raise UsageError(f"--plot is '{flags.plot}', in no folder", "make the folder")
-
-
-def named(flags: Flags) -> str:
-    """The prompt file in words."""
-    return "standard input" if flags.file == "-" else flags.file
+    if flags.prompt.label is not None and not data:
+        raise UsageError(f"--label is '{flags.prompt.label}', without --data", "add --data FILE")
+    if plot and not plot.endswith((".png", ".svg")):
+        raise UsageError(f"--plot is '{plot}'", "end its name in .png or .svg")
+    if plot and not Path(plot).parent.is_dir():  # an error before a long vote, not after
+        raise UsageError(f"--plot is '{plot}', in no folder", "make the folder")
 
 
 def filled(template: str, flags: Flags) -> str:
@@ -207,53 +262,40 @@ def filled(template: str, flags: Flags) -> str:
     from gentool.voting import examples
 
     names = examples.placeholders(template)
-    if flags.data and not names:
+    if flags.prompt.data and not names:
         raise UsageError(
-            f"{named(flags)} has no {{input}} for the rows of {flags.data} to fill",
+            f"{flags.file_name} has no {{input}} for the rows of {flags.prompt.data} to fill",
             "write {input}, or the name of another column, where a row's text goes",
         )
-    if flags.data:
+    if flags.prompt.data:
         return template
-    if flags.input is not None:
+    if flags.prompt.input is not None:
         if "input" not in names:
             raise UsageError(
-                f"--input is '{flags.input}', {named(flags)} has no {{input}}", "write it there"
+                f"--input is '{flags.prompt.input}', {flags.file_name} has no {{input}}",
+                "write it there",
             )
-        return examples.fill(template, {"input": flags.input})
+        return examples.fill(template, {"input": flags.prompt.input})
     if "input" in names:
         raise UsageError(
-            f"{named(flags)} has {{input}}", "fill it with --input TEXT or --data FILE"
+            f"{flags.file_name} has {{input}}", "fill it with --input TEXT or --data FILE"
         )
     return template
 
 
-def shots(prompt: str, flags: Flags) -> FewShotPrompt | None:
+def parsed(prompt: str, flags: Flags) -> FewShotPrompt | None:
     """The examples of a prompt. Without any, nothing says what ends an answer."""
     from gentool.voting import examples
 
-    found = examples.parse_few_shot(prompt)
-    if found is None and not flags.stop:
+    few_shot = examples.parse_few_shot(prompt)
+    if few_shot is None and not flags.length.get("stop"):
         raise UsageError(
-            f"{named(flags)} has no examples that end as its last line does",
+            f"{flags.file_name} has no examples that end as its last line does",
             r"give an example a line, then the open question; or --stop '\n'",
         )
-    if found is None and flags.explain:
-        raise UsageError(f"--explain, and {named(flags)} has no examples", "drop it")
-    return found
+    if few_shot is None and flags.vote.explain:
+        raise UsageError(f"--explain, and {flags.file_name} has no examples", "drop it")
+    return few_shot
 
 
-command = options.Command(
-    fewshot,
-    Flags,
-    EXAMPLES,
-    arguments=[click.Argument(["file"], metavar="FILE|-")],
-    groups={
-        "Prompt": PROMPT,
-        "Vote": VOTE,
-        "Model": tables.MODEL,
-        "Sampling": [*tables.SAMPLING, *tables.GRAMMAR],
-        "Length": LENGTH,
-        "Output": OUTPUT,
-        "General": tables.GENERAL,
-    },
-)
+command = Command(fewshot, Flags, EXAMPLES)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from gentool.voting.tally import Answer, Tally
 
 MOST = 12  # rows of a board; --json has them all
+# What probabilities are of: not of the model's own distribution.
+FILTERED = "(after temperature and filters)"
 
 
 def board(tally: Tally, footer: str) -> Board:
@@ -61,7 +63,9 @@ def progress(tally: Tally, seconds: float) -> str:
         return f"{_computed(tally)}, {_percent(tally.unseen)} not seen yet"
     speed = tally.drawn / max(seconds, 1e-3)
     left = (tally.n - tally.drawn) / speed if tally.drawn else math.inf
-    line = f"{tally.drawn} of {tally.n} samples, {speed:.0f}/s"
+    # short answers end first: until no sample is unfinished, the shares lean to them
+    unfinished = f", {tally.unfinished} unfinished" if tally.unfinished else ""
+    line = f"{tally.drawn} of {tally.n} samples{unfinished}, {speed:.0f}/s"
     line += f", {left:.0f} s left at most" if math.isfinite(left) else ""
     if tally.log_e is not None and tally.log_threshold is not None:
         line += f", evidence {_evidence(tally)}"
@@ -73,42 +77,51 @@ def _evidence(tally: Tally) -> str:
 
 
 def verdict(tally: Tally) -> str:
-    """One line: who won, by what, and how sure that is."""
+    """One line: who won, by what, and how sure that is. Where more samples, or more probability,
+    have no valid answer than the winner has, it says that too."""
     won = tally.winner
     if won is None:
         what = _computed(tally) if tally.way == "exact" else _counted(tally.drawn, "sample")
         return f"{'stopped: ' if tally.verdict == 'running' else ''}no valid answer in {what}"
+    line = _exact_verdict(tally, won) if tally.way == "exact" else _sampled_verdict(tally, won)
+    if tally.invalid_share <= won.share:
+        return line
+    of = "the probability" if tally.way == "exact" else "the samples"
+    return f"{line}; but {_percent(tally.invalid_share)} of {of} gave no valid answer"
+
+
+def _sampled_verdict(tally: Tally, won: Answer) -> str:
     votes = f"{won.votes} of {tally.drawn} votes"
     tie = f"{tally.tied} answers tie with {votes} each; the most probable of them is {won.text}"
-    if tally.way == "exact":
-        return _exact_verdict(tally, won)
     if tally.verdict == "running":
         return f"stopped: {won.text} has {votes}; {tally.n} samples were asked for"
     if tally.way == "certified":
         level = f"{100 * (tally.confidence or 0):g} %"
         if tally.verdict == "certified":
             return (
-                f"certified: {won.text} is this model's most probable answer, at confidence"
+                f"certified: {won.text} is the most probable answer {FILTERED}, at confidence"
                 f" {level} after {tally.certified_at} samples"
             )
         leads = tie if tally.tied > 1 else f"{won.text} leads with {votes}"
         return f"undecided at confidence {level}: {leads}, evidence {_evidence(tally)}"
     if tally.tied > 1:
         return tie
+    wins = "leads" if tally.invalid > won.votes else "wins"
     if left := tally.n - tally.drawn:
-        return f"{won.text} wins with {votes}; the {left} samples left cannot change it"
-    return f"{won.text} wins with {votes}"
+        return f"{won.text} {wins} with {votes}; the {left} samples left cannot change it"
+    return f"{won.text} {wins} with {votes}"
 
 
 def _exact_verdict(tally: Tally, won: Answer) -> str:
     low, high = won.low or 0.0, won.high or 0.0
     between = f"probability {low:.4g}" + (f" to {high:.4g}" if high - low > 1e-6 else "")
+    between = f"{between} {FILTERED}"
     if tally.verdict == "running":
         return f"stopped: {won.text} has {between}, after {_computed(tally)}"
     if tally.verdict == "estimated":
         return (
             f"estimated: the budget left {_percent(tally.unseen)} unseen; by {tally.drawn} samples"
-            f" of that, {won.text} has the most, {_percent(won.share)}"
+            f" of that, {won.text} has the most, {_percent(won.share)} {FILTERED}"
         )
     if tally.tied > 1:
         return f"exact: {tally.tied} answers tie with {between}, {won.text} one of them"
@@ -156,7 +169,7 @@ def explained(changes: Sequence[Change], text: str) -> Board:
     rows += [(c.prompt, _percent(c.low), _moved(c.low - before.low)) for c in ranked]
     bars = [change.low for change in (before, *ranked)]
     unseen = max(change.high - change.low for change in changes)
-    footer = f"how probable {text} is, give or take {_percent(unseen)} that was not looked at"
+    footer = f"probability of {text} {FILTERED}; at most {_percent(unseen)} more is not seen"
     return Board(("prompt", "probability", "change"), tuple(rows), tuple(bars), footer)
 
 

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from gentool.batch import journal
+from gentool.batch.journal import Record
 from gentool.cli.console import Console
-from gentool.cli.fewshot import report as boards
-from gentool.cli.fewshot.single import Setting, UndecidedError, asked, more
-from gentool.cli.prompts import RowsError, escaped
+from gentool.cli.fewshot import report
+from gentool.cli.fewshot.config import Output, UndecidedError, VoteConfig
+from gentool.cli.inputs import RowsError, escaped
 from gentool.errors import UsageError
 
 if TYPE_CHECKING:
-    from gentool.cli.fewshot import Flags
     from gentool.generation.request import Request
     from gentool.generation.session import Model
     from gentool.voting.accuracy import Accuracy
     from gentool.voting.tally import Ballot, Tally
-
-Record = dict[str, Any]
 
 
 class Row(NamedTuple):
@@ -38,100 +36,97 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
+    """The rows of a data file, and the template that makes their prompts."""
+
+    path: str
+    template: str
     rows: list[Row]
     labelled: bool  # whether there is a column of labels
 
 
-class Earlier(NamedTuple):
-    """What an interrupted run has written: its records, how many bytes of them are whole, and the
-    seed they were drawn with."""
-
-    records: list[Record]
-    size: int
-    seed: int | None
-
-
-NOTHING = Earlier([], 0, None)
-
-
-def hold(console: Console, flags: Flags, setting: Setting, template: str, table: Table) -> None:
-    """The votes of all rows: an answer a line, or a record, in the order of the rows."""
-    from gentool.generation import opening
-
-    ballot = setting.ballot
+def vote_on_rows(
+    console: Console, config: VoteConfig, output: Output, table: Table, seed: int | None
+) -> None:
+    """The votes of all rows: an answer a line, or a record, in the order of the rows. `seed` is the
+    one that was given: without one, an interrupted run goes on with its own."""
+    ballot = config.ballot
     ballots = [ballot, *compared(ballot)] if table.labelled else [ballot]
-    run, earlier = named(template, flags, setting, ballots), NOTHING
-    if flags.output not in (None, "-"):
-        if flags.json:
-            earlier = resumed(Path(flags.output), run, table.rows, flags.seed)
-        console.redirect(flags.output)
-    if flags.seed is None:
-        flags = replace(flags, seed=secrets.randbits(32) if earlier.seed is None else earlier.seed)
-
-    model = opening.open_model(setting.model, flags.precision, flags.xla)
-    console.overwrite(keep=earlier.size)
-    console.detail(f"{model.describe()}, seed {flags.seed}")
-    records = list(earlier.records)
+    run, done = run_name(table.template, config, ballots), journal.EMPTY
+    if output.path:
+        console.redirect(output.path)  # first: it locks what is read now
+        if output.json:
+            prompts = [row.prompt for row in table.rows]
+            done = journal.resume(Path(output.path), run, prompts, seed)
+    if seed is None and done.seed is not None:
+        config = config._replace(request=replace(config.request, seed=done.seed))
+    model = config.open_model()
+    console.overwrite(keep=done.size)
+    console.detail(f"{model.describe()}, seed {config.request.seed}")
+    records = list(done.records)
     if records:
-        console.note(f"{len(records)} of {len(table.rows)} rows are in {flags.output}; going on")
+        console.note(f"{len(records)} of {len(table.rows)} rows are in {output.path}; going on")
     rows = [checked(model, row) for row in table.rows[len(records) :]]
-    prompts = {row.number: row.prompt for row in rows if not row.problem}
-    request = asked(flags, prompts, setting) if prompts else None
-    for row, found in voted(console, model, request, ballots, rows):
+    for row, tallies in votes(console, model, config.request, ballots, rows):
         if row.problem:
-            where = f"row {row.number} of {flags.data}"
+            where = f"row {row.number} of {table.path}"
             console.error(f"{where}: {row.problem}", "rows count from 0; the others go on")
-        keys = {"row": row.number, "run": run, "run_seed": flags.seed}
-        records.append(keys | record(row, found, ballot))
+        keys = {"row": row.number, "run": run, "run_seed": config.request.seed}
+        records.append(keys | record(row, tallies, ballot))
         text = escaped(records[-1].get("text") or "")
-        console.write((json.dumps(records[-1], ensure_ascii=False) if flags.json else text) + "\n")
+        line = json.dumps(records[-1], ensure_ascii=False) if output.json else text
+        console.write(line + "\n")
+    print_accuracy(console, records, output)
+    check_records(records, output, config.limit_flag)
+
+
+def print_accuracy(console: Console, records: Sequence[Record], output: Output) -> None:
+    """The accuracy of each way of answering, where rows have labels."""
     summary = accuracies(records)
-    if summary:
-        console.board(boards.accuracies(summary))
-    if summary and flags.json:
-        parts = {way: asdict(part) for way, part in summary.items()}
-        console.write(json.dumps({"accuracy": parts}, ensure_ascii=False) + "\n")
-    judge(records, flags, setting)
+    if not summary:
+        return
+    console.board(report.accuracies(summary))
+    if output.json:
+        ways = {way: asdict(part) for way, part in summary.items()}
+        console.write(json.dumps({"accuracy": ways}, ensure_ascii=False) + "\n")
 
 
-def judge(records: Sequence[Record], flags: Flags, setting: Setting) -> None:
+def check_records(records: Sequence[Record], output: Output, limit_flag: str) -> None:
     """Raises what the exit code has to say of rows without an answer, or without a sure one."""
-    failed = sum(one.get("error") is not None for one in records)
-    labelled = any("right" in one for one in records)  # then no answer is a wrong one
-    silent = 0 if labelled else sum(one.get("answer", "") is None for one in records)
+    failed = sum(record.get("error") is not None for record in records)
+    labelled = any("right" in record for record in records)  # then no answer is a wrong one
+    silent = 0 if labelled else sum(record.get("answer", "") is None for record in records)
     if failed or silent:
         raise RowsError(
             f"{failed + silent} of {len(records)} rows have no answer",
             "see above what is wrong with each" if failed else "raise --max-tokens, or see --json",
         )
-    unsure = sum(not one.get("certified") for one in records)
-    if flags.require_certificate and unsure:
+    unsure = sum(not record.get("certified") for record in records)
+    if output.require_certificate and unsure:
         raise UndecidedError(
-            f"{unsure} of {len(records)} answers are not certain", f"raise {more(setting.ballot)}"
+            f"{unsure} of {len(records)} answers are not certain", f"raise {limit_flag}"
         )
 
 
-def read(template: str, flags: Flags) -> Table:
-    """The rows of the data file."""
+def read(template: str, path: str, label: str | None) -> Table:
+    """The rows of a data file; their labels are in the column `label`, where it is there."""
     from gentool.batch import rows as data
     from gentool.voting import examples
 
-    table = data.read(flags.data or "")
+    table = data.read(path)
     names = examples.placeholders(template)
-    wanted = [*names, *([flags.label] if flags.label else [])]
-    if missing := [name for name in wanted if name not in table.columns]:
-        raise UsageError(
-            f"{flags.data} has no column {missing[0]}", f"it has {', '.join(table.columns)}"
-        )
-    label = flags.label or "label"
+    for name in [*names, *([label] if label else [])]:
+        if name not in table.columns:
+            raise UsageError(f"{path} has no column {name}", f"it has {', '.join(table.columns)}")
+    label = label or "label"
     labelled = label in table.columns
+    needed = (*names, *([label] if labelled else []))
     rows = []
     for number, fields, problem in table.rows:
-        lacking = [name for name in (*names, *([label] if labelled else [])) if name not in fields]
+        lacking = [name for name in needed if name not in fields]
         problem = problem or (f"it has no {lacking[0]}" if lacking else "")
         prompt = "" if problem else examples.fill(template, fields)
         rows.append(Row(number, prompt, None if problem else fields.get(label), problem))
-    return Table(rows, labelled)
+    return Table(path, template, rows, labelled)
 
 
 def compared(ballot: Ballot) -> list[Ballot]:
@@ -141,39 +136,13 @@ def compared(ballot: Ballot) -> list[Ballot]:
     return [greedy] if ballot.exact else [greedy, exact]
 
 
-def named(template: str, flags: Flags, setting: Setting, ballots: Sequence[Ballot]) -> str:
+def run_name(template: str, config: VoteConfig, ballots: Sequence[Ballot]) -> str:
     """A name that only runs have whose records can stand in one file. The rows are no part of it:
     there may be more of them later."""
-    names = ("precision", "stratified", "batch_invariant", "regex", "json_schema")
-    model = setting.model.model_dump(mode="json", exclude={"folder", "sampling"})
-    said = [template, setting.law.model_dump(), *map(asdict, ballots), model]
-    said += [getattr(flags, name) for name in names]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def resumed(path: Path, run: str, rows: Sequence[Row], seed: int | None) -> Earlier:
-    """What is in the file that an interrupted run wrote. Another run's is not overwritten."""
-    if not path.is_file():
-        return NOTHING
-    found: list[Record] = []
-    size = 0
-    for line in path.read_bytes().splitlines(keepends=True):
-        number = len(found)
-        start = json.dumps({"row": number, "run": run})[:-1].encode()
-        if found and line.startswith(b'{"accuracy": '):  # is made anew
-            break
-        if not line.endswith(b"\n") and line[: len(start)] == start[: len(line)]:
-            break  # was being written
-        one = json.loads(line) if line.startswith(start) and line.endswith(b"\n") else {}
-        mine = bool(one) and number < len(rows) and one["prompt"] == rows[number].prompt
-        if not mine or seed not in (None, one["run_seed"]):
-            raise UsageError(
-                f"{path} holds something else than the first rows of this run",
-                "remove it, or give another --output",
-            )
-        found.append(one)
-        size += len(line)
-    return Earlier(found, size, found[0]["run_seed"] if found else None)
+    request = replace(config.request, prompts=(), rows=(), seed=0)
+    model = config.model.model_dump(mode="json", exclude={"folder", "sampling"})
+    parts = [template, asdict(request), *map(asdict, ballots), model, config.precision]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def checked(model: Model, row: Row) -> Row:
@@ -186,16 +155,12 @@ def checked(model: Model, row: Row) -> Row:
     return row
 
 
-def voted(
-    console: Console,
-    model: Model,
-    request: Request | None,
-    ballots: Sequence[Ballot],
-    rows: Sequence[Row],
+def votes(
+    console: Console, model: Model, request: Request, ballots: Sequence[Ballot], rows: Sequence[Row]
 ) -> Iterator[tuple[Row, dict[str, Tally]]]:
-    """Each row with its tallies, in order."""
+    """Each row with its tallies by the way of voting, in order; `request` says how, not on what."""
     done: dict[int, dict[str, Tally]] = defaultdict(dict)
-    waiting, began = list(rows), time.monotonic()
+    waiting, start = list(rows), time.monotonic()
 
     def ready() -> Iterator[tuple[Row, dict[str, Tally]]]:
         while waiting and (waiting[0].problem or len(done[waiting[0].number]) == len(ballots)):
@@ -203,8 +168,10 @@ def voted(
             yield row, done.pop(row.number, {})
 
     yield from ready()
-    if request is None:
+    prompts = {row.number: row.prompt for row in waiting if not row.problem}
+    if not prompts:
         return
+    request = replace(request, prompts=tuple(prompts.values()), rows=tuple(prompts))
     with console.progress("row") as show:
         for tally in model.votes(request, ballots):
             if tally.verdict == "running":
@@ -212,26 +179,27 @@ def voted(
             done[request.rows[tally.prompt]][tally.way] = tally
             yield from ready()
             over = len(rows) - len(waiting)
-            took = time.monotonic() - began
+            seconds = time.monotonic() - start
             if over:
-                show(over, len(rows), took / over * len(waiting), f"{over / took:.1f} rows/s")
+                left = seconds / over * len(waiting)
+                show(over, len(rows), left, f"{over / seconds:.1f} rows/s")
 
 
-def record(row: Row, found: Mapping[str, Tally], ballot: Ballot) -> Record:
+def record(row: Row, tallies: Mapping[str, Tally], ballot: Ballot) -> Record:
     """A row as JSON has it: the vote, and beside it the greedy and the exact answer."""
     from gentool.voting import answers
 
     if row.problem:
         return {"prompt": row.prompt, "error": row.problem}
-    made: Record = {"prompt": row.prompt, **boards.record(found[ballot.way])}
+    fields: Record = {"prompt": row.prompt, **report.record(tallies[ballot.way])}
     if row.label is None:
-        return made
+        return fields
     label = answers.answer(row.label, ballot.rule._replace(regex=""))
     right = {
-        way: bool(tally.winner and tally.winner.answer == label) for way, tally in found.items()
+        way: bool(tally.winner and tally.winner.answer == label) for way, tally in tallies.items()
     }
-    others = {way: boards.record(tally) for way, tally in found.items() if way != ballot.way}
-    return made | {"label": label, "right": right} | others
+    others = {way: report.record(tally) for way, tally in tallies.items() if way != ballot.way}
+    return fields | {"label": label, "right": right} | others
 
 
 def accuracies(records: Sequence[Record]) -> dict[str, Accuracy]:
@@ -239,7 +207,7 @@ def accuracies(records: Sequence[Record]) -> dict[str, Accuracy]:
     from gentool.voting.accuracy import accuracy
 
     pairs: dict[str, list[tuple[str, str | None]]] = defaultdict(list)
-    for one in records:
-        for way, right in one.get("right", {}).items():
-            pairs[way].append((one["label"], one["label"] if right else None))
+    for record in records:
+        for way, right in record.get("right", {}).items():
+            pairs[way].append((record["label"], record["label"] if right else None))
     return {way: accuracy(of_way) for way, of_way in pairs.items()}

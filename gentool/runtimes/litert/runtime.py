@@ -79,7 +79,12 @@ class LiteRTRuntime:
         self._positions = PositionInputs(family, arch, self._top, recording)
 
     def prefill(
-        self, ids: np.ndarray, start: int, prefix: PrefixCache | None, every: bool, hidden: bool
+        self,
+        ids: np.ndarray,
+        start: int,
+        prefix: PrefixCache | None,
+        all_positions: bool,
+        hidden: bool,
     ) -> tuple[PrefixCache, np.ndarray]:
         """See `gentool.runtimes.Runtime`."""
         total = kv_cache.longer(self._shapes, prefix, len(ids))
@@ -87,7 +92,7 @@ class LiteRTRuntime:
         for at in range(0, len(ids), CHUNK):
             part = ids[at : at + CHUNK]
             last = at + CHUNK >= len(ids)
-            wanted = len(part) if every else int(last)
+            wanted = len(part) if all_positions else int(last)
             out = self._prompt(part, start + at, total, wanted, hidden)
             results += [out] if wanted else []
         return total, np.concatenate(results) if results[1:] else results[0]

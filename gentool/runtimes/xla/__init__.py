@@ -1,4 +1,4 @@
-"""The TensorFlow runtime. Importing this costs nothing; `load` imports TensorFlow."""
+"""The TensorFlow runtime (XLA and oneDNN). TensorFlow is imported by `load`, not by this module."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gentool.runtimes import Runtime
 
 
 def load() -> Callable[..., Runtime]:
-    """`gentool.runtimes.xla.runtime.open_runtime`, after TensorFlow is imported quietly."""
+    """Imports TensorFlow without its log; returns `gentool.runtimes.xla.runtime.open_runtime`."""
     from gentool.runtimes.xla import device
 
     device.setup()

@@ -1,9 +1,9 @@
-"""Attention over two parts of the KV cache: a prefix that all rows of a prompt share and that has
-no row axis, and a tail that each row has of its own. The only code that knows how XLA's KV cache
-lies in memory.
+"""Attention over two parts of the KV cache: the prefix, which all rows of a prompt share and which
+has no row axis, and the tail, which holds each row's own tokens. The only code that depends on the
+memory layout of XLA's KV cache.
 
-Rows and heads are one axis there: XLA makes that of the batch of a product, and where it had to
-transpose [N, G] into it, between the slice update and the product, it updated two copies.
+Rows and heads are one axis of the cache: XLA uses that axis as the batch of a product. If it has to
+transpose [N, G] to it, between the slice update and the product, it updates two copies.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from gentool.config.model import Arch
 from gentool.runtimes.ops import Tensor
 from gentool.runtimes.xla.ops import compiled, softcap
 
-LONG_PREFILL = 256  # queries from which computing a quarter at a time is faster
+LONG_PREFILL = 256  # number of queries from which four parts are faster than one product
 
 
 def write_kv(kv: tf.Variable, new: Tensor, slot: Tensor, xla: bool) -> None:
-    """Writes new [N, T, G, E] to kv [N*G, M, E] at slots slot..slot+T, in place. XLA updates
-    the variable where it lies only through its own slice update, which nothing else can run."""
+    """Writes new [N, T, G, E] to the KV cache kv [N*G, M, E] at slots slot..slot+T, in place. XLA
+    updates a variable in place only with its own slice update, which runs only in XLA."""
     new = tf.transpose(new, [0, 2, 1, 3])  # [N, G, T, E]
     new = tf.reshape(new, [-1, *new.shape[2:]])  # [N*G, T, E]
     if xla:
@@ -42,8 +42,8 @@ def attention(
     """Context [N, T, H*E] of queries q [N, T, H, E]. `prefix` is keys and values [B*G, P, E] and
     the mask [N, T or 1, P] of each query, rows being grouped by their prefix (N = B*R); `tail` is
     keys and values [N*G, M, E] and the mask [N, T, M]. Softmax in float32; masked scores are
-    replaced, never added to. Where the queries fill a long tail, none sees a slot after its own, so
-    each quarter of them gets only the slots up to its last."""
+    replaced, not added to. In a long prefill no query attends to a slot after its own, so each
+    quarter of the queries is computed over the slots up to its last."""
     n, t, g, e = q.shape[0], q.shape[1], arch.n_kv_head, arch.d_head
     if prefix is None and t == tail[0].shape[1] and t >= LONG_PREFILL:
         ends = [t * part // 4 for part in range(5)]
@@ -55,17 +55,18 @@ def attention(
     queries = tf.transpose(q, [0, 2, 1, 3]) * (arch.query_scale or e) ** -0.5  # [N, H, T, E]
     tail_k, tail_v, mask = tail
     m = tail_k.shape[1]
-    own = tf.matmul(tf.reshape(queries, [n * g, -1, e]), tail_k, transpose_b=True)
-    own = softcap(tf.reshape(own, [n, arch.n_head, t, m]), arch.score_cap)
-    scores = tf.where(tf.expand_dims(mask, 1), own, tf.float32.min)  # [N, H, T, M]
+    scores = tf.matmul(tf.reshape(queries, [n * g, -1, e]), tail_k, transpose_b=True)
+    scores = softcap(tf.reshape(scores, [n, arch.n_head, t, m]), arch.score_cap)
+    scores = tf.where(tf.expand_dims(mask, 1), scores, tf.float32.min)  # [N, H, T, M]
     if prefix is not None:
         prefix_k, prefix_v, mask = prefix
         b, p = prefix_k.shape[0] // g, prefix_k.shape[1]
-        shared = tf.matmul(_by_prefix(queries, b, g), prefix_k, transpose_b=True)
-        shared = tf.transpose(tf.reshape(shared, [b, g, n // b, -1, p]), [0, 2, 1, 3, 4])
-        shared = softcap(tf.reshape(shared, [n, arch.n_head, t, p]), arch.score_cap)
-        shared = tf.where(tf.expand_dims(mask, 1), shared, tf.float32.min)
-        scores = tf.concat([shared, scores], axis=-1)  # [N, H, T, P+M]
+        prefix_scores = tf.matmul(_by_prefix(queries, b, g), prefix_k, transpose_b=True)
+        prefix_scores = tf.reshape(prefix_scores, [b, g, n // b, -1, p])
+        prefix_scores = tf.transpose(prefix_scores, [0, 2, 1, 3, 4])
+        prefix_scores = softcap(tf.reshape(prefix_scores, [n, arch.n_head, t, p]), arch.score_cap)
+        prefix_scores = tf.where(tf.expand_dims(mask, 1), prefix_scores, tf.float32.min)
+        scores = tf.concat([prefix_scores, scores], axis=-1)  # [N, H, T, P+M]
     weights = tf.cast(tf.nn.softmax(scores), q.dtype)
     context = tf.matmul(tf.reshape(weights[..., -m:], [n * g, -1, m]), tail_v)
     context = tf.reshape(context, [n, arch.n_head, t, e])
@@ -77,8 +78,8 @@ def attention(
 
 
 def causal_attention(arch: Arch, index: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of layer `index` for training, without a cache: context [N, T, H*E] of whole texts
-    q [N, T, H, E], k and v [N, T, G, E]. Its products are oneDNN's, in the dtype of q."""
+    """Attention of layer `index` for training, without a KV cache: context [N, T, H*E] of complete
+    texts q [N, T, H, E], k and v [N, T, G, E]. oneDNN computes the products in the dtype of q."""
     n, t, g = tf.shape(q)[0], q.shape[1], arch.n_kv_head
     window = arch.window if arch.window is not None and index in arch.window_layers else None
     if arch.log_n is not None:
@@ -96,7 +97,7 @@ def causal_attention(arch: Arch, index: int, q: Tensor, k: Tensor, v: Tensor) ->
 
 @compiled
 def _causal_softmax(scores: Tensor, scale: float, cap: float | None, window: int) -> Tensor:
-    """Softmax over the keys of scores [N, H, T, T] that a query may see."""
+    """Softmax of scores [N, H, T, T] over the keys that each query attends to."""
     t = scores.shape[-1]
     mask = tf.linalg.band_part(tf.ones([t, t], tf.bool), window - 1, 0)
     capped = softcap(tf.cast(scores, tf.float32) * scale, cap)
@@ -104,14 +105,14 @@ def _causal_softmax(scores: Tensor, scale: float, cap: float | None, window: int
 
 
 def log_n(base: int, positions: Tensor, window: Tensor | None) -> Tensor:
-    """What log-n scaling (Su 2021, kexue.fm 8823) multiplies the scores of each query by: float32
-    [N, T] for positions [N, T], log(max(n, 16)) / log(base) where a query sees n keys."""
+    """The factors of log-n scaling (Su 2021, kexue.fm 8823) for the queries at positions [N, T]:
+    float32 [N, T], log(max(n, 16)) / log(base) for a query that attends to n keys."""
     n = positions + 1 if window is None else tf.minimum(positions + 1, window)
     return tf.math.log(tf.cast(tf.maximum(n, 16), tf.float32)) / math.log(base)
 
 
 def _by_prefix(x: Tensor, b: int, g: int) -> Tensor:
-    """x [N, H, T, Z] with its rows grouped under their prefixes: [B*G, R*H/G*T, Z]."""
+    """Reshapes x [N, H, T, Z] to groups of rows by prefix: [B*G, R*H/G*T, Z]."""
     n, h, t, z = x.shape
     x = tf.transpose(tf.reshape(x, [b, n // b, g, h // g * t, z]), [0, 2, 1, 3, 4])
     return tf.reshape(x, [b * g, n // b * (h // g) * t, z])

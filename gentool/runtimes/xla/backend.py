@@ -1,5 +1,5 @@
-"""The backends a step can be computed with, and the rules that pick the fastest for a device, the
-dtype of the weights and the number of rows.
+"""Backends: ways to compute the products of a step, and the rules that choose the fastest for a
+device, the dtype of the weights and the number of rows.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from gentool.runtimes.xla import ops
 
 Device = Literal["CPU", "GPU"]
 
-FAST_BF16 = {"avx512_bf16", "amx_bf16"}  # what Linux calls a processor's products of bfloat16
-CAPPED = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"}  # without them
+BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # in /proc/cpuinfo: the processor multiplies bfloat16
+# values of ONEDNN_MAX_CPU_ISA that exclude these instructions
+ISA_WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"}
 
 
 class Backend(NamedTuple):
-    """What is compiled, in words, and the operations a layer is computed with."""
+    """What is compiled, as a phrase for `describe`, and the operations of a layer."""
 
-    words: str
+    phrase: str
     ops: Ops
 
 
@@ -32,7 +33,7 @@ GRAPH = Backend("nothing compiled", ops.graph)
 
 
 class Rule(NamedTuple):
-    """The backend of products of `rows` rows and more, in models at least `width` wide."""
+    """The backend for products of `rows` rows and more, in models of width D >= `width`."""
 
     rows: int
     backend: Backend
@@ -58,9 +59,9 @@ Rules = tuple[Rule, ...]
 
 
 def rules(device: Device, stored: str, width: int, xla: bool | None) -> Rules:
-    """The rules for weights `stored` in a type, of a model so wide; `xla` is what the user wants,
-    None what is fast. Where the processor has no products of bfloat16, oneDNN's are slower than a
-    cast in XLA."""
+    """The rules for weights of dtype `stored` in a model of this width D; `xla` is the user's
+    choice, None for the fastest. If the processor does not multiply bfloat16, oneDNN's products
+    are slower than a cast in XLA."""
     if xla is False:
         return (Rule(1, GRAPH),)
     if device == "GPU":
@@ -72,24 +73,24 @@ def rules(device: Device, stored: str, width: int, xla: bool | None) -> Rules:
 
 
 def backend_for(rules: Rules, rows: int) -> Backend:
-    """The backend of products of so many rows."""
+    """The backend for products of this number of rows."""
     return next(rule.backend for rule in reversed(rules) if rule.rows <= rows)
 
 
 def describe(rules: Rules) -> str:
-    """The rules in words."""
+    """The rules as a phrase."""
     first, *more = rules
-    others = [f"{rule.backend.words} from {rule.rows} rows" for rule in more]
-    return ", ".join([first.backend.words, *others])
+    phrases = [f"{rule.backend.phrase} from {rule.rows} rows" for rule in more]
+    return ", ".join([first.backend.phrase, *phrases])
 
 
 def fast_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 and oneDNN may have it do so."""
-    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in CAPPED:
+    """Whether the processor multiplies bfloat16, and oneDNN may use that."""
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ISA_WITHOUT_BF16:
         return False
     try:
         text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
     except OSError:  # not Linux
         return False
     flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
-    return not FAST_BF16.isdisjoint(flags.split())
+    return not BF16_FLAGS.isdisjoint(flags.split())

@@ -1,14 +1,16 @@
-"""Which static shapes a request gets. Every shape costs one compilation, so few of them exist."""
+"""Buckets: the static shapes that requests are padded to. Every shape costs one compilation, so
+there are few.
+"""
 
 from __future__ import annotations
 
-SMALLEST = 16  # tokens: shorter prompts and tails share one program
-BLOCK_ROWS = 8  # rows computed together under --batch-invariant, always exactly so many
+MIN_TOKENS = 16  # shorter prompts and tails share one program
+BLOCK_ROWS = 8  # rows of a block with --batch-invariant, always exactly this number
 
 
 def tokens(count: int) -> int:
     """The bucket for `count` tokens: the next power of two."""
-    return max(SMALLEST, 1 << (count - 1).bit_length())
+    return max(MIN_TOKENS, 1 << (count - 1).bit_length())
 
 
 def rows(count: int) -> int:

@@ -1,10 +1,11 @@
-"""The only code that touches process-wide TensorFlow state: what must be set before its first
-import, and the silence during it."""
+"""The only code that touches process-wide TensorFlow state: settings that must precede the first
+import, and the redirection of stderr during it."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -15,88 +16,89 @@ from gentool import cache
 
 CACHE_FLAG = "--tf_xla_persistent_cache_directory"
 
-problems: list[str] = []  # what whoever runs this process should be told
+LOG = logging.getLogger(__name__)
 
 
 def setup() -> None:
-    """Imports TensorFlow quietly, told where to keep the programs it compiles. Its C++ log writes
-    to file descriptor 2 before any Python setting reaches it, so that descriptor is set aside
-    meanwhile; a failed import shows it."""
+    """Imports TensorFlow without its log, and sets the folder for compiled programs. The C++ log
+    writes to file descriptor 2 before any Python setting reaches it, so that descriptor is
+    redirected meanwhile; a failed import prints what was written."""
     if "tensorflow" in sys.modules:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    _keep_programs()
-    with _stderr_aside(), _keras_later():
+    _set_program_cache()
+    with _redirected_stderr(), _without_keras():
         import tensorflow as tf
 
-        for gpu in tf.config.list_physical_devices("GPU"):  # starts the runtime: its chatter, too
-            tf.config.experimental.set_memory_growth(gpu, True)  # others may run there
+        for gpu in tf.config.list_physical_devices("GPU"):  # starts the GPU runtime, which logs too
+            tf.config.experimental.set_memory_growth(gpu, True)  # share it with other programs
     tf.get_logger().setLevel("ERROR")
 
 
-def _keep_programs() -> None:
-    """Has XLA look for compiled programs in gentool's cache folder, unless the user said where."""
-    said = os.environ.get("TF_XLA_FLAGS", "")
-    if CACHE_FLAG in said or (said and not said.startswith("--")):  # the latter names a file
+def _set_program_cache() -> None:
+    """Has XLA keep compiled programs in gentool's cache folder, unless the user set another."""
+    flags = os.environ.get("TF_XLA_FLAGS", "")
+    if CACHE_FLAG in flags or (flags and not flags.startswith("--")):  # the latter is a file name
         return
     path, problem = cache.programs()
-    problems.extend([problem] if problem else [])
-    if path and " " not in str(path):  # where TensorFlow would end the flag
-        os.environ["TF_XLA_FLAGS"] = f"{said} {CACHE_FLAG}={path}".strip()
+    if problem:
+        LOG.warning("%s", problem)
+    if path and " " not in str(path):  # TensorFlow ends a flag at a blank
+        os.environ["TF_XLA_FLAGS"] = f"{flags} {CACHE_FLAG}={path}".strip()
         atexit.register(cache.record, path)
 
 
 @contextlib.contextmanager
-def _keras_later() -> Iterator[None]:
-    """Nothing here needs Keras, all of which `import tensorflow` imports at its end, where it goes
-    on without if it must: a quarter of the time. Who imports it later gets it; while this lasts,
-    nobody does, in no thread."""
-    eager = "keras.src.optimizers"
-    if eager in sys.modules:
+def _without_keras() -> Iterator[None]:
+    """Makes the import of Keras fail, in all threads, while TensorFlow is imported. Its last step
+    is to import all of Keras, which takes a quarter of the time, gentool does not need, and may
+    fail. A later import of Keras succeeds."""
+    module = "keras.src.optimizers"
+    if module in sys.modules:
         yield
         return
-    sys.modules[eager] = None  # type: ignore[assignment]
+    sys.modules[module] = None  # type: ignore[assignment]
     try:
         yield
     finally:
-        del sys.modules[eager]
+        del sys.modules[module]
 
 
 @contextlib.contextmanager
-def _stderr_aside() -> Iterator[None]:
-    """File descriptor 2 into a file for a while; what it said is shown only if the block fails."""
+def _redirected_stderr() -> Iterator[None]:
+    """Redirects file descriptor 2 to a file, whose text is printed only if the block fails."""
     try:
-        kept = os.dup(2)
-    except OSError:  # it is closed: nothing to set aside
+        stderr = os.dup(2)
+    except OSError:  # it is closed: nothing to redirect
         yield
         return
     try:
-        aside: BinaryIO = tempfile.TemporaryFile()
-    except OSError:  # no folder may be written
-        aside = open(os.devnull, "w+b")
-    with aside:
+        log: BinaryIO = tempfile.TemporaryFile()
+    except OSError:  # no folder is writable
+        log = open(os.devnull, "w+b")
+    with log:
         sys.stderr.flush()
-        os.dup2(aside.fileno(), 2)
+        os.dup2(log.fileno(), 2)
         try:
             yield
         except Exception:
-            aside.seek(0)
-            os.write(kept, aside.read())
+            log.seek(0)
+            os.write(stderr, log.read())
             raise
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def kind() -> Literal["CPU", "GPU"]:
-    """What a model runs on."""
+    """The kind of device that a model runs on."""
     import tensorflow as tf
 
     return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
 
 
 def describe() -> str:
-    """The device a model runs on, in words."""
+    """The device that a model runs on, as a phrase."""
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")

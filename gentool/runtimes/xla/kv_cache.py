@@ -1,6 +1,6 @@
-"""KV caches as XLA needs them: static shapes, updated in place. Rows are laid out in blocks,
-each one call of the step; slots are counted alike for all rows, and a mask says which hold a row's
-own tokens, so that rows of different lengths live side by side.
+"""The KV cache for XLA: static shapes, updated in place. Rows are laid out in blocks, each computed
+by one call of the step. All rows of a step write to the same slots; a mask says which slots hold a
+row's own tokens, so rows of different lengths can be computed together.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from gentool.runtimes.xla import buckets
 
 KV = tuple[tuple[Tensor, Tensor], ...]  # keys and values of each layer
 
-COMPUTE = tf.float32  # of the residual stream and the KV cache
+COMPUTE_DTYPE = tf.float32  # of the residual stream and the KV cache
 
 
 class PrefixCache(NamedTuple):
-    """A computed prompt: keys and values [G, P, E] of each layer, of which the first `length` are
-    of tokens."""
+    """The KV cache of a computed prompt: keys and values [G, P, E] of each layer; the first
+    `length` slots hold tokens, the others are padding."""
 
     kv: KV
     length: int
 
 
 class Block(NamedTuple):
-    """Rows computed in one call: R for each of B prefixes, prefix-major, some of them unused."""
+    """The KV cache of rows that are computed in one call: R for each of B prefixes, prefix-major,
+    some of them unused."""
 
     owners: tuple[int, ...]  # B indexes into the prefixes
     prefix: KV  # [B*G, P, E]
@@ -40,7 +41,7 @@ class Block(NamedTuple):
 
 @dataclass
 class RowCache:
-    """What rows have beyond their prefixes."""
+    """The KV cache of the rows' own tokens, after their prefixes."""
 
     prefixes: list[PrefixCache]
     batch_invariant: bool
@@ -53,7 +54,7 @@ class RowCache:
 
 
 def empty(prefixes: Sequence[PrefixCache], slots: int, batch_invariant: bool) -> RowCache:
-    """A cache without rows."""
+    """A KV cache without rows."""
     return RowCache(
         list(prefixes),
         batch_invariant,
@@ -69,40 +70,42 @@ def empty(prefixes: Sequence[PrefixCache], slots: int, batch_invariant: bool) ->
 def move(
     cache: RowCache, arch: Arch, owner: np.ndarray, parents: np.ndarray, new_tokens: int
 ) -> None:
-    """Row i becomes a copy of the former row parents[i], or a new one where that is -1, with room
-    for `new_tokens` more; moves memory only if it must."""
+    """Makes row i a copy of the former row parents[i], or a new row where that is -1, with room for
+    `new_tokens` more tokens; copies memory only if necessary."""
     n, slots = len(parents), cache.mask.shape[1]
     fits = cache.used + new_tokens <= slots
     if fits and n == len(cache.owner) and np.array_equal(parents, np.arange(n)):
         return
-    joined = parents < 0
-    more = 0 if fits else buckets.tokens(cache.used + new_tokens) - slots
+    is_new = parents < 0
+    added_slots = 0 if fits else buckets.tokens(cache.used + new_tokens) - slots
     if len(cache.owner):
         old = cache.place[parents]
         mask, positions = (a[parents] for a in (cache.mask, cache.slot_positions))
-        mask[joined] = False
+        mask[is_new] = False
     else:
         old = None
         mask, positions = np.zeros((n, slots), bool), np.zeros((n, slots), np.int32)
     cache.owner = owner
-    cache.mask, cache.slot_positions = (np.pad(a, ((0, 0), (0, more))) for a in (mask, positions))
+    padding = ((0, 0), (0, added_slots))
+    cache.mask, cache.slot_positions = np.pad(mask, padding), np.pad(positions, padding)
     _lay_out(cache, arch, old)
 
 
 def rewind(cache: RowCache, lengths: np.ndarray) -> None:
-    """Forgets what rows have beyond `lengths` [N] tokens after their prefixes."""
+    """Drops the tokens of rows beyond `lengths` [N] tokens after their prefixes."""
     start = np.array([prefix.length for prefix in cache.prefixes])[cache.owner]
     cache.mask &= cache.slot_positions < (start + lengths)[:, None]
     cache.used = int(np.flatnonzero(cache.mask.any(axis=0)).max(initial=-1)) + 1
 
 
 def kv_shape(arch: Arch, rows: int, slots: int) -> list[int]:
+    """The shape of the keys, and of the values, of a layer."""
     return [rows * arch.n_kv_head, slots, arch.d_head]
 
 
 def new_kv(arch: Arch, shape: list[int]) -> KV:
-    """Variables for keys and values of each layer."""
-    zeros = tf.zeros(shape, COMPUTE)
+    """Creates variables for the keys and values of each layer."""
+    zeros = tf.zeros(shape, COMPUTE_DTYPE)
     return tuple((tf.Variable(zeros), tf.Variable(zeros)) for _ in range(arch.n_layer))
 
 
@@ -114,9 +117,9 @@ def copy(source: KV, target: KV) -> None:
 
 
 def _lay_out(cache: RowCache, arch: Arch, old: np.ndarray | None) -> None:
-    """Gives each row its place: all rows in one block, an equal number for each prefix, or, to be
-    batch-invariant, each prefix in blocks of BLOCK_ROWS. Moves keys and values from `old` places
-    [N, 2], within the same memory where one block becomes one of its shape."""
+    """Assigns each row a place: all rows in one block, an equal number for each prefix, or, if
+    batch-invariant, the rows of each prefix in blocks of BLOCK_ROWS. Moves keys and values from
+    their `old` places [N, 2]; a single block that keeps its shape keeps its memory."""
     plan, place = _plan(cache.owner, cache.batch_invariant)
     stacks = {block.owners: (block.prefix, block.prefix_mask) for block in cache.blocks}
     blocks = []
@@ -125,8 +128,8 @@ def _lay_out(cache: RowCache, arch: Arch, old: np.ndarray | None) -> None:
             stacks[owners] = _stack([cache.prefixes[owner] for owner in owners])
         prefix, prefix_mask = stacks[owners]
         shape = kv_shape(arch, size, cache.mask.shape[1])
-        alone = len(cache.blocks) == len(plan) == 1
-        if alone and cache.blocks[0].kv[0][0].shape == shape:
+        single = len(cache.blocks) == len(plan) == 1
+        if single and cache.blocks[0].kv[0][0].shape == shape:
             kv = cache.blocks[0].kv
         else:
             kv = new_kv(arch, shape)
@@ -140,48 +143,51 @@ def _lay_out(cache: RowCache, arch: Arch, old: np.ndarray | None) -> None:
 def _plan(
     owner: np.ndarray, batch_invariant: bool
 ) -> tuple[list[tuple[tuple[int, ...], int]], np.ndarray]:
-    """The owners and rows of each block, and the place of each row [N, 2]."""
+    """The owners and number of rows of each block, and the place of each row [N, 2]."""
     owners = list(dict.fromkeys(owner.tolist()))
     place = np.zeros((len(owner), 2), int)
-    rows = [np.flatnonzero(owner == o) for o in owners]
+    rows_of_owner = [np.flatnonzero(owner == o) for o in owners]
     if batch_invariant:
         plan: list[tuple[tuple[int, ...], int]] = []
-        for o, mine in zip(owners, rows, strict=True):
-            block, at = np.divmod(np.arange(len(mine)), buckets.BLOCK_ROWS)
-            place[mine] = np.stack([len(plan) + block, at], axis=1)
+        for o, rows in zip(owners, rows_of_owner, strict=True):
+            block, row_in_block = np.divmod(np.arange(len(rows)), buckets.BLOCK_ROWS)
+            place[rows] = np.stack([len(plan) + block, row_in_block], axis=1)
             plan += [((o,), buckets.BLOCK_ROWS)] * (block[-1] + 1)
         return plan, place
-    size = buckets.rows(max(map(len, rows)))
-    for index, mine in enumerate(rows):
-        place[mine, 1] = index * size + np.arange(len(mine))
+    size = buckets.rows(max(map(len, rows_of_owner)))
+    for index, rows in enumerate(rows_of_owner):
+        place[rows, 1] = index * size + np.arange(len(rows))
     owners += owners[:1] * (buckets.rows(len(owners)) - len(owners))
     return [(tuple(owners), size * len(owners))], place
 
 
 def _stack(prefixes: Sequence[PrefixCache]) -> tuple[KV, Tensor]:
-    """Prefixes side by side: [B*G, P, E], P that of the longest, and their mask [B, P]."""
+    """Stacks prefixes to [B*G, P, E], P that of the longest, with their mask [B, P]."""
     p = max(prefix.kv[0][0].shape[1] for prefix in prefixes)
     length = np.array([prefix.length for prefix in prefixes])
     mask = tf.constant(np.arange(p) < length[:, None])
     if len(prefixes) == 1:
         return prefixes[0].kv, mask
     kv = tuple(
-        tuple(tf.concat([_widen(x, p) for x in kind], axis=0) for kind in zip(*layer, strict=True))
+        tuple(
+            tf.concat([_pad_slots(x, p) for x in kind], axis=0) for kind in zip(*layer, strict=True)
+        )
         for layer in zip(*(prefix.kv for prefix in prefixes), strict=True)
     )
     return kv, mask
 
 
-def _widen(kv: Tensor, slots: int) -> Tensor:
+def _pad_slots(kv: Tensor, slots: int) -> Tensor:
     return tf.pad(kv, [[0, 0], [0, slots - kv.shape[1]], [0, 0]])
 
 
-def _gather(blocks: list[Block], old: np.ndarray, kv: KV, at: np.ndarray, heads: int) -> None:
-    """Fills rows `at` of `kv` from places `old` [N, 2] of `blocks`, each row so many heads."""
+def _gather(blocks: list[Block], old: np.ndarray, kv: KV, rows: np.ndarray, heads: int) -> None:
+    """Fills `rows` [N] of `kv` from the places `old` [N, 2] in `blocks`; `heads` are the key/value
+    heads of a row."""
     offsets = np.cumsum([0] + [block.kv[0][0].shape[0] // heads for block in blocks])
-    rows = np.zeros(kv[0][0].shape[0] // heads, np.int32)
-    rows[at] = offsets[old[:, 0]] + old[:, 1]
-    source = (rows[:, None] * heads + np.arange(heads, dtype=np.int32)).reshape(-1)  # [N*G]
+    source_rows = np.zeros(kv[0][0].shape[0] // heads, np.int32)
+    source_rows[rows] = offsets[old[:, 0]] + old[:, 1]
+    source = (source_rows[:, None] * heads + np.arange(heads, dtype=np.int32)).reshape(-1)  # [N*G]
     for index, layer in enumerate(kv):
         for kind, new in enumerate(layer):
             olds = [block.kv[index][kind] for block in blocks]

@@ -1,7 +1,7 @@
 """The operations of families on TensorFlow's tensors, in five tables: `graph` runs anywhere,
-`xla_cpu` inside one compiled program on a CPU, `xla_gpu` inside one on a GPU; `graph_fused` and
-`onednn` compile each element-wise piece by itself, for graphs whose products go to oneDNN, in x's
-type or in the weights'. Norms compute in float32 whatever the type of their input.
+`xla_cpu` in a compiled program on a CPU, `xla_gpu` in one on a GPU; `graph_fused` and `onednn`
+compile only norms, activations and rotations, and oneDNN computes the products, in the dtype of x
+or of the weights. Norms compute in float32 whatever the dtype of their input.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import tensorflow as tf
 from gentool.models import column_blocks as layout
 from gentool.runtimes.ops import Ops, Tensor
 
-CAST_PER_ROW = 2  # rows for which a 16-bit weight is read each time, not written in float32
-CAST_IN_PARTS = 64  # rows for which it is written in parts that stay in the cache
+MAX_ROWS_ONE_BY_ONE = 2  # rows up to which a 16-bit weight is read and cast once for each row
+MAX_ROWS_IN_PARTS = 64  # rows up to which it is cast in parts that fit the processor's cache
 PART_ELEMENTS = 5 << 18  # of such a part: 5 MiB in float32
 
 
@@ -36,17 +36,17 @@ def column_blocks(x: Tensor, weight: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 
 def flat_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`linear` as one product of two matrices, for x of known shape: XLA on a CPU makes of three
-    axes a loop that reads a weight at a quarter of the speed. A 16-bit weight is read once for each
-    of a few rows, and written in float32 part by part for some: either is quicker than all at once.
+    """`linear` as a product of two matrices, for x of known shape: for three axes XLA on a CPU
+    generates a loop that reads the weight at a quarter of the speed. For few rows a 16-bit weight
+    is cast once for each row, for some rows part by part: both are faster than casting all of it.
     """
     rows = tf.reshape(x, [-1, x.shape[-1]])
     n, cast = rows.shape[0], weight.dtype != x.dtype
     if n == 1:
         y = _one_row(rows, weight)
-    elif cast and n <= CAST_PER_ROW:
+    elif cast and n <= MAX_ROWS_ONE_BY_ONE:
         y = tf.concat([_one_row(row, weight) for row in tf.split(rows, n)], axis=0)
-    elif cast and n <= CAST_IN_PARTS:
+    elif cast and n <= MAX_ROWS_IN_PARTS:
         y = _in_parts(rows, weight)
     else:
         y = linear(rows, weight)
@@ -55,16 +55,16 @@ def flat_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 def _one_row(x: Tensor, weight: Tensor) -> Tensor:
-    """x [1, in] times weight [out, in] within a compiled program. XLA casts a 16-bit weight while
-    it reads it if x takes less than 16 KiB, and writes the whole weight in float32 first if not: so
-    long ones are in column blocks, or are cut here, which reads memory at half the speed. XLA
-    computes x again for each output, except for a last division, and makes one loop of one thread
-    of a product and the bias added to it: hence the fusion barrier."""
-    one = fusion_barrier(x)
-    x /= one
+    """x [1, in] times weight [out, in] in a compiled program. XLA casts a 16-bit weight while it
+    reads it if x takes less than 16 KiB; otherwise it first writes all of it in float32. So weights
+    of many inputs are in column blocks, or are split here, which reads memory at half the speed.
+    XLA would compute x again for each output, and fuse a product and the addition of its bias to a
+    loop of one thread: the divisions by the fusion barrier prevent both."""
+    barrier = fusion_barrier(x)
+    x /= barrier
     inputs = x.shape[-1]
     if weight.dtype == x.dtype:
-        return linear(x, weight) / one
+        return linear(x, weight) / barrier
     if inputs <= layout.MAX_FUSED_INPUTS:
         return linear(x, weight)
     if len(weight.shape) == 3:
@@ -72,21 +72,21 @@ def _one_row(x: Tensor, weight: Tensor) -> Tensor:
     else:
         starts = range(0, inputs, layout.MAX_FUSED_INPUTS)
         sizes = [min(layout.MAX_FUSED_INPUTS, inputs - start) for start in starts]
-        cut = (tf.split(a, sizes, axis=1) for a in (x, weight))
-        parts = list(zip(*cut, strict=True))
-    return tf.add_n([linear(part, some) / one for part, some in parts])
+        splits = (tf.split(a, sizes, axis=1) for a in (x, weight))
+        parts = list(zip(*splits, strict=True))
+    return tf.add_n([linear(x_part, w_part) / barrier for x_part, w_part in parts])
 
 
 def _in_parts(x: Tensor, weight: Tensor) -> Tensor:
-    """x [N, in] times weight [out, in], or its column blocks. Only a part at a time is written in
-    float32, so that it stays in the cache. The last part begins where it is as long as the others.
-    """
+    """x [N, in] times weight [out, in], or its column blocks. One part at a time is cast to
+    float32, so that it fits the processor's cache. The last part overlaps the one before it, so
+    that all have the same length."""
     n, out, inputs = x.shape[0], weight.shape[-2], weight.shape[-1]
     count = -(-out // max(1, PART_ELEMENTS // inputs))
     size = -(-out // count)
-    # bfloat16 as bits, or XLA would write all of it in float32 before the loop
-    kept = tf.uint16 if weight.dtype == tf.bfloat16 else weight.dtype
-    blocks = tf.bitcast(tf.reshape(weight, [-1, out, inputs]), kept)  # [C, out, in/C]
+    # bfloat16 as bits: otherwise XLA casts all of it to float32 before the loop
+    loop_dtype = tf.uint16 if weight.dtype == tf.bfloat16 else weight.dtype
+    blocks = tf.bitcast(tf.reshape(weight, [-1, out, inputs]), loop_dtype)  # [C, out, in/C]
     xs = tf.transpose(tf.reshape(x, [n, -1, inputs]), [1, 0, 2])  # [C, N, in/C]
 
     def product(index: Tensor) -> Tensor:
@@ -97,19 +97,19 @@ def _in_parts(x: Tensor, weight: Tensor) -> Tensor:
 
     y = tf.map_fn(product, tf.range(blocks.shape[0] * count), fn_output_signature=x.dtype)
     y = tf.reduce_sum(tf.reshape(y, [-1, count, size, n]), axis=0)
-    last = y[-1, count * size - out :]  # without what the part before it has
+    last = y[-1, count * size - out :]  # without the overlap
     return tf.transpose(tf.concat([tf.reshape(y[:-1], [-1, n]), last], axis=0))
 
 
 def fusion_barrier(x: Tensor) -> Tensor:
-    """A 1 [1, 1] of which XLA does not know, for x [1, D] of numbers, that it is one: what is
-    divided by it is computed before what comes after."""
+    """The number 1 [1, 1], computed from x [1, D] so that XLA cannot simplify it. XLA does not fuse
+    an expression that is divided by it with the operations after the division."""
     return tf.maximum(tf.minimum(tf.slice(x, [0, 0], [1, 1]), 1.0), 1.0)
 
 
 def stored_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`linear` with x, and the product, rounded to the type the weight is stored in: the hardware's
-    own 16-bit products, which sum in float32."""
+    """`linear` with x and the product rounded to the dtype of the weight: the hardware's 16-bit
+    products, which sum in float32."""
     rows = tf.cast(tf.reshape(x, [-1, x.shape[-1]]), weight.dtype)
     first, *more = (tf.matmul(a, w, transpose_b=True) for a, w in column_blocks(rows, weight))
     y = first if bias is None else tf.nn.bias_add(first, bias)
@@ -133,8 +133,8 @@ def layer_norm(x: Tensor, scale: Tensor, bias: Tensor, eps: float) -> Tensor:
 
 
 def gelu(x: Tensor, kind: str) -> Tensor:
-    """x times the normal distribution's Phi(x) (Hendrycks & Gimpel 2016): gelu_erf is the function
-    itself, gelu_tanh the approximation most checkpoints were trained with."""
+    """x times the normal distribution's Phi(x) (Hendrycks & Gimpel 2016): gelu_erf is the exact
+    function, gelu_tanh the approximation that most checkpoints were trained with."""
     return tf.nn.gelu(x, approximate=kind == "gelu_tanh")
 
 
@@ -145,26 +145,26 @@ def softcap(x: Tensor, cap: float | None) -> Tensor:
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up for gate_up [..., 2F] (Shazeer 2020); gives [..., F]."""
+    """silu(gate) * up [..., F] for gate_up [..., 2F] (Shazeer 2020)."""
     gate, up = tf.split(gate_up, 2, axis=-1)
     return gate * tf.sigmoid(gate) * up
 
 
 def geglu(gate_up: Tensor) -> Tensor:
-    """gelu_tanh(gate) * up for gate_up [..., 2F] (Shazeer 2020); gives [..., F]."""
+    """gelu_tanh(gate) * up [..., F] for gate_up [..., 2F] (Shazeer 2020)."""
     gate, up = tf.split(gate_up, 2, axis=-1)
     return gelu(gate, "gelu_tanh") * up
 
 
 def gather(table: Tensor, ids: Tensor) -> Tensor:
-    """float32 rows [..., D] of table [V, D]: cast after the gather, or XLA would cast the table."""
+    """float32 rows [..., D] of table [V, D]: cast after the gather, or XLA casts the table."""
     return tf.cast(tf.gather(table, ids), tf.float32)
 
 
-def rotation(positions: Tensor, frequency: np.ndarray, length: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [..., E/2], times `length`, of positions [...] times frequency [E/2]."""
+def rotation(positions: Tensor, frequency: np.ndarray, scale: float) -> tuple[Tensor, Tensor]:
+    """`scale` times cosines and sines [..., E/2] of positions [...] times frequency [E/2]."""
     angle = tf.cast(positions, tf.float32)[..., None] * frequency
-    return tf.cos(angle) * length, tf.sin(angle) * length
+    return tf.cos(angle) * scale, tf.sin(angle) * scale
 
 
 def rope(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
@@ -176,18 +176,19 @@ def rope(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def split(x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-    """x [..., sum(sizes)] cut along its last axis."""
+    """x [..., sum(sizes)] split along its last axis."""
     return tf.split(x, list(sizes), axis=-1)
 
 
 def heads(x: Tensor, size: int) -> Tensor:
     """x [..., H*E] as [..., H, E]."""
     rows = x.shape[:-1]
-    known = [n if n is not None else tf.shape(x)[axis] for axis, n in enumerate(rows)]
-    return tf.reshape(x, [*known, x.shape[-1] // size, size])
+    sizes = [n if n is not None else tf.shape(x)[axis] for axis, n in enumerate(rows)]
+    return tf.reshape(x, [*sizes, x.shape[-1] // size, size])
 
 
 def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The function, compiled by XLA."""
     return tf.function(function, jit_compile=True, autograph=False)
 
 
@@ -205,8 +206,8 @@ graph = Ops(
     rope=rope,
     softcap=softcap,
 )
-_glue = ("rms_norm", "layer_norm", "gelu", "swiglu", "geglu", "rope")
-graph_fused = graph._replace(**{name: compiled(getattr(graph, name)) for name in _glue})
+_compiled_alone = ("rms_norm", "layer_norm", "gelu", "swiglu", "geglu", "rope")
+graph_fused = graph._replace(**{name: compiled(getattr(graph, name)) for name in _compiled_alone})
 xla_cpu = graph._replace(linear=flat_linear)
 xla_gpu = graph._replace(linear=stored_linear)
 onednn = graph_fused._replace(linear=stored_linear)

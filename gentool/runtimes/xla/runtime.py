@@ -1,9 +1,9 @@
-"""The TensorFlow runtime: one compiled layer, called L times inside one graph.
+"""The TensorFlow runtime: one compiled layer, called L times in one graph.
 
-On a CPU a layer is compiled once, as a function of its weights and its KV cache, so compiling costs
-the same whatever the depth; or, where oneDNN multiplies faster (see backend.py), only what lies
-between the products is. What changes between two calls of a bucket is a traced value: lengths,
-slots, masks, owners.
+On a CPU the layer is compiled once, as a function of its weights and its KV cache, so the time to
+compile does not depend on the depth. Where oneDNN's products are faster (see backend.py), only the
+operations between the products are compiled. Values that change between two calls of a bucket are
+traced: lengths, slots, masks, owners.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from gentool.runtimes.xla.kv_cache import KV, PrefixCache, RowCache
 
 
 class StepInputs(NamedTuple):
-    """What a step is called with. All but `kv` are values; `kv` is updated in place."""
+    """The inputs of a step. `kv` is updated in place; all others are values."""
 
     ids: Tensor  # [N, T]
     positions: Tensor  # [N, T]
-    slot: Tensor  # the first one that the tokens go to
-    outputs: Tensor  # [W] which of the T tokens are asked for
+    slot: Tensor  # the first slot that the tokens are written to
+    outputs: Tensor  # [W] indices of the tokens, among the T, whose outputs are returned
     slot_positions: Tensor  # [N, M]
     mask: Tensor  # [N, T, M] slots that each token attends to
     kv: KV  # [N*G, M, E] of each layer
@@ -44,7 +44,7 @@ class StepInputs(NamedTuple):
 
 
 class _LayerCache(NamedTuple):
-    """The KV cache as one layer's attention sees it."""
+    """The KV cache of one layer, with the masks of its attention."""
 
     positions: Tensor  # [N, T]
     slot: Tensor
@@ -52,26 +52,35 @@ class _LayerCache(NamedTuple):
     mask: Tensor  # [N, T, M]
     kv: tuple[tf.Variable, tf.Variable]
     prefix: tuple[Tensor, Tensor, Tensor] | None  # keys, values, mask
-    window: Tensor | None  # positions that the layer attends to
+    window: Tensor | None  # number of last positions that the layer attends to
 
 
 class XlaRuntime:
-    """Weights and the functions over them: a compiled layer, and steps through all layers, to the
-    logits or to the hidden states before them, computed by `rules`."""
+    """The weights, the compiled layer, and steps through all layers to the logits or to the hidden
+    states before the head. `rules` choose the backend."""
 
     def __init__(self, family: ModuleType, arch: Arch, params: Params, rules: Rules) -> None:
         self.family, self.arch, self.params, self.rules = family, arch, params, rules
-        whole = rules[0].backend is backend.XLA_STEP
+        compiled_step = rules[0].backend is backend.XLA_STEP
         self.layer = ops.compiled(functools.partial(self._layer, backend.XLA_LAYER))
         self.attention = ops.compiled(self._attention)
         self.compiled_head = ops.compiled(functools.partial(self._head, backend.XLA_LAYER))
-        self.logits_step = tf.function(self._logits_step, jit_compile=whole, autograph=False)
-        self.hidden_step = tf.function(self._hidden_step, jit_compile=whole, autograph=False)
-        self.logits = tf.function(self._logits, jit_compile=whole, autograph=False)
+        self.logits_step = tf.function(
+            self._logits_step, jit_compile=compiled_step, autograph=False
+        )
+        self.hidden_step = tf.function(
+            self._hidden_step, jit_compile=compiled_step, autograph=False
+        )
+        self.logits = tf.function(self._logits, jit_compile=compiled_step, autograph=False)
         self._steps: dict[tuple[object, ...], Any] = {}  # concrete functions by shapes
 
     def prefill(
-        self, ids: np.ndarray, start: int, prefix: PrefixCache | None, every: bool, hidden: bool
+        self,
+        ids: np.ndarray,
+        start: int,
+        prefix: PrefixCache | None,
+        all_positions: bool,
+        hidden: bool,
     ) -> tuple[PrefixCache, np.ndarray]:
         """See `gentool.runtimes.Runtime`; padded to a bucket of the prompt's own length."""
         count = len(ids)
@@ -84,12 +93,12 @@ class XlaRuntime:
         padded[0, :count] = ids
         positions = start + np.arange(t, dtype=np.int32)[None]
         mask = np.arange(p) <= positions[..., None]  # [1, T, P]
-        outputs = np.arange(t) if every else np.array([count - 1])
+        outputs = np.arange(t) if all_positions else np.array([count - 1])
         slot_positions = np.arange(p)[None]
         inputs = StepInputs(padded, positions, start, outputs, slot_positions, mask, kv, None, None)
         out = self._run(inputs, hidden)
         frozen = tuple((tf.identity(k), tf.identity(v)) for k, v in kv)
-        return PrefixCache(frozen, start + count), out[0, : count if every else 1]
+        return PrefixCache(frozen, start + count), out[0, : count if all_positions else 1]
 
     def rows(
         self, prefixes: Sequence[PrefixCache], max_new_tokens: int, batch_invariant: bool
@@ -112,29 +121,29 @@ class XlaRuntime:
         kv_cache.rewind(cache, lengths)
 
     def shrinks(self, rows: int, wanted: int) -> bool:
-        """See `gentool.runtimes.Runtime`: another number of rows is another compiled shape."""
+        """See `gentool.runtimes.Runtime`: fewer rows may need another compiled shape."""
         return buckets.rows(wanted) * 4 <= buckets.rows(rows)
 
     def step(
         self, cache: RowCache, tokens: np.ndarray, positions: np.ndarray, hidden: bool
     ) -> np.ndarray:
-        """See `gentool.runtimes.Runtime`; one call a block."""
+        """See `gentool.runtimes.Runtime`; one call for each block."""
         n, t = tokens.shape
         slots, steps = np.arange(cache.mask.shape[1]), np.arange(t)
-        new = (slots >= cache.used) & (slots - cache.used <= steps[:, None])  # [T, M]
+        new_mask = (slots >= cache.used) & (slots - cache.used <= steps[:, None])  # [T, M]
         cache.slot_positions[:, cache.used : cache.used + t] = positions
         results = []
         for index, block in enumerate(cache.blocks):
-            mine = np.flatnonzero(cache.place[:, 0] == index)
-            at = cache.place[mine, 1]
+            rows = np.flatnonzero(cache.place[:, 0] == index)
+            place = cache.place[rows, 1]
             size = block.kv[0][0].shape[0] // self.arch.n_kv_head
             ids, block_positions = np.zeros((2, size, t), np.int32)
             slot_positions = np.zeros((size, len(slots)), np.int32)
-            slot_positions[at] = cache.slot_positions[mine]
-            ids[at] = tokens[mine]
-            block_positions[at] = positions[mine]
-            mask = np.repeat(new[None], size, axis=0)  # [B*R, T, M]
-            mask[at] |= cache.mask[mine, None]
+            slot_positions[place] = cache.slot_positions[rows]
+            ids[place] = tokens[rows]
+            block_positions[place] = positions[rows]
+            mask = np.repeat(new_mask[None], size, axis=0)  # [B*R, T, M]
+            mask[place] |= cache.mask[rows, None]
             inputs = StepInputs(
                 ids=ids,
                 positions=block_positions,
@@ -146,14 +155,14 @@ class XlaRuntime:
                 prefix_kv=block.prefix,
                 prefix_mask=block.prefix_mask,
             )
-            results.append((mine, take_rows(self._run(inputs, hidden), at)))
+            results.append((rows, take_rows(self._run(inputs, hidden), place)))
         cache.mask[:, cache.used : cache.used + t] = True
         cache.used += t
         if len(results) == 1:
             return results[0][1]
         out = np.empty((n, *results[0][1].shape[1:]), np.float32)
-        for mine, rows in results:
-            out[mine] = rows
+        for rows, block_out in results:
+            out[rows] = block_out
         return out
 
     def head(self, hidden: np.ndarray, batch_invariant: bool) -> np.ndarray:
@@ -166,14 +175,14 @@ class XlaRuntime:
         return np.concatenate(parts)[:n]
 
     def describe(self) -> str:
-        """The device, and what is compiled."""
+        """The device and the backends, as a phrase."""
         return f"{device.describe()}: {backend.describe(self.rules)}"
 
     def _run(self, inputs: StepInputs, hidden: bool) -> np.ndarray:
-        """One step with everything that varies passed as an array, so that nothing is retraced. The
-        function of these shapes is looked up and called here: tf.function's own way to find it
-        takes milliseconds, and to bind some fifty arguments another."""
-        # padding stands beyond the last position of a learned table, too
+        """Runs one step. All that varies is passed as an array, so that nothing is retraced. The
+        concrete function for these shapes is looked up and called here: tf.function takes
+        milliseconds to find it, and again to bind some fifty arguments."""
+        # padding may have positions beyond a learned table
         positions = np.minimum(inputs.positions, self.arch.n_ctx - 1)
         step_inputs = inputs._replace(
             ids=tf.constant(inputs.ids, tf.int32),
@@ -193,14 +202,14 @@ class XlaRuntime:
         flat = [x.handle if isinstance(x, tf.Variable) else x for x in tf.nest.flatten(step_inputs)]
         args = [x for x in flat if x is not None] + step.captured_inputs
         (out,) = tf.raw_ops.StatefulPartitionedCall(args=args, Tout=[tf.float32], f=step)
-        return np.asarray(memoryview(out))  # the tensor's own memory, not to be written
+        return np.asarray(memoryview(out))  # the tensor's own memory: do not write to it
 
     def _logits_step(self, inputs: StepInputs) -> Tensor:
-        """As `_hidden_step`, to float32 logits [N, W, V]."""
+        """float32 logits [N, W, V] of the `outputs`."""
         return self._logits(self._hidden_step(inputs))
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        """float32 [..., V] of hidden states [..., D]."""
+        """float32 logits [..., V] of hidden states [..., D]."""
         chosen = self._backend(hidden)
         compiled = chosen is backend.XLA_LAYER
         head = self.compiled_head if compiled else functools.partial(self._head, chosen)
@@ -210,7 +219,7 @@ class XlaRuntime:
         return tf.cast(self.family.head(chosen.ops, self.arch, top, hidden), tf.float32)
 
     def _backend(self, x: Tensor) -> Backend:
-        """How to compute on x [..., D]."""
+        """The backend for products with x [..., D]."""
         return backend.backend_for(self.rules, math.prod(x.shape[:-1]))
 
     def _hidden_step(self, inputs: StepInputs) -> Tensor:
@@ -219,7 +228,7 @@ class XlaRuntime:
 
         def run_layer(index: int, weights: dict[str, Tensor], x: Tensor, positional: Any) -> Tensor:
             limit = None
-            if window is not None:  # a traced number, so that all layers stay one program
+            if window is not None:  # a traced number, so that all layers share one program
                 limit = tf.constant(window if index in self.arch.window_layers else tf.int32.max)
             cache = _LayerCache(
                 inputs.positions,
@@ -250,7 +259,7 @@ class XlaRuntime:
         positional: Any,
         cache: _LayerCache,
     ) -> Tensor:
-        """x [N, T, D] through one layer."""
+        """The residual stream x [N, T, D] after one layer."""
         run = self.attention if chosen is backend.ONEDNN else self._attention
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -259,8 +268,8 @@ class XlaRuntime:
         return self.family.layer(chosen.ops, self.arch, weights, x, positional, attend)
 
     def _attention(self, q: Tensor, k: Tensor, v: Tensor, cache: _LayerCache, xla: bool) -> Tensor:
-        """Context [N, T, H*E] of q [N, T, H, E], after k and v [N, T, G, E] are written."""
-        positions, slot, slot_positions, mask, kv, shared, window = cache
+        """Writes k and v [N, T, G, E] to the KV cache; context [N, T, H*E] of q [N, T, H, E]."""
+        positions, slot, slot_positions, mask, kv, prefix_cache, window = cache
         if self.arch.log_n is not None:
             q *= log_n(self.arch.log_n, positions, window)[..., None, None]
         for variable, new in zip(kv, (k, v), strict=True):
@@ -268,14 +277,14 @@ class XlaRuntime:
         if window is not None:
             mask &= positions[..., None] - slot_positions[:, None] < window
         prefix = None
-        if shared is not None:
-            keys, values, prefix_mask = shared
+        if prefix_cache is not None:
+            keys, values, prefix_mask = prefix_cache
             n, (b, p) = q.shape[0], prefix_mask.shape
-            rows = tf.broadcast_to(tf.reshape(prefix_mask, [b, 1, p]), [b, n // b, p])
-            rows = tf.reshape(rows, [n, 1, p])
+            query_mask = tf.broadcast_to(tf.reshape(prefix_mask, [b, 1, p]), [b, n // b, p])
+            query_mask = tf.reshape(query_mask, [n, 1, p])
             if window is not None:
-                rows &= positions[..., None] - tf.range(p) < window  # [N, T, P]
-            prefix = keys, values, rows
+                query_mask &= positions[..., None] - tf.range(p) < window  # [N, T, P]
+            prefix = keys, values, query_mask
         return attention(self.arch, q, prefix, (*kv, mask))
 
 
@@ -287,7 +296,7 @@ def open_runtime(
     dtype: str,
     xla: bool | None,
 ) -> XlaRuntime:
-    """The weights of a plan in `dtype`, computed by the rules of `gentool.runtimes.xla.backend`."""
+    """A runtime with the weights of a plan in `dtype`; `xla` as in `backend.rules`."""
     params = weights.load(source, plan, arch.n_layer, tf.as_dtype(dtype))
     rules = backend.rules(device.kind(), dtype, arch.d_model, xla)
     return XlaRuntime(family, arch, params, rules)

@@ -1,4 +1,4 @@
-"""A checkpoint's arrays as tensors, on the file's own memory where that can be."""
+"""Weights of a checkpoint as tensors, in the memory of the mapped file where possible."""
 
 from __future__ import annotations
 
@@ -17,56 +17,56 @@ from gentool.models.transformer import Params
 from gentool.models.weights import Weight, nested, parts
 from gentool.runtimes.ops import Tensor
 
-ALIGNMENT = 64  # bytes, that TensorFlow wants
-CAST_ELEMENTS = 1 << 22  # cast at a time
+ALIGNMENT = 64  # bytes, of TensorFlow's tensors
+CAST_ELEMENTS = 1 << 22  # elements cast at a time
 
 
 def load(source: TensorSource, plan: Mapping[str, Weight], n_layer: int, dtype: tf.DType) -> Params:
-    """Weights stored in `dtype`, whatever the file's own type is."""
+    """Loads the weights of a plan and converts them to `dtype`."""
     numpy_dtype = np.dtype(dtype.as_numpy_dtype)
     tensors = {}
     for name, weight in plan.items():
         shape = stored_shape(name, weight.shape, numpy_dtype)
         array, *more = arrays = parts(source, weight)
-        if more or array.shape != shape or array.dtype != numpy_dtype or not _usable(array):
-            array = _joined(arrays, weight.shape, shape, numpy_dtype)
+        if more or array.shape != shape or array.dtype != numpy_dtype or not _is_aligned(array):
+            array = _concatenated(arrays, weight.shape, shape, numpy_dtype)
         tensors[name] = _tensor(array)
     return nested(tensors, n_layer)
 
 
-def _usable(array: np.ndarray) -> bool:
-    """Whether TensorFlow can compute on the array's own memory."""
+def _is_aligned(array: np.ndarray) -> bool:
+    """Whether TensorFlow can use the array's own memory."""
     flags = array.flags
     return flags.c_contiguous and flags.writeable and array.ctypes.data % ALIGNMENT == 0
 
 
-def _joined(
-    arrays: list[np.ndarray], shape: tuple[int, ...], kept: tuple[int, ...], dtype: np.dtype
+def _concatenated(
+    arrays: list[np.ndarray], shape: tuple[int, ...], stored: tuple[int, ...], dtype: np.dtype
 ) -> np.ndarray:
-    """Arrays one after another in one of another type, of shape `kept`. Its memory is numpy's,
-    which asks for huge pages: TensorFlow's own takes 8 microseconds for every 4 kB when it is
-    first written."""
+    """Concatenates arrays to an array of another dtype and of shape `stored`. Its memory is
+    allocated by numpy, which requests huge pages: the first write to TensorFlow's own memory takes
+    8 microseconds for every 4 kB."""
     space = np.empty(math.prod(shape) * dtype.itemsize + ALIGNMENT, np.uint8)
     start = -space.ctypes.data % ALIGNMENT
-    whole = space[start : start + len(space) - ALIGNMENT].view(dtype).reshape(kept)
-    rows = whole if kept == shape else whole.swapaxes(0, 1)  # [out, C, in/C]
+    out = space[start : start + len(space) - ALIGNMENT].view(dtype).reshape(stored)
+    rows = out if stored == shape else out.swapaxes(0, 1)  # [out, C, in/C]
     row = 0
     for array in arrays:
-        part = unblocked(array)
-        step = max(1, CAST_ELEMENTS // max(1, math.prod(part.shape[1:])))
-        for first in range(0, len(part), step):
-            piece = part[first : first + step]
-            if piece.dtype != dtype:
-                piece = tf.cast(tf.constant(piece), dtype).numpy()
-            rows[row : row + len(piece)] = piece.reshape(len(piece), *rows.shape[1:])
-            row += len(piece)
+        weight = unblocked(array)
+        step = max(1, CAST_ELEMENTS // max(1, math.prod(weight.shape[1:])))
+        for first in range(0, len(weight), step):
+            part = weight[first : first + step]
+            if part.dtype != dtype:
+                part = tf.cast(tf.constant(part), dtype).numpy()
+            rows[row : row + len(part)] = part.reshape(len(part), *rows.shape[1:])
+            row += len(part)
         forget(array)
-    return whole
+    return out
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    """A tensor on the array's memory, which on a CPU may be a file's map; numpy has no bfloat16 of
-    its own to hand over."""
+    """A tensor that, on a CPU, shares the array's memory, which may be a mapped file. bfloat16 is
+    passed as bits, because numpy itself has no bfloat16."""
     if array.size == 0 or tf.config.list_logical_devices("GPU"):
         return tf.constant(array)
     bits: Any = array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array

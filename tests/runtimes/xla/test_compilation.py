@@ -1,5 +1,5 @@
-"""XLA compiles one layer once for each shape, whatever the depth, the step or the prompt, and lets
-it write new cells where the old ones lie: seen in what XLA dumps, in a process of its own."""
+"""XLA compiles one layer once for each shape, whatever the depth, the step or the prompt, and
+updates the KV cache in place: read from XLA's dump of a process of its own."""
 
 import os
 import re
@@ -50,10 +50,10 @@ def test_one_compilation_of_the_layer_for_each_shape(modules: dict[str, str]) ->
 
 
 @pytest.mark.parametrize("rows", [1, 4])
-def test_cells_are_written_once_and_where_they_lie(modules: dict[str, str], rows: int) -> None:
-    cells = rf"f32\[{rows * TINY.n_kv_head},16,{TINY.d_head}\]\S*"
-    layers = [text for text in modules.values() if re.search(rf"{cells} dynamic-update-", text)]
+def test_the_kv_cache_is_updated_in_place(modules: dict[str, str], rows: int) -> None:
+    kv_cache = rf"f32\[{rows * TINY.n_kv_head},16,{TINY.d_head}\]\S*"
+    layers = [text for text in modules.values() if re.search(rf"{kv_cache} dynamic-update-", text)]
     assert len(layers) == len(DEPTHS)
     for text in layers:
-        assert len(re.findall(rf"{cells} dynamic-update-slice\(", text)) == 2  # keys and values
-        assert not re.search(rf"{cells} copy\(", text)
+        assert len(re.findall(rf"{kv_cache} dynamic-update-slice\(", text)) == 2  # keys and values
+        assert not re.search(rf"{kv_cache} copy\(", text)
