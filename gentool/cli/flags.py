@@ -79,6 +79,9 @@ class ModelFlags:
         "the model's, else auto",
         PRECISION,
     )
+    threads: int | None = flag(
+        "--threads", "N", "threads of LiteRT", "this process's cores", number(int, 1, 1024)
+    )
     xla: bool | None = switch(
         "--xla/--no-xla", "compile every step, or none", "by dtype and batch size"
     )
@@ -96,7 +99,7 @@ class ModelFlags:
         """Opens the model."""
         from gentool.generation import opening
 
-        return opening.open_model(config, self.precision, self.xla)
+        return opening.open_model(config, self.precision, self.xla, self.threads)
 
 
 @dataclass(frozen=True)
