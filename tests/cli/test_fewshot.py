@@ -446,6 +446,15 @@ def test_temperature_0_has_one_answer(run: Run) -> None:
     assert one.code == exact.code == 0 and one.out == exact.out
 
 
+def test_a_byte_order_mark_and_crlf_change_no_vote(run: Run, write: Callable[..., str]) -> None:
+    plain = Path(OPPOSITE).read_text("utf-8")
+    marked = write("windows.txt", "\ufeff" + plain.replace("\n", "\r\n"))
+    options = ("-n", "20", "--seed", "1", "--json")
+    assert record(run(marked, *options)) == record(run(OPPOSITE, *options))
+    schema = write("schema.json", '\ufeff{"type": "integer"}')
+    assert run(SUM, "-n", "3", "--json-schema", schema).code == 0
+
+
 def test_help_names_defaults(run: Run) -> None:
     shown = run("--help").out
     for default in ("300", "32", "1000", "label", "stdout", "tiny-zh"):
