@@ -609,7 +609,7 @@ def test_an_interrupted_run_of_rows_goes_on_to_the_same_file(
 ) -> None:
     inputs = [f"{i}+{j}" for i in range(1, 3) for j in range(1, 5)]
     data = write("d.csv", "\n".join(["input,label", *(f"{one},8" for one in inputs)]))
-    flags = (template, "--data", data, "--json", *DIGITS[:-2], "--no-curtail", "--no-xla")
+    flags = (template, "--data", data, "--json", *DIGITS[:-2], "--no-curtail")
     path, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
     with started("fewshot", *flags, "-o", str(path), stderr=subprocess.DEVNULL) as process:
         until = time.monotonic() + 120
