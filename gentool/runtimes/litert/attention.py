@@ -4,6 +4,7 @@ share, and each row's own. Softmax is computed over both together, without joini
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -11,9 +12,11 @@ import numpy as np
 
 from gentool.config.model import Arch
 from gentool.runtimes.litert.kv_cache import LayerKV, PrefixCache, RowCache
+from gentool.runtimes.litert.workers import PARALLEL, Workers
 
 HIDDEN = np.float32(-3e38)  # the score of a key that a query does not see
-SCORE_BYTES = 1 << 21  # of the scores of one block of queries, which stay in the cache
+SCORE_BYTES = 1 << 20  # of the scores of one block of queries, which stay in the cache
+MIN_BLOCK, MAX_BLOCK = 16, 128  # queries
 
 
 class Scoring(NamedTuple):
@@ -52,10 +55,10 @@ def scoring(arch: Arch, layer: int, key_size: int) -> Scoring:
     return Scoring(scale, arch.score_cap, window, arch.log_n)
 
 
-def step_plan(cache: RowCache, positions: np.ndarray) -> StepPlan:
-    """For tokens at positions [N, T]. Rows of one prefix are a group; if rows are to be independent
-    of the batch, those of one length among them: so every product has the shape that it has for a
-    row alone."""
+def step_plan(cache: RowCache, positions: np.ndarray, n_head: int, workers: Workers) -> StepPlan:
+    """For tokens at positions [N, T]. Rows of one prefix are a group, or one for each thread; if
+    rows are to be independent of the batch, those of one length among them: so every product has
+    the shape that it has for a row alone."""
     n, t = positions.shape
     if n == 1:
         keys = cache.longest + t
@@ -74,8 +77,13 @@ def step_plan(cache: RowCache, positions: np.ndarray) -> StepPlan:
     if cache.batch_invariant and uniform is None:
         kinds = owner * (int(length.max()) + 1) + length
     groups = []
+    parts: list[slice | np.ndarray] = []
     for kind in dict.fromkeys(kinds.tolist()):
-        where = _run(np.flatnonzero(kinds == kind))
+        mine = np.flatnonzero(kinds == kind)
+        keys = cache.prefixes[int(owner[mine[0]])].length + cache.longest + t
+        shares = workers.parts(len(mine), len(mine) * t * n_head * keys)
+        parts += [_run(mine[share]) for share in shares]
+    for where in parts:
         mine = length[where]
         keys = int(mine.max()) + t
         hidden = None
@@ -90,6 +98,7 @@ def step_plan(cache: RowCache, positions: np.ndarray) -> StepPlan:
 
 def attend_rows(
     scoring: Scoring,
+    workers: Workers,
     plan: StepPlan,
     cache: RowCache,
     layer: int,
@@ -107,8 +116,11 @@ def attend_rows(
         context = _attend_group(scoring, plan.groups[0], cache, layer, q)
     else:
         context = np.empty((*q.shape[:-1], v.shape[-1]), np.float32)
-        for group in plan.groups:
+
+        def attend(group: Group) -> None:
             context[group.slots] = _attend_group(scoring, group, cache, layer, q[group.slots])
+
+        workers.run([functools.partial(attend, group) for group in plan.groups])
     return context if plan.slots is None else context[plan.slots]
 
 
@@ -176,6 +188,7 @@ def _run(where: np.ndarray) -> slice | np.ndarray:
 
 def attend_prompt(
     scoring: Scoring,
+    workers: Workers,
     kv: LayerKV,
     first: int,
     start: int,
@@ -184,39 +197,57 @@ def attend_prompt(
     v: np.ndarray,
 ) -> np.ndarray:
     """Context [Q, H, Ev] of the queries q [Q, H, E] of positions first.., after k [T, G, E] and v
-    [T, G, Ev] of positions start.. are written to `kv`. Queries are computed in blocks, so that
-    their scores take memory that does not grow with T."""
-    (count, h, e), (t, g, _) = q.shape, k.shape
+    [T, G, Ev] of positions start.. are written to `kv`. It is computed in blocks of queries of one
+    group of heads, so that scores stay in the cache and take memory that does not grow with T."""
+    (count, h, _), (t, g, _) = q.shape, k.shape
     kv.keys[:, start : start + t] = k.transpose(1, 0, 2)
     kv.values[:, start : start + t] = v.transpose(1, 0, 2)
     out = np.empty((count, h, v.shape[-1]), np.float32)
-    positions = first + np.arange(count)
-    q = _scaled(scoring, q, positions)
-    step = max(16, SCORE_BYTES // (4 * h * (first + count)))
-    for at in range(0, count, step):
-        block = q[at : at + step]
-        n, last = len(block), first + min(at + step, count)  # keys before `last` are seen
-        low = 0 if scoring.window is None else max(0, first + at - scoring.window + 1)
-        queries = block.reshape(n, g, h // g, e).transpose(1, 2, 0, 3).reshape(g, -1, e)
-        scores = np.matmul(queries, kv.keys[:, low:last].transpose(0, 2, 1))
-        if scoring.cap is not None:
-            _cap(scores, scoring.cap)
-        scores = scores.reshape(g, h // g, n, last - low)
-        mine = positions[at : at + n, None]
-        if scoring.window is not None:
-            there = np.arange(low, last)
-            hidden = (there > mine) | (mine - there >= scoring.window)
-            np.copyto(scores, HIDDEN, where=hidden)
-        elif n > 1:
-            np.copyto(scores[..., -n:], HIDDEN, where=~np.tri(n, dtype=bool))
-        scores -= scores.max(axis=-1, keepdims=True)
-        np.exp(scores, out=scores)
-        total = scores.sum(axis=-1, keepdims=True)
-        context = np.matmul(scores.reshape(g, -1, last - low), kv.values[:, low:last])
-        context = context.reshape(g, h // g, n, -1)
-        context /= total
-        out[at : at + n] = context.transpose(2, 0, 1, 3).reshape(n, h, -1)
+    q = _scaled(scoring, q, first + np.arange(count))
+    row_bytes = 4 * (h // g) * (first + count)
+    step = max(MIN_BLOCK, min(MAX_BLOCK, SCORE_BYTES // row_bytes))
+    blocks = [(at, min(at + step, count)) for at in range(0, count, step)]
+    task = functools.partial(_attend_block, scoring, kv, first, q, out, h // g)
+    # the longest first
+    tasks = [functools.partial(task, group, *block) for block in blocks[::-1] for group in range(g)]
+    if count * h * (first + count) < PARALLEL:
+        for run in tasks:
+            run()
+    else:
+        workers.run(tasks)
     return out
+
+
+def _attend_block(
+    scoring: Scoring,
+    kv: LayerKV,
+    first: int,
+    q: np.ndarray,
+    out: np.ndarray,
+    size: int,
+    group: int,
+    begin: int,
+    end: int,
+) -> None:
+    """The context of queries begin..end of the `size` heads of a group, into `out`."""
+    heads = slice(group * size, (group + 1) * size)
+    n, last = end - begin, first + end  # keys before `last` are seen
+    low = 0 if scoring.window is None else max(0, first + begin - scoring.window + 1)
+    queries = q[begin:end, heads].transpose(1, 0, 2).reshape(size * n, -1)
+    scores = queries @ kv.keys[group, low:last].T  # [H/G*n, keys]
+    if scoring.cap is not None:
+        _cap(scores, scoring.cap)
+    by_head = scores.reshape(size, n, last - low)
+    if scoring.window is not None:
+        mine, there = first + np.arange(begin, end)[:, None], np.arange(low, last)
+        np.copyto(by_head, HIDDEN, where=(there > mine) | (mine - there >= scoring.window))
+    elif n > 1:
+        np.copyto(by_head[..., -n:], HIDDEN, where=~np.tri(n, dtype=bool))
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    context = scores @ kv.values[group, low:last]
+    context /= scores.sum(axis=-1, keepdims=True)
+    out[begin:end, heads] = context.reshape(size, n, -1).transpose(1, 0, 2)
 
 
 def _write(plan: StepPlan, kv: LayerKV, k: np.ndarray, v: np.ndarray) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from gentool.checkpoints import TensorSource
 from gentool.config.model import Arch
 from gentool.models.weights import Weight, read
-from gentool.runtimes.litert import attention, kv_cache, store
+from gentool.runtimes.litert import attention, blas, kv_cache, store
 from gentool.runtimes.litert.graph import Progress, silent
 from gentool.runtimes.litert.identity import graph_name
 from gentool.runtimes.litert.kv_cache import HeadShape, PrefixCache, RowCache
@@ -21,6 +21,7 @@ from gentool.runtimes.litert.program import Program
 from gentool.runtimes.litert.record import Recording, record
 from gentool.runtimes.litert.stack import Attend, Stack, call_of
 from gentool.runtimes.litert.threads import available
+from gentool.runtimes.litert.workers import Workers
 from gentool.runtimes.numpy_ops import arrays
 
 CHUNK = 512  # tokens of a prompt in one pass
@@ -65,9 +66,9 @@ class LiteRTRuntime:
         threads: int,
     ) -> None:
         """`weights` are those that `program` was made of; only some outside the layers are read."""
-        self.family, self.arch, self._threads = family, arch, threads
+        self.family, self.arch, self._workers = family, arch, Workers(threads)
         self._top = TopWeights(weights)
-        self._stack = Stack(program, recording)
+        self._stack = Stack(program, recording, self._workers)
         self._head = call_of(program, HEAD, recording.head)
         self._shapes = tuple(
             HeadShape(cut.key.heads, cut.key.size, cut.value.size) for cut in recording.cuts
@@ -121,11 +122,12 @@ class LiteRTRuntime:
     ) -> np.ndarray:
         """See `gentool.runtimes.Runtime`."""
         n, t = tokens.shape
-        plan = attention.step_plan(cache, positions)
+        plan = attention.step_plan(cache, positions, self.arch.n_head, self._workers)
 
         def attend(layer: int, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
             q, k, v = (x.reshape(n, t, *x.shape[1:]) for x in (q, k, v))
-            context = attention.attend_rows(self._scorings[layer], plan, cache, layer, q, k, v)
+            scoring = self._scorings[layer]
+            context = attention.attend_rows(scoring, self._workers, plan, cache, layer, q, k, v)
             return context.reshape(n * t, -1)
 
         out = self._run(tokens.reshape(-1), positions.reshape(-1), attend, n * t, hidden)
@@ -145,8 +147,8 @@ class LiteRTRuntime:
 
     def describe(self) -> str:
         """The precision and the threads."""
-        threads = f"{self._threads} thread" + ("s" if self._threads > 1 else "")
-        return f"LiteRT, {threads}"
+        count = self._workers.threads
+        return f"LiteRT, {count} thread" + ("s" if count > 1 else "")
 
     def _prompt(
         self, ids: np.ndarray, start: int, prefix: PrefixCache, wanted: int, hidden: bool
@@ -156,8 +158,8 @@ class LiteRTRuntime:
 
         def attend(layer: int, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
             first = start + len(k) - len(q)
-            kv = prefix.layer(layer)
-            context = attention.attend_prompt(self._scorings[layer], kv, first, start, q, k, v)
+            scoring, kv = self._scorings[layer], prefix.layer(layer)
+            context = attention.attend_prompt(scoring, self._workers, kv, first, start, q, k, v)
             return context.reshape(len(q), math.prod(context.shape[1:]))
 
         positions = start + np.arange(len(ids))
@@ -169,7 +171,8 @@ class LiteRTRuntime:
         """Logits [wanted, V], or `hidden` states, of the last of ids [R] at positions [R]."""
         positional, leaves, rotations = self._positions.at(positions)
         x = self.family.embed(arrays, self.arch, self._top, ids, positional)
-        last = self._stack.run(x, leaves, rotations, attend, wanted)
+        with blas.one_thread():
+            last = self._stack.run(x, leaves, rotations, attend, wanted)
         if last is None:
             return np.empty((0, 0), np.float32)
         if hidden:

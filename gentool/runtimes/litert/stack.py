@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 from gentool.runtimes.litert.positions import Rotations
 from gentool.runtimes.litert.program import Call, Program
 from gentool.runtimes.litert.record import Cut, Operand, Piece, Recording, Value
+from gentool.runtimes.litert.workers import Workers
 
 Attend = Callable[[int, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """attend(layer, q [Q, H, E] of the last rows, k [R, G, E], v [R, G, Ev]) -> context [Q, H*Ev]"""
@@ -48,8 +50,8 @@ class _Heads(NamedTuple):
 class Stack:
     """A model between embedding and head."""
 
-    def __init__(self, program: Program, recording: Recording) -> None:
-        pieces = recording.pieces
+    def __init__(self, program: Program, recording: Recording, workers: Workers) -> None:
+        pieces, self._workers = recording.pieces, workers
         self._calls = [call_of(program, str(n), piece) for n, piece in enumerate(pieces)]
         self._sources = [[_source(recording, x) for x in piece.inputs] for piece in pieces]
         self._heads = [
@@ -86,41 +88,49 @@ class Stack:
                     call.write(at, array[count - rows :])
             call.run()
             if number < last:
-                q, k, v = _read(call, self._heads[number], rotations)
+                q, k, v = self._read(call, self._heads[number], rotations)
                 asked = wanted if number == last - 1 else count
                 context = attend(number, q if asked == count else q[count - asked :], k, v)
         return self._calls[-1] if wanted else None
 
+    def _read(
+        self, call: Call, heads: _Heads, rotations: Rotations
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """q [R, H, E], k [R, G, E] and v [R, G, Ev] out of a piece."""
+        outputs: dict[int, np.ndarray] = {}
 
-def rotated(x: np.ndarray, cosines: np.ndarray, sines: np.ndarray) -> np.ndarray:
-    """x [R, H, E] with the halves of each head rotated by cosines and sines [R, 1, 2, E/2] that are
-    doubled, the first half of the sines negated."""
-    halves = x.reshape(*x.shape[:2], 2, -1)
-    turned = halves[:, :, ::-1] * sines
-    turned += halves * cosines
-    return turned.reshape(x.shape)
+        def cut(part: _Slice) -> np.ndarray:
+            if part.output not in outputs:
+                outputs[part.output] = call.read(part.output)
+            x = outputs[part.output][:, part.start : part.stop].reshape(call.rows, -1, part.size)
+            return x if part.rotation is None else self._rotated(x, *rotations[part.rotation])
+
+        if heads.joint is None:
+            return cut(heads.query), cut(heads.key), cut(heads.value)
+        both = cut(heads.joint)
+        return both[:, : heads.n_head], both[:, heads.n_head :], cut(heads.value)
+
+    def _rotated(self, x: np.ndarray, cosines: np.ndarray, sines: np.ndarray) -> np.ndarray:
+        """x [R, H, E] with the halves of each head rotated by cosines and sines [R, 1, 2, E/2] that
+        are doubled, the first half of the sines negated."""
+        halves = x.reshape(*x.shape[:2], 2, -1)
+        rows = self._workers.parts(len(x), x.size)
+        if len(rows) == 1:
+            turned = halves[:, :, ::-1] * sines
+            turned += halves * cosines
+            return turned.reshape(x.shape)
+        turned = np.empty(halves.shape, np.float32)
+
+        def rotate(part: slice) -> None:
+            np.multiply(halves[part, :, ::-1], sines[part], out=turned[part])
+            turned[part] += halves[part] * cosines[part]
+
+        self._workers.run([functools.partial(rotate, part) for part in rows])
+        return turned.reshape(x.shape)
 
 
 def call_of(program: Program, name: str, piece: Piece) -> Call:
     return program.call(name, [x.width for x in piece.inputs], [y.width for y in piece.outputs])
-
-
-def _read(
-    call: Call, heads: _Heads, rotations: Rotations
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """q [R, H, E], k [R, G, E] and v [R, G, Ev] out of a piece."""
-    outputs: dict[int, np.ndarray] = {}
-
-    def cut(part: _Slice) -> np.ndarray:
-        if part.output not in outputs:
-            outputs[part.output] = call.read(part.output)
-        x = outputs[part.output][:, part.start : part.stop].reshape(call.rows, -1, part.size)
-        return x if part.rotation is None else rotated(x, *rotations[part.rotation])
-
-    if heads.joint is None:
-        return cut(heads.query), cut(heads.key), cut(heads.value)
-    both = cut(heads.joint)
-    return both[:, : heads.n_head], both[:, heads.n_head :], cut(heads.value)
 
 
 def _heads(piece: Piece, cut: Cut) -> _Heads:

@@ -103,6 +103,7 @@ def test_a_long_prompt_is_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> 
         _, wanted = runtime.prefill(ids, 0, None, True, False)
         with monkeypatch.context() as patch:
             patch.setattr(module, "CHUNK", 37)
+            patch.setattr(attention, "MIN_BLOCK", 11)
             patch.setattr(attention, "SCORE_BYTES", 0)
             _, logits = runtime.prefill(ids, 0, None, True, False)
             _, last = runtime.prefill(ids, 0, None, False, False)

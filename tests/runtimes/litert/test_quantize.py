@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from ml_dtypes import bfloat16
 
+from gentool.models.quantized import packed
 from gentool.runtimes.litert import quantize
 
 RNG = np.random.default_rng(0)
@@ -54,5 +55,5 @@ def test_pieces_are_as_the_whole(monkeypatch):
 
 
 def test_packed_low_bits_first():
-    packed = quantize.packed(np.array([[1, -1], [7, -8]], np.int8))
-    assert packed.tolist() == [0xF1, 0x87]
+    found = packed(np.array([[1, -1], [7, -8]], np.int8))
+    assert found.tolist() == [0xF1, 0x87]
