@@ -100,7 +100,9 @@ def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, 
 # Names
 
 
-@pytest.mark.parametrize("name", ["a", "A.b_c-9", "0", "1e5", "null", "x" * 200, "a..b"])
+@pytest.mark.parametrize(
+    "name", ["a", "A.b_c-9", "0", "1e5", "null", "x" * 200, "a..b", "中文", "é", "模" * 66]
+)
 def test_names_that_can_be_given(name: str) -> None:
     path = add(name, LLAMA)
     assert path == lookup.own() / f"{name}.yaml"
@@ -108,7 +110,21 @@ def test_names_that_can_be_given(name: str) -> None:
     assert registry.remove(name) == path and not path.exists()
 
 
-WRONG = ["", "-a", ".a", "_a", "a/b", "../x", "中文", "a b", "a\n", "é", "a\0", "x" * 201, "/etc/x"]
+WRONG = [
+    "",
+    "-a",
+    ".a",
+    "_a",
+    "a/b",
+    "../x",
+    "a b",
+    "a\n",
+    "a\0",
+    "x" * 201,
+    "/etc/x",
+    "。",
+    "模" * 67,
+]
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -12,7 +12,7 @@ from click import exceptions
 
 from gentool import __version__
 from gentool.cli.console import Console
-from gentool.cli.options import HELP, Group, spelled
+from gentool.cli.options import HELP, Group, given_name
 from gentool.cli.signals import end_quietly
 from gentool.errors import Exit, GentoolError, UsageError, nearest
 
@@ -70,7 +70,7 @@ program = Program(
 
 
 def main() -> int:
-    """Runs the command line of this process; gives its exit code."""
+    """Runs the command line of this process; returns its exit code."""
     console = Console()
     console.signals.listen()
     try:
@@ -93,7 +93,7 @@ def main() -> int:
 
 
 def _explain(failure: BaseException, console: Console) -> int:
-    """Says what went wrong and what to do; gives the exit code."""
+    """Says what went wrong and what to do; returns the exit code."""
     if isinstance(failure, KeyboardInterrupt):
         return Exit.INTERRUPTED
     if isinstance(failure, SystemExit):
@@ -138,10 +138,10 @@ def _usage(failure: exceptions.UsageError) -> UsageError:
                 return UsageError(f"no command {name}", hint)
             return UsageError(f"no command {name}", nearest(name, known, "commands"))
         case exceptions.MissingParameter(param=param):
-            return UsageError(f"{spelled(param, failure.ctx)} is missing", hint)
+            return UsageError(f"{given_name(param, failure.ctx)} is missing", hint)
         case exceptions.BadParameter(param=param):  # a switch in the environment
             what = failure.message.partition(".")[0]
-            return UsageError(f"{spelled(param, failure.ctx)}: {what}", "give 1 or 0")
+            return UsageError(f"{given_name(param, failure.ctx)}: {what}", "give 1 or 0")
         case exceptions.BadOptionUsage(option_name=name):
             return UsageError(f"{name} needs a value", hint)
     return UsageError(failure.message, f"{hint}; text with blanks needs quotes")

@@ -57,7 +57,7 @@ class ChoiceFlags:
 
     choice: tuple[str, ...] = repeated("--choice", "TEXT", "a continuation", Value(continuation))
     end: bool | None = switch(
-        "--end", "a choice is followed by an end token, or by what begins a --stop"
+        "--end", "end each choice by an end token or the first token of a --stop"
     )
     stop: tuple[str, ...] = repeated(
         "--stop", "TEXT", r"with --end: what may end a choice; \n \t \r \\ \uXXXX work", TEXT

@@ -148,23 +148,23 @@ def texts(
             "precision": model.precision,
             "law": asdict(request.sampling),
         }
-        return objects(chunks, prompts, request.n, keys)
+        return json_lines(chunks, prompts, request.n, keys)
     if request.n > 1 or flags.source.lines or flags.search.alternatives:
-        return listed(chunks, prompts, request.n, echo, null)
-    grown = alone(chunks, prompts[0].text if echo else "", "\0" if null else "\n")
+        return sample_lines(chunks, prompts, request.n, echo, null)
+    grown = one_sample(chunks, prompts[0].text if echo else "", "\0" if null else "\n")
     stream = console.on_terminal if flags.output.stream is None else flags.output.stream
     return grown if stream else iter(["".join(grown)])
 
 
-def alone(chunks: Iterable[Chunk], echo: str, end: str) -> Iterator[str]:
-    """One sample as it grows."""
+def one_sample(chunks: Iterable[Chunk], echo: str, end: str) -> Iterator[str]:
+    """The text of one sample, chunk by chunk."""
     yield echo
     for chunk in chunks:
         yield chunk.text
     yield end
 
 
-def listed(
+def sample_lines(
     chunks: Iterable[Chunk], prompts: Sequence[Prompt], n: int, echo: bool, null: bool
 ) -> Iterator[str]:
     """One sample a line, newline and backslash escaped; or raw, each ended by NUL."""
@@ -176,7 +176,7 @@ def listed(
             yield f"{text}\0" if null else escaped(text) + "\n"
 
 
-def objects(
+def json_lines(
     chunks: Iterable[Chunk], prompts: Sequence[Prompt], n: int, keys: dict[str, object]
 ) -> Iterator[str]:
     """One JSON object a prompt."""

@@ -1,6 +1,6 @@
 """The only place that writes to the terminal. stdout gets the result, in UTF-8, and nothing else;
-stderr gets everything else. Text of models, files and errors is never markup, and where a terminal
-would obey a character in it, the character is shown instead.
+stderr gets everything else. Text of models, files and errors is never markup, and control and bidi
+characters in it are escaped on a terminal.
 """
 
 from __future__ import annotations
@@ -27,22 +27,25 @@ Color = Literal["auto", "always", "never"]
 Show = Callable[[int, int, float, str], None]
 
 BAR = 24  # characters
-FIRST = 40  # characters of the first column of a table
-LEAST = 8  # of that; on a narrow terminal the last numbers make room for it
+MAX_FIRST = 40  # characters of the first column of a table
+MIN_FIRST = 8  # of that; on a narrow terminal the last numbers make room for it
 GAP = 2  # between columns
 
 STDOUT = "standard output"
 LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
 FIRST_LINE_SECONDS = 2.0  # what takes less needs none
 
-_OBEYED = [*range(0x20), *range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F]
-_OBEYED += [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]  # bidi embeddings, overrides, isolates
-_SHOWN = {code: f"\\u{code:04x}" for code in _OBEYED if chr(code) not in "\n\t"}
+_CONTROL_CODES = [*range(0x20), *range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F]
+_CONTROL_CODES += [
+    *range(0x202A, 0x202F),
+    *range(0x2066, 0x206A),
+]  # bidi embeddings, overrides, isolates
+_ESCAPED = {code: f"\\u{code:04x}" for code in _CONTROL_CODES if chr(code) not in "\n\t"}
 
 
 def neutral(text: str) -> str:
     """`text` with control and bidi characters as visible escapes, which JSON reads back."""
-    return text.translate(_SHOWN)
+    return text.translate(_ESCAPED)
 
 
 def colored(choice: Color, terminal: bool) -> bool:
@@ -53,7 +56,7 @@ def colored(choice: Color, terminal: bool) -> bool:
 
 
 class Board(NamedTuple):
-    """A table to look at: cells, with a bar at the end of each row, and a line below."""
+    """A table of cells with a bar at the end of each row, and a line below it."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -62,7 +65,7 @@ class Board(NamedTuple):
 
 
 class Console:
-    """The streams of this process, and what the user asked to see on them."""
+    """The streams of this process, and the flags that say what is printed on them."""
 
     def __init__(self) -> None:
         self.color: Color = "auto"
@@ -102,7 +105,7 @@ class Console:
         return bool(self._out and self._out.isatty())
 
     def write(self, text: str) -> None:
-        """A part of the result, on its way when this returns."""
+        """Writes a part of the result, unbuffered."""
         if not self._out:
             raise GentoolError("standard output is closed", "open it, or give --output FILE")
         data = memoryview((neutral(text) if self.on_terminal else text).encode())
@@ -116,7 +119,7 @@ class Console:
             self._line_open = not text.endswith(("\n", "\0"))
 
     def close(self) -> None:
-        """Ends the result; some file systems say only now that it did not fit."""
+        """Closes the result; some file systems report only now that it did not fit."""
         if self._out:
             with self._writing():
                 self._out.close()
@@ -155,45 +158,45 @@ class Console:
             ) from e
 
     def end_line(self) -> None:
-        """Ends a line that was cut off, so that what follows starts on its own."""
+        """Ends an unfinished line of the result, before an error."""
         with contextlib.suppress(OSError, GentoolError):
             if self._line_open:
                 self.write("\n")
 
     def error(self, message: str, hint: str) -> None:
-        self._say(message, "error:", "bold red")
-        self._say(hint, "hint:", "bold cyan")
+        self._print_line(message, "error:", "bold red")
+        self._print_line(hint, "hint:", "bold cyan")
 
     def note(self, text: str) -> None:
-        """A line for whoever watches; silent under -q."""
+        """A line on stderr; silent with -q."""
         if not self.quiet:
-            self._say(text)
+            self._print_line(text)
 
     def after(self, text: str) -> None:
         """A dim line below a result that a person reads on a terminal; silent elsewhere."""
         if not self.quiet and self.on_terminal and sys.stderr.isatty():
-            self._say(text, style="dim")
+            self._print_line(text, style="dim")
 
     def detail(self, text: str) -> None:
-        """A line for who asked with -v."""
+        """A line that is printed with -v only."""
         if self.verbose:
-            self._say(text)
+            self._print_line(text)
 
     def board(self, board: Board) -> None:
-        """A table for whoever watches; silent under -q."""
+        """A table on stderr; silent with -q."""
         if not self.quiet:
             shown = io.StringIO()
             rich = self._rich(shown)
             rich.print(_table(board, sys.stderr.isatty(), rich.width))
             lines = [f"{line.rstrip()}\n" for line in shown.getvalue().splitlines()]
-            self._tell("".join(lines))
+            self._write_stderr("".join(lines))
             if board.footer:
-                self._say(board.footer)
+                self._print_line(board.footer)
 
     @contextlib.contextmanager
     def live(self) -> Iterator[Callable[[Board], None]]:
-        """Gives a function that shows a board in the place of the one before; on a terminal only,
-        where nothing of it stays."""
+        """Yields a function that shows a board in the place of the one before, on a terminal only;
+        nothing of it stays."""
         rich = self._rich()
         if self.quiet or not sys.stderr.isatty() or rich.is_dumb_terminal:
             yield lambda board: None
@@ -217,9 +220,9 @@ class Console:
     def traceback(self, failure: BaseException) -> None:
         for line in traceback.format_exception(failure):
             for part in line.splitlines():
-                self._say(part)
+                self._print_line(part)
 
-    def _say(self, text: str, label: str = "", style: str = "") -> None:
+    def _print_line(self, text: str, label: str = "", style: str = "") -> None:
         from rich.text import Text
 
         text = text.replace("\n", " ")
@@ -228,15 +231,15 @@ class Console:
             line = Text.assemble((label, style), " ", line)
         shown = io.StringIO()
         self._rich(shown).print(line, soft_wrap=True)
-        self._tell(shown.getvalue())
+        self._write_stderr(shown.getvalue())
 
-    def _tell(self, text: str) -> None:
+    def _write_stderr(self, text: str) -> None:
         with contextlib.suppress(OSError):  # a result must not fail because nobody listens here
             sys.stderr.write(text)
             sys.stderr.flush()
 
     def _rich(self, file: io.StringIO | None = None) -> Rich:
-        """rich, told what it would otherwise guess."""
+        """A rich console without markup, emoji and guesses."""
         from rich.console import Console as Rich
 
         terminal = sys.stderr.isatty()
@@ -253,8 +256,8 @@ class Console:
 
     @contextlib.contextmanager
     def progress(self, unit: str = "step") -> Iterator[Show]:
-        """Gives a function of steps done, all steps, seconds left and a text: a bar on a terminal,
-        else a line now and then. A step is one `unit`."""
+        """Yields a function of steps done, all steps, seconds left and a text: it shows a bar on a
+        terminal, else a line now and then. A step is one `unit`."""
         rich = self._rich()
         if self.quiet:
             yield lambda done, steps, left, text: None
@@ -303,7 +306,7 @@ def _table(board: Board, terminal: bool, width: int) -> Table:
     rows = [[cell.replace("\n", "\\n") for cell in cells] for cells in board.rows]
     rows = [[neutral(cell) if terminal else cell for cell in cells] for cells in rows]
     lines = [list(board.columns), *rows]
-    while len(lines[0]) > 2 and _left(lines, width) < LEAST:
+    while len(lines[0]) > 2 and _width_left(lines, width) < MIN_FIRST:
         lines = [line[:-1] for line in lines]
     first, bar = _widths(lines, width)
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
@@ -322,13 +325,13 @@ def _widths(lines: Sequence[Sequence[str]], width: int) -> tuple[int, int]:
     scale: they take what the first column leaves, or a third, unless that is next to nothing."""
     from rich.cells import cell_len
 
-    first = min(FIRST, max(cell_len(line[0]) for line in lines))
-    left = max(1, _left(lines, width))
+    first = min(MAX_FIRST, max(cell_len(line[0]) for line in lines))
+    left = max(1, _width_left(lines, width))
     bar = min(BAR, max(left - first, left // 3))
     return (left - bar, bar) if bar > GAP else (left, 0)
 
 
-def _left(lines: Sequence[Sequence[str]], width: int) -> int:
+def _width_left(lines: Sequence[Sequence[str]], width: int) -> int:
     """What the numbers leave of a line."""
     from rich.cells import cell_len
 

@@ -49,7 +49,7 @@ SEED = ("--seed", "N", "the same seed gives the same text", "random", SEED_NUMBE
 STRATIFIED = ("--stratified", "spread the samples of a prompt evenly over its distribution")
 OUTPUT_FILE = ("-o --output", "FILE", "write the result to a file", "stdout")
 REGEX = ("--regex", "REGEX", "the whole continuation matches")
-JSON_SCHEMA = ("--json-schema", "SCHEMA", "it is JSON of this schema: text or FILE")
+JSON_SCHEMA = ("--json-schema", "SCHEMA", "it is JSON of this schema: JSON text or a FILE")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class PromptFlags:
     lines: bool | None = switch("--lines", "every line is a prompt and gets one line of output")
     escape: bool | None = switch(*ESCAPE)
     row: int | None = flag(
-        "--row", "K", "draw as line K of --lines; with --lines, that line only", "0", ROW
+        "--row", "K", "random numbers of row K; with --lines, that row only", "0", ROW
     )
 
 
@@ -82,7 +82,9 @@ class ModelFlags:
     threads: int | None = flag(
         "--threads", "N", "threads of LiteRT", "this process's cores", number(int, 1, 1024)
     )
-    xla: bool | None = switch("--xla/--no-xla", "compile all, or nothing", "the fastest")
+    xla: bool | None = switch(
+        "--xla/--no-xla", "compile every step, or none", "by dtype and batch size"
+    )
     batch_invariant: bool | None = switch(
         "--batch-invariant", "bitwise-identical results whatever the batch; slower"
     )
@@ -94,7 +96,7 @@ class ModelFlags:
         return lookup.load(self.model or DEFAULT_MODEL, dict(self.set))
 
     def open(self, config: ModelConfig) -> Model:
-        """The model, in memory."""
+        """Opens the model."""
         from gentool.generation import opening
 
         return opening.open_model(config, self.precision, self.xla, self.threads)
@@ -133,7 +135,7 @@ class SearchFlags:
 
     stratified: bool | None = switch(*STRATIFIED)
     lookup: int | None = flag(
-        "--lookup", "N", "draft N tokens from the text so far; same text", "0", UP_TO_64
+        "--lookup", "N", "draft N tokens by prompt lookup; the text stays the same", "0", UP_TO_64
     )
     beams: int | None = flag(
         "--beams", "N", "search with N beams instead of sampling", "off", UP_TO_512
@@ -151,10 +153,10 @@ class SearchFlags:
         "--early-stopping", "WHEN", "true, false or never; rule hf", "false", STOPPING
     )
     beam_groups: int | None = flag(
-        "--beam-groups", "N", "groups that take turns; rule hf", "1", UP_TO_512
+        "--beam-groups", "N", "diverse beam search in N groups; rule hf", "1", UP_TO_512
     )
     diversity_penalty: float | None = flag(
-        "--diversity-penalty", "X", "for tokens an earlier group took", "0", NON_NEGATIVE
+        "--diversity-penalty", "X", "subtract X for tokens of earlier groups", "0", NON_NEGATIVE
     )
     penalty_alpha: float | None = flag(
         "--penalty-alpha", "X", "contrastive search among --top-k tokens", "off", PART
@@ -184,7 +186,7 @@ BEAMS_ONLY = (
 )
 
 
-def spelt(name: str) -> str:
+def flag_name(name: str) -> str:
     """The flag of an option's name: --top-k of top_k."""
     return f"--{name.replace('_', '-')}"
 
@@ -193,7 +195,7 @@ def sampling_params(config: ModelConfig, given: Mapping[str, Any]) -> SamplingPa
     """The model's own sampling parameters, with what the flags say instead."""
     from gentool.config.schema import parse
 
-    source = " ".join(map(spelt, given)) or config.name
+    source = " ".join(map(flag_name, given)) or config.name
     changes = {
         name: dict(value) if name == "logit_bias" else value for name, value in given.items()
     }
@@ -235,7 +237,7 @@ def _checked_way(
     ways = [name for name in USED if getattr(flags, name) not in (None, ())]
     both = [*ways, "stratified"] if flags.stratified else ways
     if len(both) > 1:
-        first, second = map(spelt, both[:2])
+        first, second = map(flag_name, both[:2])
         raise UsageError(f"{first} and {second} are two ways to search", "drop one")
     way = ways[0] if ways else None
     if way and flags.lookup:
@@ -246,16 +248,16 @@ def _checked_way(
             unused = parameter.flag.stage == "distribution" and name not in USED[way]
             if unused and name in sampling:
                 raise UsageError(
-                    f"{spelt(name)} is {sampling[name]:g}, which {spelt(way)} does not use",
+                    f"{flag_name(name)} is {sampling[name]:g}, which {flag_name(way)} does not use",
                     "drop one",
                 )
     restricted = {"regex": grammar.regex, "json_schema": grammar.json_schema}
     for name, value in (restricted | {"ban": sampling.get("ban")}).items():
         if flags.choice and value:
-            raise UsageError(f"--choice and {spelt(name)} restrict the same text", "drop one")
+            raise UsageError(f"--choice and {flag_name(name)} restrict the same text", "drop one")
     for name in BEAMS_ONLY:
         if getattr(flags, name) is not None and not flags.beams:
-            raise UsageError(f"{spelt(name)} is for beams", "give --beams N")
+            raise UsageError(f"{flag_name(name)} is for beams", "give --beams N")
     if n is not None and way in ("beams", "alternatives"):
         other = "--n-best" if flags.beams else "--alternatives"
         raise UsageError(f"--n is {n}, which is for samples", f"give {other} N")

@@ -38,10 +38,10 @@ class Value(click.ParamType[Any]):
         try:
             return self.read(value)
         except ValueError as instead:
-            raise UsageError(f"{spelled(param, ctx)} is '{value}'", str(instead)) from None
+            raise UsageError(f"{given_name(param, ctx)} is '{value}'", str(instead)) from None
 
 
-def spelled(param: click.Parameter | None, ctx: click.Context | None) -> str:
+def given_name(param: click.Parameter | None, ctx: click.Context | None) -> str:
     """How the user named this parameter: --top-k, GENTOOL_TOP_K or RECIPE."""
     if not isinstance(param, click.Option):
         return param.human_readable_name if param else "the value"
@@ -133,7 +133,7 @@ def option(
     multiple: bool = False,
 ) -> click.Option:
     """An option whose help line says `default`; without a metavar it is on, off or None."""
-    made = click.Option(
+    created = click.Option(
         names.split(),
         metavar=metavar,
         help=help,
@@ -144,9 +144,9 @@ def option(
         multiple=multiple,
     )
     if multiple or not metavar:
-        made.default = () if multiple else None  # neither on nor off was given
-    made.envvar = f"GENTOOL_{made.name}".upper()
-    return made
+        created.default = () if multiple else None  # neither on nor off was given
+    created.envvar = f"GENTOOL_{created.name}".upper()
+    return created
 
 
 def flag(
@@ -171,9 +171,9 @@ def repeated(names: str, metavar: str, help: str, type: Value) -> Any:
     return _field(option(names, metavar, help, type=type, multiple=True))
 
 
-def _field(made: click.Option) -> Any:
-    default = () if made.multiple else None
-    return dataclasses.field(default=default, metadata={"option": made})
+def _field(created: click.Option) -> Any:
+    default = () if created.multiple else None
+    return dataclasses.field(default=default, metadata={"option": created})
 
 
 class OptionGroup(NamedTuple):
@@ -186,8 +186,8 @@ class OptionGroup(NamedTuple):
 
 def argument(name: str, metavar: str, required: bool = True) -> Any:
     """A field of a command's flags: what is typed without a flag."""
-    made = click.Argument([name], required=required, metavar=metavar)
-    return dataclasses.field(metadata={"argument": made})
+    created = click.Argument([name], required=required, metavar=metavar)
+    return dataclasses.field(metadata={"argument": created})
 
 
 def group(heading: str, record: type[Any], without: Sequence[str] = ()) -> Any:
@@ -228,7 +228,7 @@ def sampling_option(parameter: Parameter, help: str = "", default: str = "") -> 
     return option(names, metavar, help or line, default or f"the model's, else {shown}", type)
 
 
-def _console_option(made: click.Option) -> click.Option:
+def _console_option(created: click.Option) -> click.Option:
     """An option that sets an attribute of the console before the others are read, so that errors
     heed it too."""
 
@@ -236,8 +236,8 @@ def _console_option(made: click.Option) -> click.Option:
         if value is not None:
             setattr(ctx.obj, str(param.name), value)
 
-    made.is_eager, made.expose_value, made.callback = True, False, set_attribute
-    return made
+    created.is_eager, created.expose_value, created.callback = True, False, set_attribute
+    return created
 
 
 def _show_help(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -309,13 +309,13 @@ class Command(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         tables: dict[str, Rows] = {}
         for group in (*self.groups.values(), OptionGroup("General", GENERAL, dict)):
-            tables[group.heading] = [*tables.get(group.heading, []), *rows_of(group.options)]
+            tables[group.heading] = [*tables.get(group.heading, []), *help_rows(group.options)]
         write_help(formatter, self.examples, tables)
 
 
 class Group(click.Group):
-    """A command of commands, from a table of where each is found and its one line of help. It
-    imports one when it is called, and none to list them."""
+    """A command with subcommands: a table from their names to their module and one line of help.
+    Only the subcommand that runs is imported."""
 
     def __init__(
         self,
@@ -346,11 +346,11 @@ class Group(click.Group):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         commands = [(name, line) for name, (_, line) in self.table.items()]
         options = [param for param in self.params if isinstance(param, click.Option)]
-        write_help(formatter, self.examples, {"Commands": commands, "Options": rows_of(options)})
+        write_help(formatter, self.examples, {"Commands": commands, "Options": help_rows(options)})
 
 
-def rows_of(options: Sequence[click.Option]) -> Rows:
-    return [(_names(option), _line(option)) for option in options]
+def help_rows(options: Sequence[click.Option]) -> Rows:
+    return [(_help_names(option), _help_line(option)) for option in options]
 
 
 def write_help(formatter: click.HelpFormatter, examples: str, tables: Mapping[str, Rows]) -> None:
@@ -365,19 +365,19 @@ def write_help(formatter: click.HelpFormatter, examples: str, tables: Mapping[st
                 formatter.write(f"  {name:{widest}}  {text}\n")
 
 
-def _names(option: click.Option) -> str:
+def _help_names(option: click.Option) -> str:
     shown = [name for name in option.opts if name not in HIDDEN_NAMES]
     if option.secondary_opts:
         shown = [name.replace("--", "--[no-]", 1) for name in shown]
     return ", ".join(shown) + (f" {option.metavar}" if option.metavar else "")
 
 
-def _line(option: click.Option) -> str:
-    """The help of an option with what is known of it: `[repeatable; default: 1; >= 1]`."""
-    known = [
+def _help_line(option: click.Option) -> str:
+    """The help of an option with its facts: `[repeatable; default: 1; >= 1]`."""
+    parts = [
         "repeatable" if option.multiple else "",
         f"default: {option.show_default}" if option.show_default else "",
         option.type.limits if isinstance(option.type, Value) else "",
     ]
-    facts = "; ".join(filter(None, known))
+    facts = "; ".join(filter(None, parts))
     return f"{option.help}  [{facts}]" if facts else str(option.help)

@@ -105,7 +105,7 @@ def score(console: Console, flags: Flags) -> None:
     longer than the context every token is predicted once, from at least the context less --stride.
 
     --lines prints log-probability, tokens, characters, perplexity per token and per character, bits
-    per character and the text, parted by tabs. A line that fails is told on stderr and has no
+    per character and the text, separated by tabs. A row that fails is reported on stderr and has no
     numbers; the exit code is 4. --jsonl and --json print the same as objects; an object of --jsonl
     keeps its other keys, or has an error. With --tokens they have ids, tokens and logprobs too.
     """
@@ -142,9 +142,11 @@ def score(console: Console, flags: Flags) -> None:
             failed += 1
             where = f"row {row.number} of {source.name}"
             console.error(f"{where}: {e.message}", f"{e.hint}; {ROWS_FROM_0}")
-            console.write(unscored(row, e.message, bool(flags.output.json or flags.source.jsonl)))
+            console.write(
+                failed_output(row, e.message, bool(flags.output.json or flags.source.jsonl))
+            )
         else:
-            console.write(shown(score, row, model, flags))
+            console.write(output_of(score, row, model, flags))
     if failed:
         raise RowsError(
             f"{failed} of {len(rows)} lines failed", "see above what is wrong with each"
@@ -194,7 +196,7 @@ def scored(model: Model, row: Row, flags: Flags) -> Score:
     return model.score(row.text, flags.score.stride, batch_invariant=invariant)
 
 
-def shown(score: Score, row: Row, model: Model, flags: Flags) -> str:
+def output_of(score: Score, row: Row, model: Model, flags: Flags) -> str:
     if flags.output.json or flags.source.jsonl:
         keys = {"text": row.text, "row": row.number}
         keys |= {"model": model.config.name, "precision": model.precision}
@@ -204,7 +206,7 @@ def shown(score: Score, row: Row, model: Model, flags: Flags) -> str:
     return table(score) if flags.output.tokens else summary(score)
 
 
-def unscored(row: Row, problem: str, as_json: bool) -> str:
+def failed_output(row: Row, problem: str, as_json: bool) -> str:
     """The line of a text that failed."""
     if as_json:
         text = {} if row.problem else {"text": row.text}
@@ -243,7 +245,7 @@ def table(score: Score) -> str:
 
 
 def record(score: Score, tokens: bool) -> dict[str, object]:
-    made: dict[str, object] = {
+    fields: dict[str, object] = {
         "logprob": score.total,
         "n_tokens": score.n_tokens,
         "n_characters": score.n_characters,
@@ -254,8 +256,8 @@ def record(score: Score, tokens: bool) -> dict[str, object]:
         "stride": score.stride,
     }
     if tokens:
-        made |= {"ids": score.ids, "tokens": score.tokens, "logprobs": score.logprobs}
-    return made
+        fields |= {"ids": score.ids, "tokens": score.tokens, "logprobs": score.logprobs}
+    return fields
 
 
 def dumped(record: Mapping[str, object]) -> str:

@@ -93,16 +93,16 @@ class SamplingParams:
         NonNegative, Flag("--temperature --temp", "X", "divide the logits; 0 is greedy")
     ] = 1.0
     top_k: Annotated[
-        Natural, Flag("--top-k", "K", "keep the K most probable tokens and ties; 0 keeps all")
+        Natural, Flag("--top-k", "K", "keep the K most probable and ties; 0 keeps all")
     ] = 0
-    top_p: Annotated[
-        Mass, Flag("--top-p", "P", "then the most probable that together reach P; 1 keeps all")
-    ] = 1.0
+    top_p: Annotated[Mass, Flag("--top-p", "P", "then the smallest set of mass P; 1 keeps all")] = (
+        1.0
+    )
     min_p: Annotated[
-        Fraction, Flag("--min-p", "P", "then those of at least P times the most probable")
+        Fraction, Flag("--min-p", "P", "then those of P times the largest or more")
     ] = 0.0
     typical_p: Annotated[
-        Mass, Flag("--typical-p", "P", "then the most typical that reach P; 1 keeps all")
+        Mass, Flag("--typical-p", "P", "then the typical set of mass P; 1 keeps all")
     ] = 1.0
     repetition_penalty: Annotated[
         Positive,

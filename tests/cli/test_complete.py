@@ -17,7 +17,7 @@ from cli.shell import CLEAN, COMMAND, Done, Screen, gentool, seen, started, with
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gentool.cli.complete import alone, command, in_order, listed
+from gentool.cli.complete import command, in_order, one_sample, sample_lines
 from gentool.cli.console import Console
 from gentool.cli.flags import PromptFlags, sampling_params
 from gentool.cli.inputs import Prompt, escaped, read_prompts
@@ -265,9 +265,9 @@ def test_samples_come_in_the_order_of_prompts_as_soon_as_they_can() -> None:
 
 def test_shapes_of_text() -> None:
     pieces = [Chunk(0, 0, "今\n", None), Chunk(0, 0, "天", made("今\n天"))]
-    assert list(alone(pieces, "昨", "\n")) == ["昨", "今\n", "天", "\n"]
-    assert list(listed(pieces, [Prompt(0, "昨")], 1, True, False)) == ["昨今\\n天\n"]
-    assert list(listed(pieces, [Prompt(0, "昨")], 1, False, True)) == ["今\n天\0"]
+    assert list(one_sample(pieces, "昨", "\n")) == ["昨", "今\n", "天", "\n"]
+    assert list(sample_lines(pieces, [Prompt(0, "昨")], 1, True, False)) == ["昨今\\n天\n"]
+    assert list(sample_lines(pieces, [Prompt(0, "昨")], 1, False, True)) == ["今\n天\0"]
 
 
 # With the model inside the package

@@ -44,7 +44,7 @@ def told(done: Done, code: int, message: str, hint: str) -> None:
         ([GPT2, ""], 2, "exists already", "does not exist yet"),
         ([GPT2, "."], 2, "exists already", "does not exist yet"),
         ([GPT2, "no/such"], 2, "cannot make no/such: No such file", "another folder"),
-        ([GPT2, "a", "--precision", "int8"], 2, "--precision is 'int8'", "auto, fp32, fp16, bf16"),
+        ([GPT2, "a", "--precision", "fp8"], 2, "--precision is 'fp8'", "auto, fp32, fp16, bf16"),
         ([GPT2, "a", "--set", "arch.n_hed=1"], 2, "unknown key arch.n_hed", "n_head"),
         (["gpt2", "a"], 3, "gpt2/model.safetensors does not exist", "gentool models add gpt2"),
         ([str(GOLDEN), "a"], 3, "has no gentool.yaml", "folder"),

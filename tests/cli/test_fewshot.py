@@ -446,6 +446,15 @@ def test_temperature_0_has_one_answer(run: Run) -> None:
     assert one.code == exact.code == 0 and one.out == exact.out
 
 
+def test_a_byte_order_mark_and_crlf_change_no_vote(run: Run, write: Callable[..., str]) -> None:
+    plain = Path(OPPOSITE).read_text("utf-8")
+    marked = write("windows.txt", "\ufeff" + plain.replace("\n", "\r\n"))
+    options = ("-n", "20", "--seed", "1", "--json")
+    assert record(run(marked, *options)) == record(run(OPPOSITE, *options))
+    schema = write("schema.json", '\ufeff{"type": "integer"}')
+    assert run(SUM, "-n", "3", "--json-schema", schema).code == 0
+
+
 def test_help_names_defaults(run: Run) -> None:
     shown = run("--help").out
     for default in ("300", "32", "1000", "label", "stdout", "tiny-zh"):
@@ -600,7 +609,7 @@ def test_an_interrupted_run_of_rows_goes_on_to_the_same_file(
 ) -> None:
     inputs = [f"{i}+{j}" for i in range(1, 3) for j in range(1, 5)]
     data = write("d.csv", "\n".join(["input,label", *(f"{one},8" for one in inputs)]))
-    flags = (template, "--data", data, "--json", *DIGITS[:-2], "--no-curtail", "--no-xla")
+    flags = (template, "--data", data, "--json", *DIGITS[:-2], "--no-curtail")
     path, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
     with started("fewshot", *flags, "-o", str(path), stderr=subprocess.DEVNULL) as process:
         until = time.monotonic() + 120

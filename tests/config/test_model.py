@@ -178,7 +178,7 @@ def test_a_wrong_override_is_a_usage_error(
 @pytest.mark.parametrize(
     ("model", "code", "hint"),
     [
-        ("tiny-hz", Exit.USAGE, "did you mean tiny-zh?"),
+        ("tiny-hz", Exit.MODEL, "did you mean tiny-zh?"),
         ("gone.yaml", Exit.USAGE, "check the path"),
         ("gone/", Exit.MODEL, "check the path"),
         (__file__, Exit.USAGE, ".yaml"),

@@ -70,10 +70,10 @@ class VoteFlags:
 
     n: int | None = flag("-n --n", "N", "samples of each prompt", str(SAMPLES), COUNT)
     curtail: bool | None = switch(
-        "--curtail/--no-curtail", "stop when the winner of all N is sure", "on"
+        "--curtail/--no-curtail", "stop when no sample left can change the winner", "on"
     )
     confidence: float | None = flag(
-        "--confidence", "P", "certify the answer, by up to N", "off", CONFIDENCE
+        "--confidence", "P", "certify it with at most N samples", "off", CONFIDENCE
     )
     exact: bool | None = switch("--exact", "sum probabilities instead of drawing samples")
     budget: int | None = flag("--budget", "N", "with --exact: prefixes to compute", "1000", COUNT)

@@ -24,7 +24,7 @@ class VoteConfig(NamedTuple):
     ballot: Ballot
 
     def open_model(self) -> Model:
-        """The model, in memory."""
+        """Opens the model."""
         from gentool.generation import opening
 
         return opening.open_model(self.model, self.precision, self.xla, self.threads)

@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from gentool.voting.accuracy import Accuracy
     from gentool.voting.tally import Answer, Tally
 
-MOST = 12  # rows of a board; --json has them all
+MAX_ROWS = 12  # rows of a board; --json has them all
 # What probabilities are of: not of the model's own distribution.
 FILTERED = "(after temperature and filters)"
 
 
 def board(tally: Tally, footer: str) -> Board:
     """Each answer with its votes, its share, and between what the share lies."""
-    shown = tally.answers[:MOST]
+    shown = tally.answers[:MAX_ROWS]
     exact = tally.way == "exact"
     rows: list[tuple[str, ...]] = [(answer.text, *_cells(answer, tally)) for answer in shown]
     bars = [answer.share for answer in shown]
-    if hidden := tally.answers[MOST:]:
+    if hidden := tally.answers[MAX_ROWS:]:
         votes = sum(answer.votes for answer in hidden)
         share = sum(answer.share for answer in hidden)
         rows.append((f"{len(hidden)} more", str(votes), _percent(share), ""))
@@ -81,7 +81,7 @@ def verdict(tally: Tally) -> str:
     have no valid answer than the winner has, it says that too."""
     won = tally.winner
     if won is None:
-        what = _computed(tally) if tally.way == "exact" else _counted(tally.drawn, "sample")
+        what = _computed(tally) if tally.way == "exact" else _count(tally.drawn, "sample")
         return f"{'stopped: ' if tally.verdict == 'running' else ''}no valid answer in {what}"
     line = _exact_verdict(tally, won) if tally.way == "exact" else _sampled_verdict(tally, won)
     if tally.invalid_share <= won.share:
@@ -129,25 +129,25 @@ def _exact_verdict(tally: Tally, won: Answer) -> str:
 
 
 def _computed(tally: Tally) -> str:
-    return _counted(tally.prefixes, "prefix", "es")
+    return _count(tally.prefixes, "prefix", "es")
 
 
-def _counted(count: int, what: str, several: str = "s") -> str:
+def _count(count: int, what: str, several: str = "s") -> str:
     return f"{count} {what}{several if count != 1 else ''}"
 
 
 def record(tally: Tally) -> dict[str, object]:
     """A vote as JSON has it."""
-    found = asdict(tally)
+    fields = asdict(tally)
     for key in ("prompt", "winner", "prefixes", "tokens", "tokens_of_rows"):
-        found.pop(key)
+        fields.pop(key)
     won = tally.winner
     return {
         "answer": won.answer if won else None,
         "text": won.text if won else None,
         "certified": tally.certain,
         "partial": tally.verdict == "running",
-        **found,
+        **fields,
         "computed": {"prefixes": tally.prefixes, "tokens": tally.tokens},
         "independent": {"rows": tally.drawn, "tokens": tally.tokens_of_rows},
     }
@@ -177,10 +177,10 @@ def _moved(part: float) -> str:
     return f"{round(100 * part, 1) + 0.0:+.1f}"  # what is added makes -0.0 a plain 0.0
 
 
-def accuracies(found: Mapping[str, Accuracy]) -> Board:
+def accuracies(summary: Mapping[str, Accuracy]) -> Board:
     """The accuracy of each way, over all rows and per class."""
     rows, bars = [], []
-    for way, accuracy in found.items():
+    for way, accuracy in summary.items():
         for name, part in [("all", accuracy.all), *accuracy.classes.items()]:
             share = f"{_percent(part.share)}"
             between = f"{_percent(part.low)}-{_percent(part.high)}"
