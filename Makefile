@@ -16,7 +16,7 @@ PEERS := .venv-peers
 PEER_PINS := tests/bench/peers-requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format readme bench bench-heldout bench-peers clean
+.PHONY: help demo test test-slow check format pages readme bench bench-heldout bench-peers clean
 MAKEFLAGS += --no-print-directory
 
 help:  ## lists the targets
@@ -41,8 +41,10 @@ format: $(INSTALLED)  ## formats the code and sorts its imports
 	@$(BIN)/ruff check --fix --select I $(CODE)
 	@$(BIN)/ruff format $(CODE)
 
-readme: $(INSTALLED)  ## writes what the README's commands print today into it
-	@$(BIN)/python tests/test_readme.py
+pages: $(INSTALLED)  ## writes what the pages' commands print today into them
+	@PYTHONPATH=tests $(BIN)/python tests/test_pages.py
+
+readme: pages
 
 bench: $(INSTALLED)  ## measures cold start, tokens/s and memory of the shipped model
 	@$(BIN)/python tests/bench/figures.py

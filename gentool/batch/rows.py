@@ -1,11 +1,12 @@
-"""The rows of a data file: .jsonl, .csv or .tsv, as text by column. A row that cannot be used says
-why; a file that cannot be read is an error."""
+"""Reads the rows of .jsonl, .csv and .tsv files as text by column. A row that cannot be used has a
+problem; a file that cannot be read is an error."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import Literal, NamedTuple
@@ -17,7 +18,8 @@ Quoting = Literal[0, 3]  # csv.QUOTE_MINIMAL and csv.QUOTE_NONE
 
 
 class Row(NamedTuple):
-    """`number` counts from 0 and leaves out the header; a row with a problem has no fields."""
+    """The fields of a row by column. `number` counts from 0, without the header; a row with a
+    problem has no fields."""
 
     number: int
     fields: Mapping[str, str]
@@ -25,18 +27,20 @@ class Row(NamedTuple):
 
 
 class Data(NamedTuple):
+    """A data file: its path, its columns in order, and its rows."""
+
     name: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
 
 
 def read(path: str) -> Data:
-    """All of a file, in UTF-8."""
+    """Reads a file in UTF-8; its name ends in one of FORMATS."""
     suffix = PurePath(path).suffix.lower()
     if suffix not in FORMATS:
         raise UsageError(
             f"{path} is no data file: it ends in '{suffix}'",
-            f"name it {', '.join(FORMATS)}, as what is in it",
+            f"end its name in {', '.join(FORMATS)}, by its format",
         )
     data = FORMATS[suffix](path, _text(path))
     if not data.rows:
@@ -45,6 +49,7 @@ def read(path: str) -> Data:
 
 
 def _text(path: str) -> str:
+    """The text of a file, without a byte order mark and with \\n at the end of each line."""
     try:
         data = Path(path).read_bytes()
     except OSError as e:
@@ -52,7 +57,7 @@ def _text(path: str) -> str:
             f"cannot read {path}: {e.strerror}", "check the path and its permissions"
         ) from None
     try:
-        return data.decode("utf-8").removeprefix("\ufeff")
+        return data.decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n")
     except UnicodeDecodeError as e:
         raise UsageError(
             f"{path} is not UTF-8: byte 0x{data[e.start]:02x} at offset {e.start}",
@@ -61,16 +66,17 @@ def _text(path: str) -> str:
 
 
 def _csv(path: str, text: str) -> Data:
+    """A table with commas, where quotes enclose a field."""
     return _table(path, _cells(path, text, ",", csv.QUOTE_MINIMAL))
 
 
 def _tsv(path: str, text: str) -> Data:
-    """Quotes are characters like any other."""
+    """A table with tabs, where quotes are characters like any other."""
     return _table(path, _cells(path, text, "\t", csv.QUOTE_NONE))
 
 
 def _cells(path: str, text: str, delimiter: str, quoting: Quoting) -> list[list[str]]:
-    """The lines of a table, without the empty ones at its end."""
+    """The cells of each line of a table, without the empty lines at its end."""
     limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
     lines = csv.reader(
         io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True
@@ -110,45 +116,62 @@ def _row(number: int, columns: list[str], line: list[str]) -> Row:
 
 
 def _jsonl(path: str, text: str) -> Data:
-    """Columns are the keys of all rows, in the order they first stand in."""
+    """An object a line; the columns are the keys of all rows, in order of first appearance."""
     lines = text.rstrip(" \t\r\n").split("\n")
-    parsed = [_parsed(line) for line in lines] if lines != [""] else []
+    parsed = [_fields(line) for line in lines] if lines != [""] else []
     columns: dict[str, None] = {}
     rows = []
-    for number, found in enumerate(parsed):
-        if isinstance(found, str):
-            rows.append(Row(number, {}, found))
+    for number, record in enumerate(parsed):
+        if isinstance(record, str):
+            rows.append(Row(number, {}, record))
         else:
-            columns.update(dict.fromkeys(found))
-            fields = {key: value for key, value in found.items() if value is not None}
+            columns.update(dict.fromkeys(record))
+            fields = {key: value for key, value in record.items() if value is not None}
             rows.append(Row(number, fields))
     return Data(path, tuple(columns), tuple(rows))
 
 
-def _parsed(line: str) -> dict[str, str | None] | str:
-    """What a line of JSON has under each key, or what is wrong with the line."""
+def _fields(line: str) -> dict[str, str | None] | str:
+    """The text under each key of a line, or the problem with the line."""
     if not line.strip():
         return EMPTY_LINE
+    record = json_object(line)
+    if isinstance(record, str):
+        return f"it is {record}"
     try:
-        record = json.loads(line, parse_constant=_not_json)
-        if not isinstance(record, dict):
-            return "it is not a JSON object"
-        return {_written(key): None if x is None else _written(x) for key, x in record.items()}
+        return {_as_text(key): None if x is None else _as_text(x) for key, x in record.items()}
     except UnicodeEncodeError:
         return "it has half a surrogate pair, which is no text"
+    except RecursionError:
+        return "it is not JSON that can be written: too deep"
+
+
+def json_object(line: str) -> dict[str, object] | str:
+    """The JSON object in a line, or the problem with the line: "not JSON: …". Numbers that JSON
+    could not write again, as NaN and 1e999, are problems."""
+    try:
+        value = json.loads(line, parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError) as e:
-        return f"it is not JSON: {e}"
+        return f"not JSON: {e}"
+    return value if isinstance(value, dict) else "not a JSON object"
 
 
-def _written(value: object) -> str:
-    """A text itself, anything else as JSON writes it."""
+def _as_text(value: object) -> str:
+    """A text itself, any other value as JSON writes it."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text.encode()  # an escape in JSON can be of what is no text
+    text.encode()  # raises for a lone surrogate, which an escape in JSON can be
     return text
 
 
-def _not_json(constant: str) -> None:
+def _no_number(constant: str) -> float:
     raise ValueError(f"{constant} is not a number")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number} is too large a number")
+    return value
 
 
 FORMATS: dict[str, Callable[[str, str], Data]] = {".jsonl": _jsonl, ".csv": _csv, ".tsv": _tsv}

@@ -1,5 +1,7 @@
 """Files of weights as named arrays. A reader knows bytes and names, no model; which reader a path
 gets is decided by its files, or by `format:` in the model's YAML.
+
+To add a format: a row of FORMATS, and its module with `load(path) -> TensorSource`.
 """
 
 from __future__ import annotations
@@ -7,32 +9,29 @@ from __future__ import annotations
 import os
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from gentool.errors import ModelError, nearest
 
-READERS = {
-    "megatron": "gentool.checkpoints.megatron",
-    "safetensors": "gentool.checkpoints.safetensors",
-    "shards": "gentool.checkpoints.shards",
-    "tensorflow": "gentool.checkpoints.tf_bundle",
-    "torch": "gentool.checkpoints.torch_file",
-}
+if TYPE_CHECKING:
+    import numpy as np
 
-# the end of a file's name -> its format
-FILES = {
-    ".safetensors": "safetensors",
-    ".safetensors.index.json": "shards",
-    ".bin.index.json": "shards",
-    "latest_checkpointed_iteration.txt": "megatron",
-    ".index": "tensorflow",
-    ".bin": "torch",
-    ".pt": "torch",
-    ".pth": "torch",
-}
 
+class Format(NamedTuple):
+    """A format of weights: its module in this folder, and how the names of its files end."""
+
+    module: str
+    endings: tuple[str, ...]
+
+
+# A path has the first of these formats one of whose endings it has.
+FORMATS = {
+    "safetensors": Format("safetensors", (".safetensors",)),
+    "shards": Format("shards", (".safetensors.index.json", ".bin.index.json")),
+    "megatron": Format("megatron", ("latest_checkpointed_iteration.txt",)),
+    "tensorflow": Format("tf_bundle", (".index",)),
+    "torch": Format("torch_file", (".bin", ".pt", ".pth")),
+}
 # the first of these that is in a folder is its checkpoint
 WHOLE = (
     "model.safetensors",
@@ -63,19 +62,21 @@ def open_checkpoint(path: Path, format: str | None = None) -> TensorSource:
     if os.path.isdir(path):  # which is no error where a name is too long
         path = next((path / name for name in WHOLE if (path / name).is_file()), path)
     format = format or recognized(path)
-    if format not in READERS:
-        hint = nearest(format, READERS, "formats") if format else f"known: {', '.join(FILES)}"
+    if format not in FORMATS:
+        endings = [end for known in FORMATS.values() for end in known.endings]
         raise ModelError(
-            f"{path} is in {f'format {format}' if format else 'no known format'}", hint
+            f"{path} is in {f'format {format}' if format else 'no known format'}",
+            nearest(format, FORMATS, "formats") if format else f"known: {', '.join(endings)}",
         )
-    source: TensorSource = import_module(READERS[format]).load(path)
+    module = import_module(f"gentool.checkpoints.{FORMATS[format].module}")
+    source: TensorSource = module.load(path)
     return source
 
 
 def recognized(path: Path) -> str | None:
     """The format of a file by its name, of a folder by the file in it that has one."""
     names = sorted(inner.name for inner in path.iterdir()) if path.is_dir() else [path.name]
-    for end, format in FILES.items():
-        if any(name.endswith(end) for name in names):
+    for format, (_, endings) in FORMATS.items():
+        if any(name.endswith(endings) for name in names):
             return format
     return None

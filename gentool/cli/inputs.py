@@ -84,7 +84,7 @@ def whole(source: Source, what: str = "prompt") -> str:
     """The source as one text; a file loses one final newline."""
     text = _decoded(source)
     if text.endswith("\n") and not source.typed:
-        text = text.removesuffix("\n").removesuffix("\r")
+        text = text.removesuffix("\n")
     if not text:
         raise UsageError(f"the {what} is empty", "give at least one character")
     return text
@@ -98,8 +98,11 @@ def lines(source: Source) -> list[Prompt]:
 
 
 def _decoded(source: Source) -> str:
+    """The text of a source; of a file without a byte order mark, and with \\n as the end of a line:
+    to a model, what Windows writes there is other text."""
     try:
-        return source.data.decode("utf-8")
+        text = source.data.decode("utf-8")
+        return text if source.typed else text.removeprefix("\ufeff").replace("\r\n", "\n")
     except UnicodeDecodeError as e:
         raise UsageError(
             f"{source.name} is not UTF-8: byte 0x{source.data[e.start]:02x} at offset {e.start}",

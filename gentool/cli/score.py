@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,6 +26,10 @@ gentool score --lines -f sentences.txt | sort -rn
 gentool score --jsonl -f documents.jsonl --stride 128 -o scored.jsonl
 """
 
+SCORE_KEYS = set(
+    "row model precision error logprob n_tokens n_characters perplexity perplexity_character"
+    " bits_per_character unscored stride ids tokens logprobs".split()
+)
 JSONL_HINT = 'a line is {"text": "…"}, other keys are kept'
 
 
@@ -134,7 +139,8 @@ def score(console: Console, flags: Flags) -> None:
 
 def rows_of(source: Source, flags: TextFlags) -> Iterator[Row]:
     if flags.jsonl:
-        parts = source.data.removesuffix(b"\n").split(b"\n") if source.data else []
+        data = source.data.removeprefix(BOM_UTF8)
+        parts = data.removesuffix(b"\n").split(b"\n") if data else []
         yield from (parsed(number, line) for number, line in enumerate(parts))
     elif flags.lines:
         yield from (Row(*prompt) for prompt in lines(source))
@@ -143,19 +149,27 @@ def rows_of(source: Source, flags: TextFlags) -> Iterator[Row]:
 
 
 def parsed(number: int, line: bytes) -> Row:
-    """A line of JSON, whatever is in it."""
+    """The row in a line of JSON, or its problem."""
+    from gentool.batch.rows import json_object
+
     try:
-        fields = json.loads(line.decode("utf-8"))
+        fields = json_object(line.decode("utf-8"))
     except UnicodeDecodeError as e:
         return Row(number, "", problem=f"not UTF-8 (byte {e.start})")
-    except (ValueError, RecursionError) as e:
-        return Row(number, "", problem=f"not JSON: {e}")
-    if not isinstance(fields, dict):
-        return Row(number, "", problem="not a JSON object")
+    if isinstance(fields, str):
+        return Row(number, "", problem=fields)
     text = fields.get("text")
     if not isinstance(text, str):
-        return Row(number, "", fields, 'no "text"' if text is None else 'the "text" is no text')
-    return Row(number, text, fields)
+        return Row(
+            number, "", kept(fields), 'no "text"' if text is None else 'the "text" is no text'
+        )
+    return Row(number, text, kept(fields))
+
+
+def kept(fields: Mapping[str, object]) -> dict[str, object]:
+    """The fields of a row without those that a score has: an error or numbers of an earlier run
+    must not stand beside the numbers or the error of this one."""
+    return {key: value for key, value in fields.items() if key not in SCORE_KEYS}
 
 
 def scored(model: Model, row: Row, flags: Flags) -> Score:

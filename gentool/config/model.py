@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
+from gentool.checkpoints import FORMATS
 from gentool.config.sampling import SamplingParams
 from gentool.config.schema import Strict
 
@@ -14,7 +15,31 @@ Positive = Annotated[int, Field(gt=0, le=1 << 24)]  # no dimension is larger
 PositiveFloat = Annotated[float, Field(gt=0)]
 Words = Annotated[str, Field(min_length=1)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-LEARNED_POSITIONS = ("gpt2", "gpt2_ml", "pangu")
+
+# Family, which is the module gentool.models.FAMILY -> how it knows positions.
+FAMILIES: dict[str, Literal["learned", "rotary"]] = {
+    "gpt2": "learned",
+    "gpt2_ml": "learned",
+    "pangu": "learned",
+    "llama": "rotary",
+    "qwen2": "rotary",
+    "qwen3": "rotary",
+    "gemma": "rotary",
+    "gemma2": "rotary",
+}
+LEARNED_POSITIONS = tuple(name for name, kind in FAMILIES.items() if kind == "learned")
+
+# Kinds of tokenizers, each the module gentool.tokenizers.KIND.
+KINDS = ("cpm", "huggingface", "sentencepiece", "wordpiece")
+
+
+class OneOf(NamedTuple):
+    """Tells pydantic that a text is one of these names."""
+
+    names: tuple[str, ...]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
+        return {"type": "literal", "expected": list(self.names)}
 
 
 class RopeScaling(Strict):
@@ -101,7 +126,7 @@ class Arch(Strict):
 class TokenizerConfig(Strict):
     """`model` is the vocabulary's file; the keys that are not for every kind name theirs."""
 
-    kind: Literal["cpm", "huggingface", "sentencepiece", "wordpiece"]
+    kind: Annotated[str, OneOf(KINDS)]
     model: Words
     add_bos: bool | None = None  # left out: as the file itself says, and a SentencePiece says no
     lower_case: bool = True
@@ -124,9 +149,9 @@ class ModelFile(Strict):
     """The keys of a model's YAML file."""
 
     name: Words
-    family: Literal["gpt2", "gpt2_ml", "pangu", "llama", "qwen2", "qwen3", "gemma", "gemma2"]
+    family: Annotated[str, OneOf(tuple(FAMILIES))]
     checkpoint: Words
-    format: Literal["megatron", "safetensors", "shards", "tensorflow", "torch"] | None = None
+    format: Annotated[str, OneOf(tuple(FORMATS))] | None = None
     arch: Arch
     tokenizer: TokenizerConfig | None = None
     precision: Literal["auto", "fp32", "fp16", "bf16", "int8", "int4"] = "auto"

@@ -17,22 +17,19 @@ import numpy as np
 
 from gentool.config.sampling import SamplingParams, parameters
 
-Ids = Sequence[int] | np.ndarray  # arrays are quicker: nothing is converted
+Ids = Sequence[int] | np.ndarray  # an array is faster: it needs no conversion
 
 WeightFilter = Callable[[np.ndarray, Any], np.ndarray]
 LOGIT_FILTERS = ("temperature", "top_k")  # which `weigh` itself applies, to logits
-FEW = 512  # so many are sorted rather than split
-
-
-Law = SamplingParams  # the name that the other modules of this room still use
+FEW = 512  # up to this number of ids, sorting is faster than splitting
 
 
 def adjusted(
     logits: np.ndarray, params: SamplingParams, prompts: Sequence[Ids], outputs: Sequence[Ids]
 ) -> np.ndarray:
     """Logits [N, V] of rows whose text so far is prompt + output, float64 [N, V], -inf where a
-    token is banned; the very `logits` if no parameter asks for a change. A row that would lose all
-    keeps its most probable token."""
+    token is banned; the argument itself if no parameter asks for a change. A row whose tokens
+    are all banned keeps its most probable one."""
     counted = params.presence_penalty != 0 or params.frequency_penalty != 0
     needs_history = params.repetition_penalty != 1 or params.no_repeat_ngram_size > 0
     if not (counted or needs_history or params.logit_bias):
@@ -46,7 +43,7 @@ def adjusted(
             ids, counts = np.unique(np.asarray(output, np.intp), return_counts=True)
             row[ids] -= params.presence_penalty + params.frequency_penalty * counts
         if text is not None and params.no_repeat_ngram_size > 0:
-            row[_repeating(text, params.no_repeat_ngram_size)] = -np.inf
+            row[_completed_ngrams(text, params.no_repeat_ngram_size)] = -np.inf
     for id, bias in params.logit_bias.items():
         out[:, id] += bias
     empty = np.flatnonzero(np.isneginf(out.max(axis=-1)))
@@ -66,7 +63,7 @@ def _penalise_repetition(row: np.ndarray, text: np.ndarray, penalty: float) -> N
     row[text] = np.where(logits < 0, logits * penalty, logits / penalty)
 
 
-def _repeating(text: np.ndarray, n: int) -> np.ndarray:
+def _completed_ngrams(text: np.ndarray, n: int) -> np.ndarray:
     """The ids that would complete an n-gram that the text [T] already contains."""
     if len(text) < n:
         return text[:0]
@@ -80,16 +77,16 @@ def weights(logits: np.ndarray, params: SamplingParams) -> np.ndarray:
     [..., V], 0 where a filter removed the token; the largest of a row is 1."""
     rows = logits.reshape(-1, logits.shape[-1])
     out = np.empty(rows.shape)
-    for row, given in zip(out, rows, strict=True):  # one by one: a row stays in the cache
-        row[:] = given
+    for row, logits_row in zip(out, rows, strict=True):  # a row fits the processor's cache
+        row[:] = logits_row
         weigh(row, params)
     return out.reshape(logits.shape)
 
 
 def weigh(row: np.ndarray, params: SamplingParams) -> None:
-    """As `weights` of one row [V] of float64, in place."""
+    """Replaces logits row [V], float64, by its `weights` in place."""
     best = row.max()
-    if best == -np.inf:  # nothing is left
+    if best == -np.inf:  # no token is left
         row[0] = best = 0.0
     row -= best
     if params.temperature != 1:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from gentool.config.sampling import SamplingParams
 from gentool.decoding.engine import Engine, Prefix, Rows
-from gentool.decoding.filters import Law, adjusted
+from gentool.decoding.filters import adjusted
 from gentool.decoding.lookup import Drafter
 from gentool.decoding.sampling import (
     RandomNumbers,
@@ -52,7 +53,7 @@ class DecodeOptions(NamedTuple):
     step the `top_logprobs` most probable tokens are recorded, and `lookup` tokens are drafted from
     the text so far."""
 
-    sampling: Law
+    sampling: SamplingParams
     seed: int
     max_new_tokens: int
     min_new_tokens: int = 0

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gentool.decoding.filters import Law, weigh
+from gentool.config.sampling import SamplingParams
+from gentool.decoding.filters import weigh
 from gentool.decoding.philox import uniform
 from gentool.errors import GentoolError
 
@@ -36,7 +37,7 @@ def draw(cumulated: np.ndarray, u: float) -> int:
     return int(np.searchsorted(cumulated, u * cumulated[-1], side="right"))
 
 
-def pick(logits: np.ndarray, sampling: Law, u: np.ndarray) -> Draws:
+def pick(logits: np.ndarray, sampling: SamplingParams, u: np.ndarray) -> Draws:
     """Draws one id for each row of logits [N, V], by the numbers u [N] in [0, 1)."""
     if sampling.temperature == 0:
         ids = logits.argmax(axis=-1)  # the lowest id of the largest

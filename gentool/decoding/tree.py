@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gentool.config.sampling import SamplingParams
 from gentool.decoding.beam import Adjust, Ends, Stops
 from gentool.decoding.engine import Engine, Prefix
-from gentool.decoding.filters import Law, weights
+from gentool.decoding.filters import weights
 from gentool.decoding.sampling import RandomNumbers, finite
 
 Ids = tuple[int, ...]
@@ -36,7 +37,7 @@ class TreeOptions(NamedTuple):
     """How the tree is sampled or expanded: the sampling distribution; end tokens, forbidden in the
     first `min_new_tokens`; `max_new_tokens`, the largest that any prompt allows."""
 
-    sampling: Law
+    sampling: SamplingParams
     end: Ends
     min_new_tokens: int
     max_new_tokens: int

@@ -82,7 +82,7 @@ Search = Sampled | Alternatives | BeamSearch | Contrastive | Choose
 
 @dataclass(frozen=True)
 class Request:
-    """Prompts and how to continue each: `n` samples each by `sampling`, their random numbers
+    """Prompts and how to continue each: `n` samples by the parameters `sampling`, random numbers
     keyed by seed (below 2^64) and the `rows` of the prompts (below 2^32). `eos` is the model's own
     end tokens, none, or ids. With `logprobs` each sample has its steps, with so many most probable
     tokens. A continuation matches `regex` completely, or is JSON of `json_schema`."""

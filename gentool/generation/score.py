@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from gentool.errors import UsageError
 from gentool.tokenizers import Tokenizer, joined
 
-if TYPE_CHECKING:  # which imports TensorFlow
+if TYPE_CHECKING:  # checks of a request need no numpy
     from gentool.decoding.engine import Engine
 
 Normalize = Literal["none", "tokens", "characters"]

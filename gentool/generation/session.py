@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from gentool.generation.prepared import PreparedRequest
 
 SAMPLED = Sampled()
-ANSWER_TOKENS = 32  # an answer that is longer is none
+ANSWER_TOKENS = 32  # longer answers are invalid
 
 
 class Model:
-    """An open model: its tokenizer, its weights, and the verbs on them."""
+    """An open model: its tokenizer, its runtime with the weights, and its methods."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Model:
         return self._tokenizer
 
     def describe(self) -> str:
-        """One line: name, size, precision, how it runs."""
+        """One line: name, size, precision, runtime."""
         n_parameters = sum(math.prod(weight.shape) for weight in self.plan.values())
         return (
             f"{self.config.name}: {n_parameters / 1e6:.1f} M parameters, {self.precision},"
@@ -144,12 +144,12 @@ class Model:
         )
 
     def _sampling(self, given: Mapping[str, object]) -> SamplingParams:
-        """The model's own sampling parameters with what is not None in `given`."""
-        said = {name: value for name, value in given.items() if value is not None}
+        """The model's own sampling parameters, replaced by those of `given` that are not None."""
+        params = {name: value for name, value in given.items() if value is not None}
         for name in ("ban", "stop"):
-            if isinstance(said.get(name), str):
-                said[name] = (said[name],)
-        return parse(SamplingParams, dataclasses.asdict(self.config.sampling) | said, "complete")
+            if isinstance(params.get(name), str):
+                params[name] = (params[name],)
+        return parse(SamplingParams, dataclasses.asdict(self.config.sampling) | params, "complete")
 
     def score(
         self,
@@ -158,8 +158,8 @@ class Model:
         *,
         batch_invariant: bool = False,
     ) -> Score:
-        """Log-probabilities of a text (or ids). One longer than the context is read in windows as
-        long as that, each `stride` after the one before; half the context where it is None."""
+        """Log-probabilities of a text (or ids). A text longer than the context is scored in windows
+        of the context's length, `stride` tokens apart, half the context if it is None."""
         ids = self._ids(text, "the text")
         engine = self._engine(batch_invariant)
         return scores.score(engine, self._tokenizer, text, ids, stride)
@@ -176,7 +176,7 @@ class Model:
     ) -> list[Choice]:
         """The choices (texts or ids), the most probable continuation of the prompt first. With
         `end` each is followed by one of the model's end tokens, or by the first token of one of the
-        `stop` texts; where these are None they are the YAML's."""
+        `stop` strings (None: those of the YAML)."""
         ids, stops = self._ids(prompt), self.config.sampling.stop if stop is None else stop
         for choice in choices:
             self._ids(choice, f"the choice '{choice}'")
@@ -229,24 +229,25 @@ class Model:
         return last
 
     def votes(self, request: Request, ballots: Sequence[Ballot]) -> Iterator[Tally]:
-        """Votes on each prompt of a request as they grow; each ends with a verdict."""
+        """Yields the tallies of votes on each prompt of a request while they grow; the last of each
+        has a verdict."""
         from gentool.generation import vote as votes
 
         yield from votes.tallies(self._prepare(request), ballots)
 
     def check(self, prompt: str | Sequence[int]) -> None:
-        """Raises UsageError for a prompt that cannot be continued: an empty or too long one."""
+        """Raises UsageError for a prompt that cannot be continued: it is empty or too long."""
         self._check(self._ids(prompt), 1, "the prompt")
 
     def stream(self, request: Request) -> Iterator[Chunk]:
-        """All samples of a request, chunk by chunk as they grow. Samples of one prompt and of
-        neighbouring prompts are computed together, and their chunks interleave."""
+        """Yields all samples of a request, chunk by chunk. Samples of a prompt and of neighbouring
+        prompts are computed together, and their chunks interleave."""
         from gentool.generation import search as generate
 
         yield from generate.chunks(self._prepare(request))
 
     def _prepare(self, request: Request) -> PreparedRequest:
-        """A request, checked, with what it runs on."""
+        """Checks a request and adds its engine, tokenizer, ids and end tokens."""
         prompts = [self._ids(prompt) for prompt in request.prompts]
         for row, ids in zip(request.rows, prompts, strict=True):
             self._check(ids, 1, f"the prompt of row {row}" if len(prompts) > 1 else "the prompt")
@@ -267,7 +268,7 @@ class Model:
         return pieces(self.tokenizer, self.config.arch.n_vocab)
 
     def _ids(self, prompt: str | Sequence[int], what: str = "the prompt") -> list[int]:
-        """The ids of a prompt, each in the vocabulary."""
+        """The ids of a prompt, checked; `what` names it in messages."""
         if isinstance(prompt, str):
             try:
                 prompt.encode()
@@ -291,7 +292,7 @@ class Model:
             )
 
     def _check(self, ids: list[int], new: int, what: str) -> None:
-        """That `new` tokens after `ids` are within the context."""
+        """Raises UsageError if `new` tokens after `ids` do not fit the context."""
         context = self.config.arch.n_ctx
         if len(ids) + new > context:
             raise UsageError(
@@ -300,7 +301,7 @@ class Model:
             )
 
     def _ends(self, eos: Ends) -> frozenset[int]:
-        """The ids that end a text: those asked for, else the YAML's, else the tokenizer's own."""
+        """The end tokens: those of `eos`, else the YAML's, else the tokenizer's own."""
         named = self.config.tokenizer.end if self.config.tokenizer else None
         ids: Sequence[int]
         if eos == "default":

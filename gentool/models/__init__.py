@@ -2,6 +2,9 @@
 a table of names in checkpoints (`DIALECTS`), and five pure functions over a table of operations
 (`gentool.runtimes.ops`): `positional` computes the inputs of layers that depend on positions;
 `embed`, `layer`, `final` and `head` are the model. It knows no runtime, KV cache, text or loop.
+
+To add a family: a row of `gentool.config.model.FAMILIES`, and the module of its name in this
+folder.
 """
 
 from __future__ import annotations
@@ -9,18 +12,11 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-FAMILIES = {
-    "gpt2": "gentool.models.gpt2",
-    "gpt2_ml": "gentool.models.gpt2_ml",
-    "pangu": "gentool.models.pangu",
-    "llama": "gentool.models.llama",
-    "qwen2": "gentool.models.qwen2",
-    "qwen3": "gentool.models.qwen3",
-    "gemma": "gentool.models.gemma",
-    "gemma2": "gentool.models.gemma2",
-}
+from gentool.config.model import FAMILIES
+
+__all__ = ["FAMILIES", "load_family"]
 
 
 def load_family(name: str) -> ModuleType:
-    """The module of a family named in FAMILIES."""
-    return import_module(FAMILIES[name])
+    """The module of a family in FAMILIES."""
+    return import_module(f"gentool.models.{name}")

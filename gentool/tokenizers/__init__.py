@@ -1,4 +1,8 @@
-"""Text to ids and back. A tokenizer is what `Tokenizer` says; a kind is a module with `load`."""
+"""Text to ids and back. A tokenizer is what `Tokenizer` says; a kind is a module with `load`.
+
+To add a kind: its name in `gentool.config.model.KINDS`, and the module of that name in this folder
+with `load(config, folder) -> Tokenizer`.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,6 @@ from typing import Protocol
 from gentool.config.model import TokenizerConfig
 from gentool.errors import ModelError
 
-KINDS = {
-    "cpm": "gentool.tokenizers.cpm",
-    "huggingface": "gentool.tokenizers.huggingface",
-    "sentencepiece": "gentool.tokenizers.sentencepiece",
-    "wordpiece": "gentool.tokenizers.wordpiece",
-}
 MERGES = {"vocab.json": "merges.txt", "encoder.json": "vocab.bpe"}  # vocabulary -> its merges
 LARGEST = 1 << 28  # bytes of a tokenizer's file; those of 256k pieces have some 2^25
 
@@ -59,5 +57,6 @@ def files(config: TokenizerConfig, folder: Path) -> list[Path]:
 
 def load(config: TokenizerConfig, folder: Path) -> Tokenizer:
     """Opens the tokenizer a model's YAML names; its paths start at `folder`."""
-    tokenizer: Tokenizer = import_module(KINDS[config.kind]).load(config, folder)
+    module = import_module(f"gentool.tokenizers.{config.kind}")
+    tokenizer: Tokenizer = module.load(config, folder)
     return tokenizer

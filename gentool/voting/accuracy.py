@@ -1,4 +1,4 @@
-"""How often answers are right, with an interval, over all rows and per class."""
+"""Accuracy of answers with 95 % intervals, over all rows and for each class."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from gentool.voting.intervals import clopper_pearson
 
 
 @dataclass(frozen=True)
-class Part:
-    """`right` of so many answers; the share of right ones lies from `low` to `high` at 95 %
+class Proportion:
+    """`right` of so many answers. The share of right ones lies from `low` to `high` at 95 %
     (Clopper and Pearson 1934)."""
 
     right: int
@@ -22,21 +22,24 @@ class Part:
 
 @dataclass(frozen=True)
 class Accuracy:
-    all: Part
-    classes: dict[str, Part]  # by label, in order of first appearance, where labels come again
+    """The accuracy over all rows and for each class."""
+
+    all: Proportion
+    classes: dict[str, Proportion]  # by label, in order of first appearance; see `accuracy`
 
 
 def accuracy(pairs: Sequence[tuple[str, str | None]]) -> Accuracy:
-    """Of labels and answers, one or more; an answer of None is a wrong one. Labels that are all
-    different are no classes."""
-    groups: dict[str, list[tuple[str, str | None]]] = {}
+    """The accuracy of at least one pair of label and answer; an answer of None is wrong. Labels are
+    classes if there are at most half as many of them as rows."""
+    classes: dict[str, list[tuple[str, str | None]]] = {}
     for pair in pairs:
-        groups.setdefault(pair[0], []).append(pair)
-    if len(groups) * 2 > len(pairs):
-        groups = {}
-    return Accuracy(_part(pairs), {label: _part(group) for label, group in groups.items()})
+        classes.setdefault(pair[0], []).append(pair)
+    if len(classes) * 2 > len(pairs):
+        classes = {}
+    by_class = {label: _proportion(members) for label, members in classes.items()}
+    return Accuracy(_proportion(pairs), by_class)
 
 
-def _part(pairs: Sequence[tuple[str, str | None]]) -> Part:
+def _proportion(pairs: Sequence[tuple[str, str | None]]) -> Proportion:
     right, of = sum(label == answer for label, answer in pairs), len(pairs)
-    return Part(right, of, right / of, *clopper_pearson(right, of))
+    return Proportion(right, of, right / of, *clopper_pearson(right, of))

@@ -10,7 +10,7 @@ but numbers never run together and a superscript or a minus sign is never lost.
 | ½, 1½ | 1⁄2, 11⁄2 | 1/2, 1 1/2 | 1½ is not 11/2 |
 | ①, ①②, 3㋀ | 1, 12, 31月 | 1, 1 2, 3 1月 | ①② is not ⑫ |
 | Ⅻ, ⅠⅡ | XII, III | XII, I II | ⅠⅡ is not Ⅲ |
-| –72, −72, －72, —72 | – − - — | -72 | a single dash before a digit |
+| –72, −72, －72, —72 | –72, −72, -72, —72 | -72 | a single dash before a digit |
 | 1 000 (thin or no-break) | 1 000 | 1000 | a separator of thousands |
 """
 
@@ -73,7 +73,7 @@ def _fold(text: str) -> str:
 
 @cache
 def _form(c: str) -> _Form:
-    """The form of one character, which has no canonical decomposition."""
+    """The form of a character without canonical decomposition."""
     tag, *codes = unicodedata.decomposition(c).split() or [""]
     if tag in ("", "<super>", "<sub>"):
         return _Form(c)

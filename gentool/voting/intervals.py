@@ -1,4 +1,4 @@
-"""Intervals of a share counted in independent draws."""
+"""Confidence intervals of a proportion of independent samples."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from gentool.errors import UsageError
 
 @lru_cache(maxsize=1 << 12)  # many answers have few votes
 def clopper_pearson(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The p that `count` of n draws do not rule out: those where neither as many or more, nor as
-    few or fewer, has probability below (1 - confidence) / 2 (Clopper and Pearson 1934)."""
+    """The exact interval of p for `count` of n samples (Clopper and Pearson 1934): outside it, as
+    many or more, or as few or fewer, have probability below (1 - confidence) / 2."""
     if not 0 < confidence < 1:
         raise UsageError(f"confidence is {confidence}", "it lies between 0 and 1: try 0.95")
     tail = (1 - confidence) / 2
@@ -19,8 +19,8 @@ def clopper_pearson(count: int, n: int, confidence: float = 0.95) -> tuple[float
 
 
 def _lowest(count: int, n: int, tail: float) -> float:
-    """The p where P(Bin(n, p) >= count) is `tail` <= 1/2, by bisection to the last bit. It lies
-    below count / n, the p whose median is `count`."""
+    """The p with P(Bin(n, p) >= count) = `tail` <= 1/2, by bisection to the last bit. It lies below
+    count / n, the p whose median is `count`."""
     if count == 0:
         return 0.0
     ways = math.lgamma(n + 1) - math.lgamma(count + 1) - math.lgamma(n - count + 1)

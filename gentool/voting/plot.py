@@ -1,4 +1,4 @@
-"""A vote as a picture."""
+"""Plots a vote as bars."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from gentool.errors import GentoolError, UsageError
 from gentool.voting.tally import Tally
 
-MOST = 20  # bars
-FONTS = (  # that have Chinese characters, of the systems people use
+MAX_BARS = 20
+FONTS = (  # with Chinese characters, of Linux, macOS and Windows
     "Noto Sans CJK SC",
     "Source Han Sans SC",
     "Noto Sans SC",
@@ -24,7 +24,7 @@ FONTS = (  # that have Chinese characters, of the systems people use
 
 
 def check() -> None:
-    """Raises UsageError where there is nothing to draw with."""
+    """Raises UsageError if matplotlib is missing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -34,17 +34,16 @@ def check() -> None:
 
 
 def save(tally: Tally, title: str, path: str) -> bool:
-    """Draws the answers' shares as bars, with what they lie between, into a .png or .svg; gives
-    whether this machine's fonts had all characters. Text in an .svg stays text, for the reader's
-    fonts to draw."""
+    """Writes the shares of the answers with their bounds to a .png or .svg. Returns whether the
+    fonts of this machine have all characters; text in an .svg is drawn by the reader's fonts."""
     import logging
     import warnings
 
     import matplotlib
     from matplotlib.figure import Figure
 
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # missing ones are usual
-    answers = tally.answers[:MOST][::-1]
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # names missing fonts
+    answers = tally.answers[:MAX_BARS][::-1]
     settings: dict[Any, Any] = {
         "font.family": list(FONTS),
         "svg.fonttype": "none",
@@ -59,7 +58,8 @@ def save(tally: Tally, title: str, path: str) -> bool:
                 axes.plot([answer.low, answer.high], [place, place], color="black", linewidth=1)
         axes.set_yticks(range(len(answers)), [answer.text for answer in answers])
         axes.set_xlim(0, 1)
-        axes.set_xlabel("probability" if tally.way == "exact" else "share of the samples")
+        exact = "probability (after temperature and filters)"
+        axes.set_xlabel(exact if tally.way == "exact" else "share of the samples")
         axes.set_title(title, fontsize=9, loc="left", wrap=True)
         with warnings.catch_warnings(record=True) as missing:
             warnings.simplefilter("always")

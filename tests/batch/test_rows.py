@@ -89,6 +89,7 @@ def test_columns_of_json_are_those_of_all_rows(written):
         ("a.jsonl", '{"x":1}\n[1]\n{"x":3}', "it is not a JSON object"),
         ("a.jsonl", '{"x":1}\n{"x":\n{"x":3}', "it is not JSON"),
         ("a.jsonl", '{"x":1}\n{"x":NaN}\n{"x":3}', "it is not JSON: NaN"),
+        ("a.jsonl", '{"x":1}\n{"x":[-1e999]}\n{"x":3}', "it is not JSON: -1e999 is too large"),
         ("a.jsonl", '{"x":1}\n{"x":"\\ud800"}\n{"x":3}', "half a surrogate"),
         ("a.jsonl", '{"x":1}\n{"\\ud800":"x"}\n{"x":3}', "half a surrogate"),
         ("a.jsonl", '{"x":1}\n{"x":' + "9" * 5000 + '}\n{"x":3}', "it is not JSON"),
@@ -160,7 +161,15 @@ def test_what_the_csv_module_writes_is_read_back(tmp_path_factory, pairs):
     path = tmp_path_factory.getbasetemp() / "written.csv"
     path.write_bytes(made.getvalue().encode())
     data = read(str(path))
-    assert [(row.fields["输入"], row.fields["label"]) for row in data.rows] == pairs
+    lines = [tuple(text.replace("\r\n", "\n") for text in pair) for pair in pairs]
+    assert [(row.fields["输入"], row.fields["label"]) for row in data.rows] == lines
+
+
+def test_a_file_of_windows_has_the_same_cells(written):
+    text = 'x,y\n"1\n2",3\n4,"5\r"\n'
+    rows = fields(read(written("a.csv", text)))
+    assert rows == [{"x": "1\n2", "y": "3"}, {"x": "4", "y": "5\r"}]
+    assert fields(read(written("b.csv", "\ufeff" + text.replace("\n", "\r\n")))) == rows
 
 
 @given(st.lists(st.dictionaries(text, text), min_size=1))

@@ -1,5 +1,6 @@
-"""The figures of the README, from real processes: time from the command to its first character on a
-terminal, tokens a second, peak memory, size. `make bench` runs it; medians of several runs."""
+"""The figures of tests/bench/README.md, from real processes: time from the command to its first
+character on a terminal, tokens a second, peak memory, size. `make bench` runs it; medians of
+several runs."""
 
 from __future__ import annotations
 

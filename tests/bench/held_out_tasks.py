@@ -14,7 +14,7 @@ import gentool
 from gentool.generation.request import Request
 from gentool.generation.session import Model
 from gentool.training.synthetic import documents as synthetic
-from gentool.voting.accuracy import Part, accuracy
+from gentool.voting.accuracy import Proportion, accuracy
 from gentool.voting.answers import Rule, answer
 from gentool.voting.tally import Ballot
 
@@ -23,7 +23,9 @@ RULE = Rule(r"^[^。，；]*")
 BALLOTS = [Ballot(300, rule=RULE), Ballot(1, greedy=True, rule=RULE), Ballot(exact=True, rule=RULE)]
 
 
-def accuracies(model: Model, prompts: Sequence[tuple[str, str]]) -> tuple[dict[str, Part], list]:
+def accuracies(
+    model: Model, prompts: Sequence[tuple[str, str]]
+) -> tuple[dict[str, Proportion], list]:
     """The accuracy of each way, and the wrong answers."""
     sampling = model.config.sampling.model_copy(update={"stop": ["\n"], "max_tokens": 16})
     texts = tuple(prompt for prompt, _ in prompts)

@@ -329,10 +329,27 @@ def test_a_file_loses_one_newline_and_no_blank(run: Run, write: Callable[..., st
         assert found["prompt"] == "水 water\n树 tree\n鸟 "
 
 
-def test_windows_lines(run: Run, write: Callable[..., str]) -> None:
-    done = run(write("a.txt", "3+5=8\r\n6+1=7\r\n2+6=\r\n"), *ONE, "-n", "2", "-v", "--json")
-    assert r"2 examples, separator '\r\n'" in done.err
-    assert record(done)["prompt"] == "3+5=8\r\n6+1=7\r\n2+6="
+def test_a_file_of_windows_gives_the_same_vote(run: Run, write: Callable[..., str]) -> None:
+    text = "大=>小\n高=>矮\n快=>慢\n安静=>"
+    flags = ("-n", "40", "--seed", "1", "--json")
+    plain = record(run(write("a.txt", text), *flags))
+    assert plain["prompt"] == text
+    for data in ("\ufeff" + text, text.replace("\n", "\r\n"), "\ufeff" + text + "\r\n"):
+        assert record(run(write("b.txt", data), *flags)) == plain
+        assert record(run("-", *flags, stdin=data.encode())) == plain
+
+
+def test_a_template_and_rows_of_windows_give_the_same_votes(
+    run: Run, write: Callable[..., str]
+) -> None:
+    flags = ("-n", "20", "--seed", "1", "--json", "--data")
+    template, rows = "大=>小\n高=>矮\n{input}=>", 'input\n快\n"长\n短"\n'
+    plain = run(write("a.txt", template), *flags, write("a.csv", rows)).out
+    windows = [
+        write(f"b.{end}", "\ufeff" + text.replace("\n", "\r\n"))
+        for end, text in (("txt", template), ("csv", rows))
+    ]
+    assert run(windows[0], *flags, windows[1]).out == plain and plain.count("\n") == 2
 
 
 def test_without_examples_a_stop_is_needed(run: Run, write: Callable[..., str]) -> None:

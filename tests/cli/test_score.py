@@ -127,6 +127,33 @@ def test_jsonl_keeps_other_keys_and_reports_broken_rows(
     assert "error: 7 of 9 lines failed" in done.err
 
 
+def test_jsonl_is_json_and_keeps_no_score_of_an_earlier_run(capfd: CaptureFixture[str]) -> None:
+    old = {"id": 1, "error": "no luck", "ids": [7], "perplexity": 2.5, "x": [1e300, True]}
+    lines = [
+        "\ufeff" + json.dumps(old | {"text": WEATHER}),
+        json.dumps(old | {"text": 5, "logprob": -1.5}),
+        '{"text": "今天", "x": 1e999}',
+        '{"text": "今天", "x": [{"y": -1E400}]}',
+        '{"text": "今天", "x": NaN}',
+        '{"text": "今天", "x": -Infinity}',
+        '{"text": "今天", "x": "1e999"}',
+    ]
+    done = within(capfd, "score", "--jsonl", stdin="\r\n".join(lines).encode())
+    assert done.code == 4
+    made = [json.loads(line, parse_constant=pytest.fail) for line in done.out.splitlines()]
+    assert (made[0]["id"], made[0]["x"], made[0]["text"]) == (1, [1e300, True], WEATHER)
+    assert made[0]["logprob"] < 0 and "error" not in made[0] and "ids" not in made[0]
+    assert made[0]["perplexity"] != 2.5 and made[6]["x"] == "1e999" and "error" not in made[6]
+    assert made[1]["error"] == 'the "text" is no text'
+    assert "logprob" not in made[1] and "perplexity" not in made[1]
+    assert [record["error"] for record in made[2:6]] == [
+        "not JSON: 1e999 is too large a number",
+        "not JSON: -1E400 is too large a number",
+        "not JSON: NaN is not a number",
+        "not JSON: -Infinity is not a number",
+    ]
+
+
 def test_no_texts_no_output(capfd: CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.write_text("old")

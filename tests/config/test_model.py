@@ -227,7 +227,8 @@ def test_a_name_comes_before_a_folder_and_a_slash_means_the_folder(
 
 def test_configs_are_found_beside_the_package_and_inside_it(tmp_path: Path) -> None:
     package, source = tmp_path / "gentool", lookup.PACKAGE
-    shutil.copytree(source / "config", package / "config")
+    for room in ("config", "checkpoints"):
+        shutil.copytree(source / room, package / room)
     for name in "__init__ errors".split():
         shutil.copy(source / f"{name}.py", package)
 

@@ -87,13 +87,13 @@ def test_hugging_face(name):
             length_penalty=case["length_penalty"],
             early_stopping=case.get("early_stopping", False),
         )
-        found = find(engine_of(folder(name)), prompt, beams, NO_END if end is None else {end})
-        for one, sequence in zip(found, case["sequences"], strict=True):
+        actual = find(engine_of(folder(name)), prompt, beams, NO_END if end is None else {end})
+        for one, sequence in zip(actual, case["sequences"], strict=True):
             rest = sequence[len(prompt) :]
             cut = rest.index(end) + 1 if end in rest else len(rest)
             assert list(one.ids) == rest[:cut]
             assert one.ended == (end in rest)
-        scores = [one.score for one in found]
+        scores = [one.score for one in actual]
         np.testing.assert_allclose(scores, case["sequences_scores"], rtol=0, atol=TOLERANCE)
 
 
@@ -111,9 +111,9 @@ def test_hugging_face_with_several_ends_and_filters(name):
             early_stopping=case["early_stopping"],
         )
         end = frozenset(case["eos_token_id"])
-        found = find(engine_of(folder(name)), prompt, beams, end, hf_filters(case, prompt))
-        assert [list(one.ids) for one in found] == case["outputs"]
-        scores = [one.score for one in found]
+        actual = find(engine_of(folder(name)), prompt, beams, end, hf_filters(case, prompt))
+        assert [list(one.ids) for one in actual] == case["outputs"]
+        scores = [one.score for one in actual]
         np.testing.assert_allclose(scores, case["scores"], rtol=1e-5, atol=TOLERANCE)
 
 
@@ -144,20 +144,20 @@ def test_bert4keras(name):
             return scores / heat
 
         after = list(steps(engine, [prefix], logits, beams, end, adjust))
-        ((found,),) = [one.done for one in after[-1]]
-        assert start + list(found.ids) == case["output_ids"]
-        assert found.score == pytest.approx(case["score"], abs=TOLERANCE)
+        ((actual,),) = [one.done for one in after[-1]]
+        assert start + list(actual.ids) == case["output_ids"]
+        assert actual.score == pytest.approx(case["score"], abs=TOLERANCE)
         total = {beam.ids: beam.total for one in after for beam in one[0].live}
-        total |= {(): 0.0, found.ids: found.score}
-        gains = np.diff([total[found.ids[:t]] for t in range(len(found.ids) + 1)])
+        total |= {(): 0.0, actual.ids: actual.score}
+        gains = np.diff([total[actual.ids[:t]] for t in range(len(actual.ids) + 1)])
         np.testing.assert_allclose(gains, case["token_logprobs"], rtol=0, atol=TOLERANCE)
         if heat == 1:
-            np.testing.assert_allclose(found.logprobs, gains, rtol=0, atol=1e-9)
+            np.testing.assert_allclose(actual.logprobs, gains, rtol=0, atol=1e-9)
         entering = [{tuple(start)}] + [
             {(*start, *beam.ids) for beam in one[0].live} for one in after[:-1]
         ]
-        wanted = case["beams_entering_each_step"]
-        assert entering == [set(map(tuple, each)) for each in wanted]
+        expected = case["beams_entering_each_step"]
+        assert entering == [set(map(tuple, each)) for each in expected]
 
 
 # --- Laws
@@ -179,7 +179,7 @@ def exact(n_vocab, ids):
     return normalized(numpy_llama.logits(arch, arrays, list(ids))[-1:])[0]
 
 
-def texts(n_vocab, prompt, length, end, least):
+def texts(n_vocab, prompt, length, end, min_new_tokens):
     """Every text of at most `length` tokens that ends by an end token or its length, and its
     log-probability."""
     live, done = {(): 0.0}, {}
@@ -188,7 +188,7 @@ def texts(n_vocab, prompt, length, end, least):
             (*ids, token): total + more
             for ids, total in live.items()
             for token, more in enumerate(exact(n_vocab, [*prompt, *ids]))
-            if token not in end or step >= least
+            if token not in end or step >= min_new_tokens
         }
         ended = {ids: total for ids, total in grown.items() if ids[-1] in end or step + 1 == length}
         done |= ended
@@ -209,20 +209,20 @@ def tasks(draw, most_ends=2):
 
 
 @settings(max_examples=40)
-@given(task=tasks(), penalty=PENALTY, least=st.integers(0, 2))
+@given(task=tasks(), penalty=PENALTY, min_new_tokens=st.integers(0, 2))
 @example((4, [1, 2], NO_END), 1.0, 0)
 @example((6, [3], frozenset({0})), 1.0, 0)
-def test_a_beam_as_wide_as_all_texts_is_exhaustive(task, penalty, least):
+def test_a_beam_as_wide_as_all_texts_is_exhaustive(task, penalty, min_new_tokens):
     n_vocab, prompt, end = task
-    everything = texts(n_vocab, prompt, 3, end, least)
+    everything = texts(n_vocab, prompt, 3, end, min_new_tokens)
     score = {ids: total / len(ids) ** penalty for ids, total in everything.items()}
     width = n_vocab**2
-    beams = options(width, 3, width, least, length_penalty=penalty, early_stopping="never")
-    found = find(small(n_vocab)[2], prompt, beams, end)
-    assert len({one.ids for one in found}) == len(found) == min(width, len(everything))
+    beams = options(width, 3, width, min_new_tokens, length_penalty=penalty, early_stopping="never")
+    actual = find(small(n_vocab)[2], prompt, beams, end)
+    assert len({one.ids for one in actual}) == len(actual) == min(width, len(everything))
     best = sorted(score.values(), reverse=True)[:width]
-    np.testing.assert_allclose([one.score for one in found], best, rtol=0, atol=TOLERANCE)
-    for one in found:
+    np.testing.assert_allclose([one.score for one in actual], best, rtol=0, atol=TOLERANCE)
+    for one in actual:
         assert one.score == pytest.approx(score[one.ids], abs=TOLERANCE)
         assert one.logprob == pytest.approx(everything[one.ids], abs=TOLERANCE)
         assert one.ended == (one.ids[-1] in end)
@@ -236,16 +236,16 @@ def test_width_1_is_greedy(task, early, length):
     ids = []
     while len(ids) < length and not (ids and ids[-1] in end):
         ids.append(int(engine.prefill([*prompt, *ids])[1].argmax()))
-    (found,) = find(engine, prompt, options(1, length, early_stopping=early), end)
-    assert list(found.ids) == ids
-    (found,) = find(engine, prompt, options(1, length, rule="bert4keras"), end)
+    (actual,) = find(engine, prompt, options(1, length, early_stopping=early), end)
+    assert list(actual.ids) == ids
+    (actual,) = find(engine, prompt, options(1, length, rule="bert4keras"), end)
     if not set(ids) & end:  # this rule drops no beam that was the best
-        assert list(found.ids) == ids
+        assert list(actual.ids) == ids
 
 
 @settings(max_examples=20)
 @given(task=tasks(), penalty=PENALTY, early=st.sampled_from([True, False, "never"]))
-def test_n_best_are_sorted_and_score_what_the_model_says(task, penalty, early):
+def test_n_best_are_sorted_by_the_models_scores(task, penalty, early):
     n_vocab, prompt, end = task
     engine = small(n_vocab)[2]
     beams = options(4, 8, 4, 2, length_penalty=penalty, early_stopping=early)
@@ -255,16 +255,16 @@ def test_n_best_are_sorted_and_score_what_the_model_says(task, penalty, early):
     assert [one.score for one in every] == sorted((one.score for one in every), reverse=True)
     for one in every:
         _, logits = engine.prefill([*prompt, *one.ids[:-1]], all_positions=True)
-        wanted = normalized(logits[len(prompt) - 1 :])[np.arange(len(one.ids)), one.ids]
-        np.testing.assert_allclose(one.logprobs, wanted, rtol=0, atol=TOLERANCE)
-        assert one.score == pytest.approx(sum(wanted) / len(one.ids) ** penalty, abs=1e-3)
+        expected = normalized(logits[len(prompt) - 1 :])[np.arange(len(one.ids)), one.ids]
+        np.testing.assert_allclose(one.logprobs, expected, rtol=0, atol=TOLERANCE)
+        assert one.score == pytest.approx(sum(expected) / len(one.ids) ** penalty, abs=1e-3)
         assert one.ended or len(one.ids) == 8
         assert not end & set(one.ids[:2]) and not end & set(one.ids[:-1])
 
 
 @settings(max_examples=20)
 @given(task=tasks(), width=st.integers(1, 4))
-def test_what_has_ended_stays_as_it_is(task, width):
+def test_hypotheses_do_not_change(task, width):
     """A hypothesis is as it was found or gone, and, stopped early, the search does not depend on
     how long it might have gone on."""
     n_vocab, prompt, end = task
@@ -276,15 +276,15 @@ def test_what_has_ended_stays_as_it_is(task, width):
         assert len(one.live) <= width and not {beam.ids[-1] for beam in one.live} & end
         before = set(one.done)
     short, long = (
-        find(engine, prompt, options(width, most, width, early_stopping=True), end)
-        for most in (8, 12)
+        find(engine, prompt, options(width, max_new_tokens, width, early_stopping=True), end)
+        for max_new_tokens in (8, 12)
     )
     assume(all(one.ended and len(one.ids) < 8 for one in short))
     assert short == long
 
 
 @pytest.mark.parametrize("rule", ["hf", "bert4keras"])
-def test_prompts_together_are_as_alone(engine, rule):
+def test_prompts_in_a_batch_equal_single_prompts(engine, rule):
     """Of different lengths, and ending at different steps."""
     rng = np.random.default_rng(3)
     prompts = [rng.integers(0, TINY.n_vocab, n) for n in (3, 20, 9, 1, 31)]
@@ -305,8 +305,8 @@ def test_prompts_together_are_as_alone(engine, rule):
 def test_a_search_ends_with_the_context():
     n_vocab = 5
     prompt = [1] * (TINY.n_ctx - 2)
-    found = find(small(n_vocab)[2], prompt, options(2, 50, 2))
-    assert [len(one.ids) for one in found] == [2, 2]
+    actual = find(small(n_vocab)[2], prompt, options(2, 50, 2))
+    assert [len(one.ids) for one in actual] == [2, 2]
 
 
 def test_nothing_is_compiled_anew_when_beams_or_prompts_end(tiny_weights):
@@ -350,22 +350,22 @@ def diverse(n_vocab, prompt, length, groups, width, strength, end):
 
 @settings(max_examples=20)
 @given(task=tasks(1), strength=st.sampled_from([0.3, 1.0, 4.0]), groups=st.integers(2, 3))
-def test_groups_pay_for_what_earlier_groups_chose(task, strength, groups):
+def test_groups_pay_the_diversity_penalty(task, strength, groups):
     n_vocab, prompt, end = task
     width = 2 * groups
     beams = options(
         width, 5, width, early_stopping="never", groups=groups, diversity_penalty=strength
     )
-    found = find(small(n_vocab)[2], prompt, beams, end)
-    wanted = diverse(n_vocab, prompt, 5, groups, 2, strength, end)
-    np.testing.assert_allclose([h.score for h in found], [s for s, _ in wanted], atol=TOLERANCE)
-    assert Counter(one.ids for one in found) == Counter(ids for _, ids in wanted)
-    assert all(one.score <= one.logprob / len(one.ids) + 1e-9 for one in found)
+    actual = find(small(n_vocab)[2], prompt, beams, end)
+    expected = diverse(n_vocab, prompt, 5, groups, 2, strength, end)
+    np.testing.assert_allclose([h.score for h in actual], [s for s, _ in expected], atol=TOLERANCE)
+    assert Counter(one.ids for one in actual) == Counter(ids for _, ids in expected)
+    assert all(one.score <= one.logprob / len(one.ids) + 1e-9 for one in actual)
 
 
 @settings(max_examples=20)
 @given(task=tasks(), groups=st.integers(1, 3))
-def test_groups_that_pay_nothing_are_searches_of_their_own(task, groups):
+def test_groups_without_penalty_are_independent(task, groups):
     n_vocab, prompt, end = task
     engine = small(n_vocab)[2]
     alone = find(engine, prompt, options(2, 6, 2), end)
@@ -376,7 +376,7 @@ def test_groups_that_pay_nothing_are_searches_of_their_own(task, groups):
 # --- Filters and mistakes
 
 
-def test_what_is_banned_is_never_chosen():
+def test_banned_tokens_are_never_chosen():
     def adjust(scores, prompts, outputs):
         scores = scores.copy()
         scores[:, [1, 2]] = -np.inf
@@ -391,13 +391,13 @@ def test_what_is_banned_is_never_chosen():
         assert find(small(4)[2], [1], beams, adjust=nothing) == []
 
 
-def test_fewer_texts_than_were_asked_for():
-    found = find(small(4)[2], [1], options(9, 1, 9))
-    assert sorted(one.ids for one in found) == [(0,), (1,), (2,), (3,)]
-    assert math.fsum(math.exp(one.logprob) for one in found) == pytest.approx(1)
+def test_fewer_texts_than_n_best():
+    actual = find(small(4)[2], [1], options(9, 1, 9))
+    assert sorted(one.ids for one in actual) == [(0,), (1,), (2,), (3,)]
+    assert math.fsum(math.exp(one.logprob) for one in actual) == pytest.approx(1)
 
 
-def test_a_broken_model_is_named():
+def test_logits_that_are_not_numbers_are_an_error():
     engine = small(4)[2]
     prefix, logits = engine.prefill([1])
     with pytest.raises(GentoolError, match="not numbers"):

@@ -45,9 +45,9 @@ def alone(engine, choice, end):
 @given(sets, ends, st.booleans())
 def test_masses_are_those_of_each_choice_alone(plain, chosen, end, invariant):
     engine = replace(plain, batch_invariant=invariant)
-    found = choices.masses(engine, *plain.prefill(IDS), chosen, end)
-    wanted = [alone(plain, choice, end) for choice in chosen]
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE)
+    actual = choices.masses(engine, *plain.prefill(IDS), chosen, end)
+    expected = [alone(plain, choice, end) for choice in chosen]
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE)
 
 
 @settings(max_examples=20)
@@ -100,7 +100,7 @@ def test_with_the_end_a_choice_and_one_it_begins_exclude_each_other():
     assert without[0] > both[0] and without[1] > both[1]
 
 
-def test_neighbours_leave_a_masses_bits(engine, prompt):
+def test_masses_are_batch_invariant(engine, prompt):
     """--batch-invariant"""
     engine = replace(engine, batch_invariant=True)
     alone = choices.masses(engine, *prompt, [(1, 2, 3)], None)
@@ -118,7 +118,7 @@ def test_shares_are_probabilities(masses):
 
 
 @given(st.lists(st.floats(-2000, 0), min_size=1, max_size=6))
-def test_draws_are_by_share_and_never_of_what_has_none(masses):
+def test_draws_follow_the_shares(masses):
     p = choices.shares(masses)
     u = (np.arange(1000) + 0.5) / 1000
     counts = np.bincount(choices.draw(masses, u), minlength=len(masses))

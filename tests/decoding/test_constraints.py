@@ -108,11 +108,11 @@ class Rows:
         return self.constraint.only_ends(self.states[row])
 
 
-def drawn(constraint, row, known, random, most=400):
+def drawn(constraint, row, known, random, max_new_tokens=400):
     """Ids drawn by random logits from what is allowed, and whether the row has ended; ends are
     likely, so that it does."""
     ids = []
-    while len(ids) < most:
+    while len(ids) < max_new_tokens:
         if constraint.ended(row) and not len(known.ends):
             return ids, True
         logits = random.normal(size=known.size)
@@ -128,7 +128,7 @@ def drawn(constraint, row, known, random, most=400):
     return ids, False
 
 
-def said(name, prompt, ids):
+def text_of(name, prompt, ids):
     """What a user gets to read."""
     stream = TextStream(opened(name), prompt)
     return "".join([*map(stream.push, ids), stream.finish()])
@@ -145,7 +145,7 @@ def texts(name, rule, ends=True):
     for row, prompt in enumerate(prompts):
         ids, ended = drawn(constraint, row, known, random)
         assert ended
-        yield said(name, prompt, ids)
+        yield text_of(name, prompt, ids)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -163,40 +163,40 @@ def test_pieces_are_those_of_the_tokenizer(name):
 
 @pytest.mark.parametrize("pattern", EVERYWHERE)
 @pytest.mark.parametrize("name", FILES)
-def test_the_whole_text_matches_a_regex(name, pattern):
-    found = set(texts(name, regex(pattern)))
-    assert all(re.fullmatch(pattern, text) for text in found)
-    assert len(found) > 1
+def test_the_complete_text_matches_a_regex(name, pattern):
+    actual = set(texts(name, regex(pattern)))
+    assert all(re.fullmatch(pattern, text) for text in actual)
+    assert len(actual) > 1
 
 
 @pytest.mark.parametrize("pattern", ANYTHING)
 @pytest.mark.parametrize("name", BYTES)
-def test_the_whole_text_matches_a_regex_of_any_characters(name, pattern):
+def test_the_complete_text_matches_a_regex_of_any_characters(name, pattern):
     python = pattern.replace(
         r"\p{Han}", "[\u2e80-\u2fff\u3005-\u303b\u3400-\u9fff\uf900-\U0003ffff]"
     )
-    found = set(texts(name, regex(pattern)))
-    assert all(re.fullmatch(python, text) for text in found), found
-    assert len(found) > 1
+    actual = set(texts(name, regex(pattern)))
+    assert all(re.fullmatch(python, text) for text in actual), actual
+    assert len(actual) > 1
 
 
 @pytest.mark.parametrize("name", BYTES)
 def test_texts_are_of_a_json_schema(name):
-    found = [json.loads(text) for text in texts(name, json_schema(json.dumps(SCHEMA)))]
-    for value in found:
+    actual = [json.loads(text) for text in texts(name, json_schema(json.dumps(SCHEMA)))]
+    for value in actual:
         assert set("ac") <= set(value) <= set("abcd")
         assert value["a"] in ["天气", "北京", 12, None]
         assert isinstance(value.get("b", 0), int) and -5 <= value.get("b", 0) <= 120
         assert len(value["c"]) <= 3 and all(len(text) <= 3 for text in value["c"])
         assert isinstance(value.get("d", {"e": True})["e"], bool)
-    assert len({json.dumps(value) for value in found}) > 3
+    assert len({json.dumps(value) for value in actual}) > 3
 
 
-def test_json_in_pieces_that_are_parted_by_blanks():
+def test_json_of_pieces_separated_by_blanks():
     schema = {"type": "array", "items": {"enum": ["cd ab", 12, True, [0]]}, "minItems": 1}
-    found = set(texts("bert", json_schema(json.dumps(schema))))
-    assert all(item in ["cd ab", 12, True, [0]] for text in found for item in json.loads(text))
-    assert len(found) > 3
+    actual = set(texts("bert", json_schema(json.dumps(schema))))
+    assert all(item in ["cd ab", 12, True, [0]] for text in actual for item in json.loads(text))
+    assert len(actual) > 3
 
 
 def test_tokens_of_several_characters_can_be_drawn():
@@ -210,20 +210,20 @@ def test_tokens_of_several_characters_can_be_drawn():
 
 def spelled(name, matches, prompt):
     """Every way to write a text that `matches` in tokens after a prompt: plain search."""
-    tokenizer, found = opened(name), set()
+    tokenizer, actual = opened(name), set()
     whole = [text.encode() for text in matches]
     waiting = [(b"", ())]
     while waiting:
         text, ids = waiting.pop()
         if text in whole:
-            found.add(ids)
+            actual.add(ids)
         previous = ids[-1] if ids else prompt[-1]
         for token in range(tokenizer.n_vocab):
             if token not in tokenizer.end and (piece := tokenizer.piece(token, previous)):
                 longer = text + piece
                 if any(one.startswith(longer) for one in whole):
                     waiting.append((longer, (*ids, token)))
-    return found
+    return actual
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
@@ -234,25 +234,25 @@ def test_all_that_matches_can_be_drawn_in_every_spelling(name, prompt):
     matches = ["天气", "天", "ab a", "a", "b1", "的首都是", " a", "", " 12"]
     known, prompt = vocabulary(name), opened(name).encode(prompt)
     rule = regex("|".join(map(re.escape, matches)))
-    grammar, found, waiting = Grammar(rule, known), set(), [()]
+    grammar, actual, waiting = Grammar(rule, known), set(), [()]
     while waiting:
         ids = waiting.pop()
         constraint = Rows([grammar], known, [prompt])
         for token in ids:
             constraint.accept(0, token)
         if constraint.ended(0):
-            found.add(ids)
+            actual.add(ids)
             continue
         try:
             allowed = constraint.allowed(0)
         except GentoolError:  # a beginning for which there is no rest
             continue
         if allowed[known.ends].all():
-            found.add(ids)
+            actual.add(ids)
         allowed[known.ends] = False
         waiting += [(*ids, int(token)) for token in np.flatnonzero(allowed)]
-    assert found == spelled(name, matches, prompt)
-    assert found - {()}
+    assert actual == spelled(name, matches, prompt)
+    assert actual - {()}
 
 
 def test_a_text_can_end_exactly_where_it_matches():
@@ -272,7 +272,7 @@ def test_a_text_can_end_exactly_where_it_matches():
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_without_end_tokens_a_row_is_ended_when_nothing_can_follow(name):
+def test_without_end_tokens_a_complete_text_ends(name):
     for text in texts(name, regex("[12]{2}|天气"), ends=False):
         assert re.fullmatch("[12]{2}|天气", text)
 
@@ -286,7 +286,7 @@ def test_ids_that_are_no_text_are_never_allowed():
         assert allowed.max() < known.size - PADDING
 
 
-def test_rows_that_say_the_same_share_what_was_computed():
+def test_rows_with_equal_texts_share_a_state():
     known = vocabulary("tiny-zh")
     grammar = Grammar(regex(".{5}"), known)
     constraint = Rows([grammar], known, [[9]] * 100)
@@ -342,7 +342,7 @@ def test_banned_texts_never_appear_and_nothing_else_is_lost(name, data):
             drawn_ids.append(token)
             previous = token
         assert not constraint.ended(0)
-    continuation = said(name, prompt, drawn_ids)
+    continuation = text_of(name, prompt, drawn_ids)
     assert not any(b in continuation for b in banned)
 
 
@@ -362,15 +362,15 @@ def test_all_restrictions_hold_together():
     both = [Grammar(regex("[ab]{3}"), known), Banned(["ab", "bb"], known)]
     constraint = Rows(both, known, [prompt] * 40)
     random = np.random.default_rng(3)
-    found = {
-        said("llama", prompt, ids)
+    actual = {
+        text_of("llama", prompt, ids)
         for ids, ended in (drawn(constraint, row, known, random) for row in range(30))
         if ended
     }
-    assert found == {"aaa", "baa"}
+    assert actual == {"aaa", "baa"}
 
 
-def test_where_nothing_is_allowed_the_error_says_which_and_where():
+def test_a_dead_end_names_the_restriction_and_the_text():
     known = vocabulary("cpm")
     constraint = Rows([Grammar(regex("天猴"), known)], known, [[9]])
     constraint.accept(0, known.texts[0].index("天".encode()))
@@ -430,12 +430,12 @@ def test_a_schema_in_a_file(tmp_path):
     ("more", "blanks"),
     [({}, {"", " ", *("\n" + " " * n for n in range(13))}), ({"whitespace_flexible": False}, {""})],
 )
-def test_blanks_in_json_come_to_an_end_and_can_be_chosen(more, blanks):
+def test_white_space_in_json_is_limited_and_configurable(more, blanks):
     known = vocabulary("gpt2")
     schema = {"type": "array"} | ({"x-guidance": more} if more else {})
     grammar = Grammar(json_schema(json.dumps(schema)), known)
     bytes_ = [known.texts[0].index(byte) for byte in (b" ", b"\n", b"]")]
-    found, waiting = set(), [""]
+    actual, waiting = set(), [""]
     while waiting:
         text = waiting.pop()
         constraint = Rows([grammar], known, [[50]])
@@ -444,8 +444,8 @@ def test_blanks_in_json_come_to_an_end_and_can_be_chosen(more, blanks):
         allowed = constraint.allowed(0)[bytes_]
         waiting += [text + c for c, can in zip(" \n", allowed[:2], strict=True) if can]
         if allowed[2]:
-            found.add(text)
-    assert found == blanks
+            actual.add(text)
+    assert actual == blanks
 
 
 def test_a_wrong_ban():

@@ -14,8 +14,9 @@ from oracle import numpy_llama
 from tiny import TINY, make_engine, random_weights
 
 import gentool
+from gentool.config.sampling import SamplingParams
 from gentool.decoding.contrastive import ContrastiveOptions, search
-from gentool.decoding.filters import Law, adjusted
+from gentool.decoding.filters import adjusted
 from gentool.errors import GentoolError
 from gentool.runtimes.xla import backend
 
@@ -51,10 +52,10 @@ def test_hugging_face(name):
     engine, data = golden(name)
     assert len(data["cases"]) == 24
     for case in data["cases"]:
-        law = Law(repetition_penalty=case.get("repetition_penalty", 1.0))
+        params = SamplingParams(repetition_penalty=case.get("repetition_penalty", 1.0))
 
-        def adjust(logits, _, outputs, law=law, prompt=case["prompt"]):
-            return adjusted(logits, law, [prompt], outputs)
+        def adjust(logits, _, outputs, params=params, prompt=case["prompt"]):
+            return adjusted(logits, params, [prompt], outputs)
 
         end = frozenset(case.get("eos_token_id", ()))
         limits = case["max_new_tokens"], case.get("min_new_tokens", 0)
@@ -65,13 +66,13 @@ def test_hugging_face(name):
 @pytest.mark.parametrize("name", ["hf_gpt2", "hf_llama"])
 def test_hidden_states_of_hugging_face(name):
     engine, data = golden(name)
-    ids, wanted = data["ids"], np.array(data["hidden_states"])
+    ids, expected = data["ids"], np.array(data["hidden_states"])
     _, hidden = engine.prefill(ids, all_positions=True, hidden=True)
-    np.testing.assert_allclose(hidden, wanted, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(hidden, expected, rtol=0, atol=1e-4)
     prefix, last = engine.prefill(ids[:2], hidden=True)
-    np.testing.assert_allclose(last, wanted[1:2], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(last, expected[1:2], rtol=0, atol=1e-4)
     _, rows = engine.extend([prefix], None, [0, 0], [0, 0], np.array([ids[2:]] * 2), hidden=True)
-    np.testing.assert_allclose(rows, [wanted[2:]] * 2, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(rows, [expected[2:]] * 2, rtol=0, atol=1e-4)
 
 
 # --- The reference
@@ -116,50 +117,50 @@ ALPHA = st.sampled_from([0.0, 0.2, 0.6, 0.9, 1.0])
     prompt=PROMPT,
     alpha=ALPHA,
     k=st.sampled_from([1, 2, 4, 5, 12, 40]),
-    most=st.integers(1, 20),
-    least=st.integers(0, 4),
+    max_new_tokens=st.integers(1, 20),
+    min_new_tokens=st.integers(0, 4),
     end=st.frozensets(st.integers(0, 11), max_size=3),
     invariant=st.booleans(),
 )
 @example(0, [3, 1, 4], 0.6, 4, 20, 0, NO_END, False)
 @example(1, [3], 0.9, 5, 20, 4, frozenset({1, 2}), True)
 def test_equals_a_search_that_computes_everything_anew(
-    seed, prompt, alpha, k, most, least, end, invariant
+    seed, prompt, alpha, k, max_new_tokens, min_new_tokens, end, invariant
 ):
     arch, arrays, engine = small(seed)
-    options = ContrastiveOptions(alpha, k, most, least)
-    found = ids_of(replace(engine, batch_invariant=invariant), prompt, options, end)
-    wanted = list(reference(arch, arrays, prompt, options, end))
-    sure = list(itertools.takewhile(lambda step: step[1], wanted))
-    assert found[: len(sure)] == [token for token, _ in sure]
-    assert len(sure) < len(wanted) or len(found) == len(wanted)
+    options = ContrastiveOptions(alpha, k, max_new_tokens, min_new_tokens)
+    actual = ids_of(replace(engine, batch_invariant=invariant), prompt, options, end)
+    expected = list(reference(arch, arrays, prompt, options, end))
+    sure = list(itertools.takewhile(lambda step: step[1], expected))
+    assert actual[: len(sure)] == [token for token, _ in sure]
+    assert len(sure) < len(expected) or len(actual) == len(expected)
 
 
 def test_the_reference_is_sure_of_most_steps():
     for seed in range(4):
         arch, arrays, _ = small(seed)
-        wanted = list(reference(arch, arrays, [3, 1, 4], ContrastiveOptions(0.6, 4, 20), NO_END))
-        assert sum(sure for _, sure in wanted) >= 18
-        assert len({token for token, _ in wanted}) > 2
+        expected = list(reference(arch, arrays, [3, 1, 4], ContrastiveOptions(0.6, 4, 20), NO_END))
+        assert sum(sure for _, sure in expected) >= 18
+        assert len({token for token, _ in expected}) > 2
 
 
 def test_hidden_states_equal_the_reference(engine, tiny_weights):
     """Of a prompt, of one that continues a prefix, and of rows; their product is the logits."""
     ids = np.random.default_rng(2).integers(0, TINY.n_vocab, 40)
-    wanted = numpy_llama.hidden_states(TINY, tiny_weights, ids)
+    expected = numpy_llama.hidden_states(TINY, tiny_weights, ids)
     prefix, hidden = engine.prefill(ids[:21], all_positions=True, hidden=True)
     assert hidden.dtype == np.float32
-    np.testing.assert_allclose(hidden, wanted[:21], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(hidden, expected[:21], rtol=0, atol=1e-4)
     np.testing.assert_allclose(
         engine.logits(hidden), engine.prefill(ids[:21], all_positions=True)[1], rtol=0, atol=1e-4
     )
     prefix, hidden = engine.prefill(ids[21:30], prefix, hidden=True)
-    np.testing.assert_allclose(hidden, wanted[29:30], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(hidden, expected[29:30], rtol=0, atol=1e-4)
     for invariant in (False, True):
         _, rows = replace(engine, batch_invariant=invariant).extend(
             [prefix], None, [0] * 3, [0] * 3, np.tile(ids[30:], (3, 1)), 10, hidden=True
         )
-        np.testing.assert_allclose(rows, [wanted[30:]] * 3, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(rows, [expected[30:]] * 3, rtol=0, atol=1e-4)
 
 
 # --- Laws
@@ -184,13 +185,13 @@ def test_the_caller_may_stop(seed, prompt, cut):
     steps = search(engine, prompt, options, NO_END)
     assert [next(steps).id for _ in range(cut)] == whole[:cut]
     steps.close()
-    assert ids_of(engine, prompt, options._replace(max_tokens=cut)) == whole[:cut]
+    assert ids_of(engine, prompt, options._replace(max_new_tokens=cut)) == whole[:cut]
     assert ids_of(engine, prompt, options) == whole
 
 
 @settings(max_examples=20)
 @given(seed=SEED, prompt=PROMPT, end=st.frozensets(st.integers(0, 11), max_size=6))
-def test_tokens_tell_what_the_model_says(seed, prompt, end):
+def test_tokens_have_the_models_log_probabilities(seed, prompt, end):
     arch, arrays, engine = small(seed)
     tokens = list(search(engine, prompt, ContrastiveOptions(0.6, 4, 12, 2), end, top_logprobs=3))
     text = [*prompt, *(token.id for token in tokens)]
@@ -207,7 +208,7 @@ def test_tokens_tell_what_the_model_says(seed, prompt, end):
     assert not {token.id for token in tokens[:2]} & end
 
 
-def test_what_is_banned_is_never_chosen():
+def test_banned_tokens_are_never_chosen():
     """Even where a banned token is all that differs from the text, as alpha 1 wants it to."""
     seen = []
 
@@ -232,7 +233,7 @@ def test_a_search_ends_with_the_context():
     assert len(ids_of(small(0)[2], [1] * (TINY.n_ctx - 2), ContrastiveOptions(0.6, 4, 50))) == 2
 
 
-def test_a_broken_model_is_named(tiny_weights):
+def test_logits_that_are_not_numbers_are_an_error(tiny_weights):
     broken = tiny_weights | {"final_norm": np.full(32, np.nan, np.float32)}
     engine = make_engine(TINY, broken, backend.GRAPH)
     with pytest.raises(GentoolError, match="not numbers"):

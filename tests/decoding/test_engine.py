@@ -21,8 +21,8 @@ def reference(tiny_weights):
     return numpy_llama.logits(TINY, tiny_weights, IDS)
 
 
-def close(found, wanted):
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE * np.abs(wanted).max())
+def close(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 33, 100])
@@ -43,7 +43,7 @@ def test_prefill_continues_a_prefix(engine, reference):
 
 
 @pytest.mark.parametrize("path", [backend.ONEDNN, backend.XLA_STEP])
-def test_other_paths_equal_the_reference(tiny_weights, reference, path):
+def test_other_backends_equal_the_reference(tiny_weights, reference, path):
     engine = make_engine(TINY, tiny_weights, path)
     prefix, logits = engine.prefill(IDS[:20], all_positions=True)
     close(logits, reference[:20])
@@ -55,7 +55,7 @@ def test_other_paths_equal_the_reference(tiny_weights, reference, path):
 
 @pytest.mark.parametrize("path", [backend.ONEDNN, backend.XLA_STEP])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_products_of_16_bits_round_what_they_take_too(tiny_weights, reference, path, dtype):
+def test_16_bit_products_round_their_inputs_too(tiny_weights, reference, path, dtype):
     logits = make_engine(TINY, tiny_weights, path, dtype).prefill(IDS[:40], all_positions=True)[1]
     off = np.abs(logits - reference[:40]).max() / np.abs(reference[:40]).max()
     assert off < {"float16": 0.01, "bfloat16": 0.05}[dtype]
@@ -63,7 +63,7 @@ def test_products_of_16_bits_round_what_they_take_too(tiny_weights, reference, p
 
 @pytest.mark.parametrize("batch_invariant", [False, True])
 @pytest.mark.parametrize("steps", [(1,) * 12, (5, 1, 5, 1)])
-def test_extend_equals_the_reference_however_it_is_cut(engine, reference, steps, batch_invariant):
+def test_extend_equals_the_reference_in_any_chunks(engine, reference, steps, batch_invariant):
     prefix, _ = engine.prefill(IDS[:20])
     at, tail = 20, None
     for size in steps:
@@ -74,7 +74,7 @@ def test_extend_equals_the_reference_however_it_is_cut(engine, reference, steps,
         at += size
 
 
-def test_a_tail_outgrows_its_room(engine, reference):
+def test_the_kv_cache_of_rows_grows(engine, reference):
     prefix, _ = engine.prefill(IDS[:20])
     tail, _ = engine.extend([prefix], None, [0], [0], IDS[None, 20:30], max_new_tokens=10)
     _, logits = engine.extend([prefix], tail, [0], [0], IDS[None, 30:50])
@@ -104,7 +104,7 @@ def test_rows_of_any_owner_continue_any_parents(plain, tiny_weights, data):
         close(row[0], numpy_llama.logits(TINY, tiny_weights, [*prompts[o], first[p], b])[-1])
 
 
-def test_windows_are_the_same_however_a_text_is_cut(plain, tiny_weights):
+def test_window_attention_does_not_depend_on_chunks(plain, tiny_weights):
     """Layer 0 sees five positions: a prompt at once, a prefix continued, single tokens, several at
     a time, and rows that were reordered give the same logits."""
     arch = TINY.model_copy(update={"window": 5, "window_layers": [0], "score_cap": 3.0})
@@ -122,7 +122,7 @@ def test_windows_are_the_same_however_a_text_is_cut(plain, tiny_weights):
         close(logits[0], whole[at : at + 1])
 
 
-def test_logits_are_read_where_they_lie(engine):
+def test_logits_are_the_runtimes_memory(engine):
     prefix, logits = engine.prefill(IDS[:5])
     _, rows = engine.extend([prefix], None, [0, 0, 0], [0, 0, 0], np.array([[1], [2], [3]]))
     assert not logits.flags.owndata and not rows.flags.owndata
@@ -151,14 +151,14 @@ def test_rows_join_between_steps(plain, tiny_weights, data):
             close(row[0], numpy_llama.logits(TINY, tiny_weights, [*prompts[o], *ids])[-1])
 
 
-def test_an_owner_must_be_its_parents(engine):
+def test_a_row_keeps_the_owner_of_its_parent(engine):
     prefixes = [engine.prefill(IDS[:5])[0], engine.prefill(IDS[:6])[0]]
     tail, _ = engine.extend(prefixes, None, [0, 1], [0, 0], np.ones((2, 1), int), 4)
     with pytest.raises(ValueError, match="owner"):
         engine.extend(prefixes, tail, [1, 0], [0, 1], np.ones((2, 1), int))
 
 
-def test_a_rows_bits_do_not_depend_on_its_neighbours_or_its_position(engine):
+def test_rows_are_batch_invariant(engine):
     """--batch-invariant: one row, then the same row at each place among 1 to 17 others."""
     engine = replace(engine, batch_invariant=True)
     prefix, _ = engine.prefill(IDS[:20])
@@ -180,7 +180,7 @@ def test_a_rows_bits_do_not_depend_on_its_neighbours_or_its_position(engine):
             np.testing.assert_array_equal(run(rows, at), alone)
 
 
-def test_neighbours_of_other_prompts_leave_a_rows_bits(engine):
+def test_rows_are_batch_invariant_beside_other_prompts(engine):
     engine = replace(engine, batch_invariant=True)
     prefixes = [engine.prefill(IDS[:n])[0] for n in (20, 7, 50)]
     _, alone = engine.extend(prefixes, None, [0], [0], np.array([[3]]), 4)

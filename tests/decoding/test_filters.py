@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gentool.decoding.filters import Law, adjusted, top_k, top_p, typical_p, weights
+from gentool.config.sampling import SamplingParams
+from gentool.decoding.filters import adjusted, top_k, top_p, typical_p, weights
 from gentool.decoding.sampling import draw
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden/sampling/hf_processors.npz")
@@ -29,29 +30,31 @@ TIES = 3  # the golden row of many equal logits
 LAST = 1 - 2.0**-53
 
 
-def law_of(configuration: str) -> Law:
-    """T0.8_k8_p0.9 -> Law(temperature=0.8, top_k=8, top_p=0.9); they apply from left to right."""
+def params_of(configuration: str) -> SamplingParams:
+    """T0.8_k8_p0.9 -> SamplingParams(temperature=0.8, top_k=8, top_p=0.9), in order."""
     if configuration == "none":
-        return Law()
+        return SamplingParams()
     parts = [re.fullmatch(r"([a-zT]+)([\d.]+)", part).groups() for part in configuration.split("_")]
-    return Law(**{FIELDS[name]: type(getattr(Law(), FIELDS[name]))(x) for name, x in parts})
+    return SamplingParams(
+        **{FIELDS[name]: type(getattr(SamplingParams(), FIELDS[name]))(x) for name, x in parts}
+    )
 
 
-def golden_rows(law):
+def golden_rows(params):
     """The processed logits of all golden rows, histories split one way and the other."""
     texts = [
         ids[:length].tolist()
         for ids, length in zip(GOLDEN["history"], GOLDEN["history_len"], strict=True)
     ]
     empty = [[]] * len(texts)
-    whole = adjusted(GOLDEN["logits"], law, texts, empty)
-    np.testing.assert_array_equal(whole, adjusted(GOLDEN["logits"], law, empty, texts))
-    return weights(whole, law)
+    whole = adjusted(GOLDEN["logits"], params, texts, empty)
+    np.testing.assert_array_equal(whole, adjusted(GOLDEN["logits"], params, empty, texts))
+    return weights(whole, params)
 
 
 @pytest.mark.parametrize("configuration", sorted({*CONFIGURATIONS} - {"k5_p0.9_min3"}))
 def test_kept_sets_and_probabilities_are_hugging_faces(configuration):
-    for index, w in enumerate(golden_rows(law_of(configuration))):
+    for index, w in enumerate(golden_rows(params_of(configuration))):
         kept = GOLDEN[f"{configuration}/{index}/kept"]
         probabilities = GOLDEN[f"{configuration}/{index}/probs"]
         if index == TIES:  # which of equals top-p keeps is ours to say
@@ -62,9 +65,9 @@ def test_kept_sets_and_probabilities_are_hugging_faces(configuration):
         np.testing.assert_allclose(w / w.sum(), probabilities, rtol=2e-6)
 
 
-def test_hugging_faces_least_number_of_tokens_is_not_ours():
+def test_hugging_faces_min_tokens_to_keep_is_not_ours():
     # top-k 5, then top-p 0.3, in Hugging Face with min_tokens_to_keep=3
-    for index, w in enumerate(golden_rows(Law(top_k=5, top_p=0.3))):
+    for index, w in enumerate(golden_rows(SamplingParams(top_k=5, top_p=0.3))):
         if index != TIES:
             best = np.argsort(-GOLDEN["logits"][index], kind="stable")[:3]
             expected = np.union1d(best, np.flatnonzero(w))
@@ -74,11 +77,11 @@ def test_hugging_faces_least_number_of_tokens_is_not_ours():
 
 @pytest.mark.parametrize("configuration", ["rep1.3", "rep0.8", "ngram1", "ngram2", "ngram3"])
 def test_where_the_prompt_ends_does_not_matter_to_repetition(configuration):
-    law = law_of(configuration)
+    params = params_of(configuration)
     for index, length in enumerate(GOLDEN["history_len"]):
         text = GOLDEN["history"][index, :length].tolist()
         for split in range(length + 1):
-            out = adjusted(GOLDEN["logits"][[index]], law, [text[:split]], [text[split:]])
+            out = adjusted(GOLDEN["logits"][[index]], params, [text[:split]], [text[split:]])
             expected = GOLDEN[f"{configuration}/{index}/scores"]
             np.testing.assert_allclose(out[0], expected, rtol=1e-6)
 
@@ -105,43 +108,45 @@ def first_to_reach(order, p, mass):
     return len(order)
 
 
-def plain_adjusted(x, law, prompt, output):
+def plain_adjusted(x, params, prompt, output):
     x = x.astype(np.float64)
     text = [*prompt, *output]
     for id in set(text):
-        x[id] = x[id] / law.repetition_penalty if x[id] > 0 else x[id] * law.repetition_penalty
+        x[id] = (
+            x[id] / params.repetition_penalty if x[id] > 0 else x[id] * params.repetition_penalty
+        )
     for id, count in Counter(output).items():
-        x[id] -= law.presence_penalty
-        x[id] -= law.frequency_penalty * count
-    if n := law.no_repeat_ngram_size:
+        x[id] -= params.presence_penalty
+        x[id] -= params.frequency_penalty * count
+    if n := params.no_repeat_ngram_size:
         grams = {tuple(text[i : i + n]) for i in range(len(text) - n + 1)}
         context = tuple(text[len(text) - n + 1 :])
         for id in range(len(x)):
             if (*context, id) in grams:
                 x[id] = -np.inf
-    for id, bias in law.logit_bias.items():
+    for id, bias in params.logit_bias.items():
         x[id] += bias
     return x
 
 
-def plain_probabilities(x, law):
-    x = x.astype(np.float64) / law.temperature
-    if law.top_k:
-        x = without(x, x < np.sort(x)[::-1][: law.top_k][-1])
-    if law.top_p < 1:
+def plain_probabilities(x, params):
+    x = x.astype(np.float64) / params.temperature
+    if params.top_k:
+        x = without(x, x < np.sort(x)[::-1][: params.top_k][-1])
+    if params.top_p < 1:
         order = sorted(range(len(x)), key=lambda id: (-x[id], id))
-        count = first_to_reach(order, softmax(x), law.top_p)
+        count = first_to_reach(order, softmax(x), params.top_p)
         x = without(x, ~np.isin(np.arange(len(x)), order[:count]))
-    if law.min_p:
+    if params.min_p:
         p = softmax(x)
-        x = without(x, p < law.min_p * p.max())
-    if law.typical_p < 1:
+        x = without(x, p < params.min_p * p.max())
+    if params.typical_p < 1:
         p = softmax(x)
         information = np.array([-math.log(y) if y else math.inf for y in p])
         entropy = sum(y * i for y, i in zip(p, information, strict=True) if y)
         distance = np.abs(information - entropy)
         order = sorted(range(len(x)), key=lambda id: distance[id])
-        crossing = order[first_to_reach(order, p, law.typical_p) - 1]
+        crossing = order[first_to_reach(order, p, params.typical_p) - 1]
         x = without(x, distance > distance[crossing] + 1e-12)
     return softmax(x)
 
@@ -165,12 +170,12 @@ filters = st.tuples(
     st.just(1.0) | shares,
     st.just(0.0) | shares,
     st.just(1.0) | shares,
-).map(lambda values: Law(*values))  # of st.builds the fields left out would be drawn too
+).map(lambda values: SamplingParams(*values))  # of st.builds the fields left out would be drawn too
 
 
 @given(rows(), filters)
-def test_weights_are_the_plain_definitions(x, law):
-    w, expected = weights(x, law), plain_probabilities(x, law)
+def test_weights_are_the_plain_definitions(x, params):
+    w, expected = weights(x, params), plain_probabilities(x, params)
     np.testing.assert_array_equal(w > 0, expected > 0)
     np.testing.assert_allclose(w / w.sum(), expected, rtol=1e-9)
 
@@ -184,13 +189,13 @@ def test_weights_are_the_plain_definitions(x, law):
         st.sampled_from([-0.5, 0.0, 2.0]),
         st.integers(0, 4),
         st.dictionaries(st.integers(0, 6), st.floats(-100, 100), max_size=3),
-    ).map(lambda values: Law(1.0, 0, 1.0, 0.0, 1.0, *values)),
+    ).map(lambda values: SamplingParams(1.0, 0, 1.0, 0.0, 1.0, *values)),
     rows([7]),
 )
-def test_adjusted_is_the_plain_definition(prompt, output, law, x):
-    expected = plain_adjusted(x, law, prompt, output)
+def test_adjusted_is_the_plain_definition(prompt, output, params, x):
+    expected = plain_adjusted(x, params, prompt, output)
     if np.isfinite(expected).any():
-        out = adjusted(x[None], law, [prompt], [output])[0]
+        out = adjusted(x[None], params, [prompt], [output])[0]
         np.testing.assert_allclose(out, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -198,7 +203,7 @@ def test_adjusted_is_the_plain_definition(prompt, output, law, x):
 
 
 def test_temperature_divides_before_the_filters():
-    w = weights(np.log([0.5, 0.25, 0.25]).astype(np.float32), Law(temperature=0.5))
+    w = weights(np.log([0.5, 0.25, 0.25]).astype(np.float32), SamplingParams(temperature=0.5))
     np.testing.assert_allclose(w / w.sum(), [4 / 6, 1 / 6, 1 / 6], rtol=1e-6)
 
 
@@ -219,11 +224,21 @@ def test_top_p_takes_the_lower_ids_of_equals(size):
     assert np.flatnonzero(top_p(np.ones(size), 0.5)).tolist() == list(range(size // 2))
 
 
-def test_min_p_is_a_share_of_what_the_filters_before_it_left():
+def test_min_p_is_relative_to_the_filtered_maximum():
     # of 0.6, 0.2, 0.15, 0.05 the first three reach 0.9; 0.15 is a quarter of 0.6
     logits = np.log([0.6, 0.2, 0.15, 0.05])
-    assert weights(logits, Law(top_p=0.9, min_p=0.26)).astype(bool).tolist() == [1, 1, 0, 0]
-    assert weights(logits, Law(top_p=0.9, min_p=0.24)).astype(bool).tolist() == [1, 1, 1, 0]
+    assert weights(logits, SamplingParams(top_p=0.9, min_p=0.26)).astype(bool).tolist() == [
+        1,
+        1,
+        0,
+        0,
+    ]
+    assert weights(logits, SamplingParams(top_p=0.9, min_p=0.24)).astype(bool).tolist() == [
+        1,
+        1,
+        1,
+        0,
+    ]
 
 
 def test_typical_leaves_out_what_is_too_probable():
@@ -234,32 +249,34 @@ def test_typical_leaves_out_what_is_too_probable():
 
 
 def test_repetition_counts_the_prompt_and_presence_does_not():
-    law = Law(repetition_penalty=2, presence_penalty=0.5, frequency_penalty=0.25)
-    out = adjusted(np.float32([[4, -4, 4, 4]]), law, [[0, 0, 1]], [[2, 2, 2]])
+    params = SamplingParams(repetition_penalty=2, presence_penalty=0.5, frequency_penalty=0.25)
+    out = adjusted(np.float32([[4, -4, 4, 4]]), params, [[0, 0, 1]], [[2, 2, 2]])
     assert out.tolist() == [[2, -8, 2 - 0.5 - 0.75, 4]]
 
 
-def test_bias_cannot_bring_back_what_is_banned():
-    law = Law(no_repeat_ngram_size=1, logit_bias={0: 100.0, 2: -math.inf, 1: 2.0})
-    assert adjusted(np.zeros((1, 3)), law, [[0]], [[]]).tolist() == [[-math.inf, 2, -math.inf]]
+def test_bias_does_not_undo_a_ban():
+    params = SamplingParams(no_repeat_ngram_size=1, logit_bias={0: 100.0, 2: -math.inf, 1: 2.0})
+    assert adjusted(np.zeros((1, 3)), params, [[0]], [[]]).tolist() == [[-math.inf, 2, -math.inf]]
 
 
 def test_a_row_that_loses_everything_keeps_its_most_probable_token():
-    law = Law(no_repeat_ngram_size=1)
-    out = adjusted(np.float32([[1, 3, 2], [1, 3, 2]]), law, [[0, 1], [2]], [[2], []])
-    assert weights(out, law).astype(bool).tolist() == [[0, 1, 0], [1, 1, 0]]
-    assert weights(np.full((1, 3), -np.inf), Law(top_k=2, top_p=0.5)).tolist() == [[1, 0, 0]]
+    params = SamplingParams(no_repeat_ngram_size=1)
+    out = adjusted(np.float32([[1, 3, 2], [1, 3, 2]]), params, [[0, 1], [2]], [[2], []])
+    assert weights(out, params).astype(bool).tolist() == [[0, 1, 0], [1, 1, 0]]
+    assert weights(np.full((1, 3), -np.inf), SamplingParams(top_k=2, top_p=0.5)).tolist() == [
+        [1, 0, 0]
+    ]
 
 
-def test_a_law_without_history_gives_the_logits_themselves():
+def test_without_penalties_the_logits_are_returned():
     logits = np.float32([[1, 2]])
-    assert adjusted(logits, Law(0.5, 3, 0.9, 0.1, 0.9), [[0]], [[1]]) is logits
+    assert adjusted(logits, SamplingParams(0.5, 3, 0.9, 0.1, 0.9), [[0]], [[1]]) is logits
 
 
-def test_what_is_given_stays_as_it_is():
+def test_arguments_are_not_changed():
     logits = np.array([[1.0, 2, 3]])
-    weights(logits, Law(temperature=0.5, top_k=1))
-    adjusted(logits, Law(repetition_penalty=2), [[0]], [[1]])
+    weights(logits, SamplingParams(temperature=0.5, top_k=1))
+    adjusted(logits, SamplingParams(repetition_penalty=2), [[0]], [[1]])
     assert logits.tolist() == [[1, 2, 3]]
 
 
@@ -267,14 +284,14 @@ def test_what_is_given_stays_as_it_is():
 
 
 @given(st.lists(rows([7]), min_size=2, max_size=5), filters)
-def test_a_row_does_not_depend_on_the_others(some, law):
-    law = replace(law, repetition_penalty=1.2, no_repeat_ngram_size=2, frequency_penalty=0.1)
+def test_a_row_does_not_depend_on_the_others(some, params):
+    params = replace(params, repetition_penalty=1.2, no_repeat_ngram_size=2, frequency_penalty=0.1)
     x = np.stack(some)
     prompts, outputs = [[i % 7, 1] for i in range(len(x))], [[1, i % 7, 1] for i in range(len(x))]
-    w = weights(adjusted(x, law, prompts, outputs), law)
-    turned = weights(adjusted(x[::-1], law, prompts[::-1], outputs[::-1]), law)
+    w = weights(adjusted(x, params, prompts, outputs), params)
+    turned = weights(adjusted(x[::-1], params, prompts[::-1], outputs[::-1]), params)
     np.testing.assert_array_equal(turned, w[::-1])
-    alone = weights(adjusted(x[:1], law, prompts[:1], outputs[:1]), law)
+    alone = weights(adjusted(x[:1], params, prompts[:1], outputs[:1]), params)
     np.testing.assert_array_equal(alone, w[:1])
 
 
@@ -282,22 +299,24 @@ def test_a_row_does_not_depend_on_the_others(some, law):
 def test_neutral_values_change_nothing(x, temperature):
     plain = np.exp((x.astype(np.float64) - x.max()) / temperature)
     for k in (0, len(x), len(x) + 1):
-        np.testing.assert_array_equal(weights(x, Law(temperature, k, 1.0, 0.0, 1.0)), plain)
+        np.testing.assert_array_equal(
+            weights(x, SamplingParams(temperature, k, 1.0, 0.0, 1.0)), plain
+        )
 
 
 @given(rows())
 def test_top_k_one_is_greedy_where_the_maximum_is_unique(x):
     best = np.flatnonzero(x == x.max())
-    assert np.flatnonzero(weights(x, Law(top_k=1))).tolist() == best.tolist()
+    assert np.flatnonzero(weights(x, SamplingParams(top_k=1))).tolist() == best.tolist()
     assert best[0] == x.argmax()
 
 
 @given(rows(), filters)
-def test_each_filter_keeps_a_part_of_what_the_one_before_it_kept(x, law):
+def test_each_filter_keeps_a_subset(x, params):
     steps = ["temperature", "top_k", "top_p", "min_p", "typical_p"]
     kept = np.isfinite(x)
     for count in range(1, len(steps) + 1):
-        w = weights(x, Law(**{name: getattr(law, name) for name in steps[:count]}))
+        w = weights(x, SamplingParams(**{name: getattr(params, name) for name in steps[:count]}))
         assert (w >= 0).all() and w.sum() > 0
         assert not ((w > 0) & ~kept).any()
         kept = w > 0
@@ -306,13 +325,14 @@ def test_each_filter_keeps_a_part_of_what_the_one_before_it_kept(x, law):
 @given(rows(), st.integers(-1000, 1000), st.integers(0, 60), shares)
 def test_adding_a_constant_changes_nothing(x, constant, k, p):
     np.testing.assert_array_equal(
-        weights(x, Law(top_k=k, top_p=p)), weights(x + np.float32(constant), Law(top_k=k, top_p=p))
+        weights(x, SamplingParams(top_k=k, top_p=p)),
+        weights(x + np.float32(constant), SamplingParams(top_k=k, top_p=p)),
     )
 
 
 @given(rows(), st.floats(0.01, 0.999))
 def test_top_p_is_the_smallest_set_that_reaches_p(x, p):
-    w = weights(x, Law())
+    w = weights(x, SamplingParams())
     kept = top_p(w, p)
     mass, need = kept.sum(), p * w.sum()
     assert mass >= need * (1 - 1e-12)
@@ -321,8 +341,8 @@ def test_top_p_is_the_smallest_set_that_reaches_p(x, p):
 
 
 @given(rows(), filters)
-def test_extreme_u_gives_tokens_of_positive_probability(x, law):
-    w = weights(x, law)
+def test_extreme_u_gives_tokens_of_positive_probability(x, params):
+    w = weights(x, params)
     assert draw(np.cumsum(w), 0.0) == np.flatnonzero(w)[0]
     assert w[draw(np.cumsum(w), LAST)] > 0
 
@@ -331,7 +351,7 @@ def test_extreme_u_gives_tokens_of_positive_probability(x, law):
 def test_a_large_vocabulary_is_filtered_as_if_it_were_sorted(scale):
     x = (np.random.default_rng(0).normal(size=152_000) * scale).astype(np.float32)
     order = np.argsort(-x, kind="stable")
-    assert sorted(order[:50]) == np.flatnonzero(weights(x, Law(top_k=50))).tolist()
-    reached = np.cumsum(weights(x, Law())[order])
+    assert sorted(order[:50]) == np.flatnonzero(weights(x, SamplingParams(top_k=50))).tolist()
+    reached = np.cumsum(weights(x, SamplingParams())[order])
     count = np.searchsorted(reached, 0.9 * reached[-1]) + 1
-    assert sorted(order[:count]) == np.flatnonzero(weights(x, Law(top_p=0.9))).tolist()
+    assert sorted(order[:count]) == np.flatnonzero(weights(x, SamplingParams(top_p=0.9))).tolist()

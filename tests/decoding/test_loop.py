@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from oracle import numpy_llama
 from tiny import TINY, make_engine, random_weights
 
-from gentool.decoding.filters import Law, adjusted
+from gentool.config.sampling import SamplingParams
+from gentool.decoding.filters import adjusted
 from gentool.decoding.lookup import Drafter, draft
 from gentool.decoding.loop import DecodeLoop, DecodeOptions, Prompt, Row
 from gentool.decoding.philox import uniform
 from gentool.decoding.sampling import BELOW_ONE, RandomNumbers, normalized, pick, top_k_ids
 from gentool.runtimes.xla import backend
 
-LAW = Law()
+PARAMS = SamplingParams()
 
 
 @pytest.fixture(scope="module")
@@ -37,28 +38,28 @@ class Sample(NamedTuple):
     first: int | None = None
 
 
-def run(engine, prompts, rows, law=LAW, most=12, batch_invariant=False, **more):
+def run(engine, prompts, rows, params=PARAMS, max_new_tokens=12, batch_invariant=False, **more):
     """The tokens of each row."""
     engine = replace(engine, batch_invariant=batch_invariant)
     constraint = more.pop("constraint", None)
-    options = DecodeOptions(law, more.pop("seed", 1), most, **more)
+    options = DecodeOptions(params, more.pop("seed", 1), max_new_tokens, **more)
     decoding = DecodeLoop(engine, options, constraint)
     numbers = {}  # row of the loop -> row of the test
     for prompt, ids in enumerate(prompts):
         prefix, logits = engine.prefill(ids)
         mine = [index for index, row in enumerate(rows) if row.prompt == prompt]
         keys = [Row(rows[i].row, rows[i].sample, rows[i].first) for i in mine]
-        added = decoding.add(Prompt(np.array(ids), prefix, logits[0], most), keys)
+        added = decoding.add(Prompt(np.array(ids), prefix, logits[0], max_new_tokens), keys)
         numbers |= dict(zip(added, mine, strict=True))
-    found = [[] for _ in rows]
+    actual = [[] for _ in rows]
     while not decoding.done:
         for token in decoding.step():
-            found[numbers[token.row]].append(token)
-    return found
+            actual[numbers[token.row]].append(token)
+    return actual
 
 
-def ids(found):
-    return [[token.id for token in row] for row in found]
+def ids(actual):
+    return [[token.id for token in row] for row in actual]
 
 
 def rows_of(prompts, samples):
@@ -68,11 +69,15 @@ def rows_of(prompts, samples):
 PROMPTS = [[5, 9, 5, 9, 5, 9, 5], list(range(20)), [7]]
 
 
-@pytest.mark.parametrize("law", [Law(0.0), Law(0.6, top_k=2), Law(1.0, 0, 0.9)], ids=str)
+@pytest.mark.parametrize(
+    "params",
+    [SamplingParams(0.0), SamplingParams(0.6, top_k=2), SamplingParams(1.0, 0, 0.9)],
+    ids=str,
+)
 @pytest.mark.parametrize("lookup", [1, 3, 8])
-def test_drafts_change_no_text(small, law, lookup):
-    plain = run(small, PROMPTS, rows_of(3, 2), law, most=24)
-    drafted = run(small, PROMPTS, rows_of(3, 2), law, most=24, lookup=lookup)
+def test_drafts_change_no_text(small, params, lookup):
+    plain = run(small, PROMPTS, rows_of(3, 2), params, max_new_tokens=24)
+    drafted = run(small, PROMPTS, rows_of(3, 2), params, max_new_tokens=24, lookup=lookup)
     assert ids(plain) == ids(drafted)
     for a, b in zip(sum(plain, []), sum(drafted, []), strict=True):
         assert a.log_probability == pytest.approx(b.log_probability, abs=1e-4)
@@ -89,13 +94,20 @@ def test_drafts_save_steps(small, monkeypatch):
 
     monkeypatch.setattr(small.runtime, "step", counted)
     bias = {5: 100.0}  # a model that says one thing
-    found = run(small, [[5, 5, 5]], [Sample(0, 0, 0)], Law(0.0, logit_bias=bias), most=33, lookup=7)
-    assert ids(found) == [[5] * 33]
+    actual = run(
+        small,
+        [[5, 5, 5]],
+        [Sample(0, 0, 0)],
+        SamplingParams(0.0, logit_bias=bias),
+        max_new_tokens=33,
+        lookup=7,
+    )
+    assert ids(actual) == [[5] * 33]
     assert len(calls) == 4  # one token, then eight a step
 
 
 @pytest.mark.parametrize(
-    ("text", "count", "wanted"),
+    ("text", "count", "expected"),
     [
         ([1, 2, 3, 4, 1, 2, 3], 2, [4, 1]),
         ([1, 2, 9, 2, 3, 1, 2], 1, [9]),  # two tokens were last together before 9
@@ -106,23 +118,23 @@ def test_drafts_save_steps(small, monkeypatch):
         ([], 4, []),
     ],
 )
-def test_what_is_drafted(text, count, wanted):
-    assert draft(text, count) == wanted
+def test_drafts_of_examples(text, count, expected):
+    assert draft(text, count) == expected
 
 
 @given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 6))
-def test_a_draft_is_what_stood_behind_the_last_tokens(text, count):
-    found = draft(text, count)
-    assert len(found) in (0, count)
-    if found:
-        whole = [*text, *found]
+def test_a_draft_continues_an_earlier_occurrence(text, count):
+    actual = draft(text, count)
+    assert len(actual) in (0, count)
+    if actual:
+        whole = [*text, *actual]
         at = [i for i in range(2, len(text)) if text[i - 2 : i] == text[-2:]]
-        assert any(whole[i : i + count] == found for i in at)
+        assert any(whole[i : i + count] == actual for i in at)
     else:
         assert text[-2:] not in [text[i - 2 : i] for i in range(2, len(text))]
 
 
-def test_drafts_rest_where_they_do_not_come_true():
+def test_drafts_pause_after_rejections():
     drafter, copied = Drafter(3), [1, 2, 3, 1, 2]
     drafts = []
     for _ in range(40):
@@ -143,34 +155,41 @@ def compiled():
 
 
 @pytest.mark.parametrize(
-    "law", [Law(0.0, repetition_penalty=1.7), Law(0.0, no_repeat_ngram_size=2)]
+    "params",
+    [SamplingParams(0.0, repetition_penalty=1.7), SamplingParams(0.0, no_repeat_ngram_size=2)],
 )
-def test_greedy_under_filters_equals_a_run_without_a_cache(compiled, law):
+def test_greedy_under_filters_equals_a_run_without_a_cache(compiled, params):
     engine, weights = compiled
     text, prompt = [3, 4, 3, 4], [3, 4, 3, 4]
     for _ in range(10):
         logits = numpy_llama.logits(TINY, weights, text)[-1:]
-        text.append(int(adjusted(logits, law, [prompt], [text[4:]]).argmax()))
-    assert ids(run(engine, [prompt], [Sample(0, 0, 0)], law, most=10)) == [text[4:]]
+        text.append(int(adjusted(logits, params, [prompt], [text[4:]]).argmax()))
+    assert ids(run(engine, [prompt], [Sample(0, 0, 0)], params, max_new_tokens=10)) == [text[4:]]
 
 
 def test_recorded_tokens_are_the_most_probable(small):
-    (row,) = run(small, [PROMPTS[0]], [Sample(0, 0, 0)], most=5, top_logprobs=4)
+    (row,) = run(small, [PROMPTS[0]], [Sample(0, 0, 0)], max_new_tokens=5, top_logprobs=4)
     text = list(PROMPTS[0])
     for token in row:
         own = normalized(small.prefill(text)[1])[0]
-        wanted = sorted(range(TINY.n_vocab), key=lambda i: (-own[i], i))[:4]
-        assert [i for i, _ in token.top_logprobs] == wanted
-        np.testing.assert_allclose([p for _, p in token.top_logprobs], own[wanted], atol=1e-4)
+        expected = sorted(range(TINY.n_vocab), key=lambda i: (-own[i], i))[:4]
+        assert [i for i, _ in token.top_logprobs] == expected
+        np.testing.assert_allclose([p for _, p in token.top_logprobs], own[expected], atol=1e-4)
         assert token.log_probability == pytest.approx(own[token.id], abs=1e-4)
         text.append(token.id)
 
 
-def test_rows_begin_with_what_they_must(small):
+def test_rows_begin_with_their_forced_token(small):
     rows = [Sample(0, 0, i, first) for i, first in enumerate((80, 3, 41))]
-    found = run(small, [PROMPTS[1]], rows, Law(0.0), most=6)
-    for row, one in zip(rows, ids(found), strict=True):
-        alone = run(small, [[*PROMPTS[1], row.first]], [Sample(0, 0, 0)], Law(0.0), most=5)
+    actual = run(small, [PROMPTS[1]], rows, SamplingParams(0.0), max_new_tokens=6)
+    for row, one in zip(rows, ids(actual), strict=True):
+        alone = run(
+            small,
+            [[*PROMPTS[1], row.first]],
+            [Sample(0, 0, 0)],
+            SamplingParams(0.0),
+            max_new_tokens=5,
+        )
         assert one == [row.first, *ids(alone)[0]]
 
 
@@ -193,16 +212,16 @@ class Even:
 @pytest.mark.parametrize("lookup", [0, 4])
 def test_restricted_rows(small, lookup):
     rows = rows_of(2, 3)
-    found = run(small, PROMPTS[:2], rows, constraint=Even(), lookup=lookup)
-    assert all(len(row) == 3 and all(i % 2 == 0 for i in row) for row in ids(found))
-    assert all(row[-1].complete for row in found)
+    actual = run(small, PROMPTS[:2], rows, constraint=Even(), lookup=lookup)
+    assert all(len(row) == 3 and all(i % 2 == 0 for i in row) for row in ids(actual))
+    assert all(row[-1].complete for row in actual)
 
 
 def test_ends_are_forbidden_until_they_are_due(small):
     end = frozenset(range(0, 90))
-    found = run(small, PROMPTS, rows_of(3, 4), end=end, min_new_tokens=5)
-    assert all(5 <= len(row) <= 12 and row[-1].ended for row in found if len(row) < 12)
-    assert all(token.id >= 90 for row in found for token in row[:5])
+    actual = run(small, PROMPTS, rows_of(3, 4), end=end, min_new_tokens=5)
+    assert all(5 <= len(row) <= 12 and row[-1].ended for row in actual if len(row) < 12)
+    assert all(token.id >= 90 for row in actual for token in row[:5])
 
 
 # stratified draws
@@ -216,12 +235,12 @@ def numbers_of(seed, rows, samples, strata):
 
 @settings(max_examples=50)
 @given(st.lists(st.integers(1, 50), min_size=2, max_size=8), st.integers(1, 40), st.integers(0, 99))
-def test_strata_draw_each_token_as_often_as_it_is_due(counts, n, seed):
+def test_stratified_counts_are_rounded_probabilities(counts, n, seed):
     """Of n stratified first tokens each comes p n times, rounded up or down."""
     p = np.array(counts) / sum(counts)
     numbers = numbers_of(seed, np.zeros(n, int), np.arange(n), n)
     u = numbers.at(np.arange(n), np.zeros(n, int))
-    drawn = pick(np.repeat(np.log(p)[None], n, axis=0), Law(), u)
+    drawn = pick(np.repeat(np.log(p)[None], n, axis=0), SamplingParams(), u)
     times = np.bincount(drawn.ids, minlength=len(p))
     assert np.all(np.abs(times - n * p) < 1 + 1e-9)
     numbers.rescale(np.arange(n), drawn.low, drawn.high)
@@ -236,7 +255,7 @@ def test_code_points_are_rescaled_and_run_out():
     indices = np.arange(n)
     texts = []
     for step in range(40):
-        drawn = pick(logits, Law(), numbers.at(indices, np.full(n, step)))
+        drawn = pick(logits, SamplingParams(), numbers.at(indices, np.full(n, step)))
         numbers.rescale(indices, drawn.low, drawn.high)
         texts.append(drawn.ids)
         times = np.bincount(drawn.ids, minlength=3) / n
@@ -275,20 +294,22 @@ def test_top_k_ids_is_a_stable_sort(values, count):
     order=st.randoms(use_true_random=False),
     samples=st.integers(1, 3),
 )
-def test_a_prompt_gives_what_it_gives_alone(small, prompts, order, samples):
+def test_samples_of_a_prompt_do_not_depend_on_the_batch(small, prompts, order, samples):
     """Whatever stands beside it, however many, in any order: bit for bit under the flag, and up
     to rounding without it."""
-    law = Law(0.8, top_p=0.9)
+    params = SamplingParams(0.8, top_p=0.9)
     rows = rows_of(len(prompts), samples)
     order.shuffle(rows)
     each = []
     for row in rows:
         here = [Sample(0, row.row, row.sample)]
-        each += run(small, [prompts[row.prompt]], here, law, most=5, batch_invariant=True)
+        each += run(
+            small, [prompts[row.prompt]], here, params, max_new_tokens=5, batch_invariant=True
+        )
     for invariant in (True, False):
-        together = run(small, prompts, rows, law, most=5, batch_invariant=invariant)
-        for found, alone in zip(together, each, strict=True):
-            pairs = list(zip(found, alone, strict=True))
+        together = run(small, prompts, rows, params, max_new_tokens=5, batch_invariant=invariant)
+        for actual, alone in zip(together, each, strict=True):
+            pairs = list(zip(actual, alone, strict=True))
             if invariant:
                 assert [(a.id, a.log_probability) for a, _ in pairs] == [
                     (b.id, b.log_probability) for _, b in pairs
@@ -303,10 +324,10 @@ def test_a_prompt_gives_what_it_gives_alone(small, prompts, order, samples):
 @pytest.mark.parametrize("lookup", [0, 3])
 def test_rows_join_between_steps(small, batch_invariant, lookup):
     """A prompt that is added when others have begun gives what it gives alone."""
-    law = Law(0.8, top_p=0.9)
+    params = SamplingParams(0.8, top_p=0.9)
     engine = replace(small, batch_invariant=batch_invariant)
-    decoding = DecodeLoop(engine, DecodeOptions(law, 1, 12, lookup=lookup))
-    found, started = {}, []
+    decoding = DecodeLoop(engine, DecodeOptions(params, 1, 12, lookup=lookup))
+    actual, started = {}, []
     for step in range(40):
         if step in (0, 3, 5):
             prompt = len(started)
@@ -315,11 +336,16 @@ def test_rows_join_between_steps(small, batch_invariant, lookup):
             started.append(decoding.add(computed, [Row(prompt, 0), Row(prompt, 1)]))
         if not decoding.done:
             for token in decoding.step():
-                found.setdefault(token.row, []).append(token)
+                actual.setdefault(token.row, []).append(token)
     assert decoding.done
     for prompt, rows in enumerate(started):
         samples = [Sample(0, prompt, 0), Sample(0, prompt, 1)]
         alone = run(
-            small, [PROMPTS[prompt]], samples, law, batch_invariant=batch_invariant, lookup=lookup
+            small,
+            [PROMPTS[prompt]],
+            samples,
+            params,
+            batch_invariant=batch_invariant,
+            lookup=lookup,
         )
-        assert [[t.id for t in found[row]] for row in rows] == ids(alone)
+        assert [[t.id for t in actual[row]] for row in rows] == ids(alone)

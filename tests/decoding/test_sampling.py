@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from gentool.config.sampling import SamplingParams
 from gentool.decoding import sampling
-from gentool.decoding.filters import Law, weights
+from gentool.decoding.filters import weights
 from gentool.decoding.sampling import draw, log_probabilities, pick
 
 logits = arrays(np.float32, st.integers(1, 300), elements=st.floats(-20, 20, width=32))
@@ -16,8 +17,8 @@ LAST = 1 - 2.0**-53
 
 @given(logits, st.floats(0.1, 3), st.integers(0, 9), st.floats(0.01, 1))
 def test_extreme_u_gives_tokens_of_positive_probability(values, temperature, k, p):
-    law = Law(temperature, k, p)
-    w = weights(values, law)
+    params = SamplingParams(temperature, k, p)
+    w = weights(values, params)
     for u in (0.0, LAST):
         assert w[draw(np.cumsum(w), u)] > 0
     assert draw(np.cumsum(w), 0.0) == np.flatnonzero(w)[0]
@@ -25,24 +26,28 @@ def test_extreme_u_gives_tokens_of_positive_probability(values, temperature, k, 
 
 def test_the_smallest_temperature_is_nearly_greedy():
     for temperature in (5e-324, 1e-310, 1e-5):
-        assert pick(np.float32([[1, 3, 2]]), Law(temperature), np.array([0.9])).ids == [1]
+        assert pick(np.float32([[1, 3, 2]]), SamplingParams(temperature), np.array([0.9])).ids == [
+            1
+        ]
 
 
 @given(logits)
 def test_top_k_one_is_greedy_where_the_maximum_is_unique(values):
     if (values == values.max()).sum() == 1:
-        assert pick(values[None], Law(top_k=1), np.array([0.7])).ids[0] == values.argmax()
+        assert (
+            pick(values[None], SamplingParams(top_k=1), np.array([0.7])).ids[0] == values.argmax()
+        )
 
 
 def test_temperature_zero_takes_the_lowest_id_of_the_largest():
     logits = np.float32([[1, 3, 3], [2, 2, 1]])
-    assert pick(logits, Law(temperature=0), np.array([0.9, 0.9])).ids.tolist() == [1, 0]
+    assert pick(logits, SamplingParams(temperature=0), np.array([0.9, 0.9])).ids.tolist() == [1, 0]
 
 
 def test_draws_follow_the_distribution():
-    law = Law(temperature=0.7, top_k=3)
+    params = SamplingParams(temperature=0.7, top_k=3)
     values = np.float32([0.1, 1.0, 0.5, -1.0, 0.7])
-    w = weights(values, law)
+    w = weights(values, params)
     u = (np.arange(10000) + 0.5) / 10000
     counts = np.bincount([draw(np.cumsum(w), x) for x in u], minlength=5)
     np.testing.assert_allclose(counts / 10000, w / w.sum(), atol=1e-4)
@@ -50,20 +55,22 @@ def test_draws_follow_the_distribution():
 
 def test_log_probability_is_the_models_own():
     values = np.log(np.float32([0.2, 0.3, 0.5]))
-    found = log_probabilities(np.stack([values, values + 5]), np.array([1, 2]))
-    np.testing.assert_allclose(found, np.log([0.3, 0.5]), atol=1e-6)
+    actual = log_probabilities(np.stack([values, values + 5]), np.array([1, 2]))
+    np.testing.assert_allclose(actual, np.log([0.3, 0.5]), atol=1e-6)
 
 
-@pytest.mark.parametrize("law", [Law(), Law(top_k=5), Law(0.7, top_p=0.8)])
-def test_rows_of_several_threads_are_as_alone(law, monkeypatch):
+@pytest.mark.parametrize(
+    "params", [SamplingParams(), SamplingParams(top_k=5), SamplingParams(0.7, top_p=0.8)]
+)
+def test_rows_of_several_threads_are_as_alone(params, monkeypatch):
     rng = np.random.default_rng(2)
     logits, u = rng.normal(0, 3, (40, 700)).astype(np.float32), rng.random(40)
     ids = rng.integers(0, 700, 40)
-    alone = [pick(logits[i : i + 1], law, u[i : i + 1]) for i in range(40)]
-    told = [log_probabilities(logits[i : i + 1], ids[i : i + 1]) for i in range(40)]
+    alone = [pick(logits[i : i + 1], params, u[i : i + 1]) for i in range(40)]
+    logprobs = [log_probabilities(logits[i : i + 1], ids[i : i + 1]) for i in range(40)]
     monkeypatch.setattr(sampling, "LOGITS_PER_THREAD", 1000)
     monkeypatch.setattr(sampling.os, "cpu_count", lambda: 4)
-    together = pick(logits, law, u)
-    for found, each in zip(together, zip(*alone, strict=True), strict=True):
-        np.testing.assert_array_equal(found, np.concatenate(each))
-    np.testing.assert_array_equal(log_probabilities(logits, ids), np.concatenate(told))
+    together = pick(logits, params, u)
+    for actual, each in zip(together, zip(*alone, strict=True), strict=True):
+        np.testing.assert_array_equal(actual, np.concatenate(each))
+    np.testing.assert_array_equal(log_probabilities(logits, ids), np.concatenate(logprobs))

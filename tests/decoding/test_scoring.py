@@ -24,9 +24,9 @@ def forced(weights, context, token):
 @given(data=st.data(), count=st.integers(0, 200), width=st.integers(1, 40))
 def test_windows_predict_every_token_once_and_hold_no_more_than_their_width(data, count, width):
     stride, first = data.draw(st.integers(1, width)), data.draw(st.integers(0, 1))
-    found = list(scoring.windows(count, width, stride, first))
-    assert [t for _, new, end in found for t in range(new, end)] == list(range(first, count))
-    for at, new, end in found:
+    actual = list(scoring.windows(count, width, stride, first))
+    assert [t for _, new, end in actual for t in range(new, end)] == list(range(first, count))
+    for at, new, end in actual:
         assert 0 < end - 1 - at <= width or count == 1
         assert at == 0 or new - at > width - stride
 
@@ -37,11 +37,11 @@ def test_each_token_is_predicted_by_its_window(plain, tiny_weights, data, count,
     first = data.draw(st.integers(0, 2))
     width = window - first
     stride = data.draw(st.integers(1, window))
-    found = scoring.score(plain, IDS[:count], window, stride, first)
+    actual = scoring.score(plain, IDS[:count], window, stride, first)
     start, rest = IDS[:first], IDS[first:count]
-    assert found.dtype == np.float64 and len(found) == max(0, len(rest) - (first == 0))
+    assert actual.dtype == np.float64 and len(actual) == max(0, len(rest) - (first == 0))
     stride = min(stride, width)
-    for token, p in enumerate(found, start=first == 0):
+    for token, p in enumerate(actual, start=first == 0):
         at = stride * max(0, -(-(token - width) // stride))
         context = start + rest[at:token]
         assert len(context) >= min(token + first, window - stride)
@@ -52,8 +52,8 @@ def test_a_context_that_suffices_is_direct_scoring(engine):
     _, logits = engine.prefill(IDS[:40], all_positions=True)
     direct = normalized(logits)[np.arange(39), IDS[1:40]]
     for window, stride in ((39, 1), (40, 20), (128, 64)):
-        found = scoring.score(engine, IDS[:40], window, stride, 0)
-        np.testing.assert_allclose(found, direct, atol=TOLERANCE)
+        actual = scoring.score(engine, IDS[:40], window, stride, 0)
+        np.testing.assert_allclose(actual, direct, atol=TOLERANCE)
 
 
 def test_logits_of_a_long_text_are_computed_in_chunks(plain, monkeypatch):
@@ -72,12 +72,12 @@ def test_logits_of_a_long_text_are_computed_in_chunks(plain, monkeypatch):
     assert sum(chunk_lengths) < 120  # those before a window's new tokens are not asked for
 
 
-def test_what_comes_before_counts_and_what_comes_after_does_not(engine):
-    found = scoring.score(engine, IDS[:30], 128, 64, 0)
+def test_scores_depend_on_earlier_tokens_only(engine):
+    actual = scoring.score(engine, IDS[:30], 128, 64, 0)
     other = [IDS[0] + 1, *IDS[1:29], 0]
-    assert np.abs(scoring.score(engine, other, 128, 64, 0)[:-1] - found[:-1]).max() > 0.1
+    assert np.abs(scoring.score(engine, other, 128, 64, 0)[:-1] - actual[:-1]).max() > 0.1
     last = scoring.score(engine, [*IDS[:29], 0], 128, 64, 0)
-    np.testing.assert_array_equal(last[:-1], found[:-1])
+    np.testing.assert_array_equal(last[:-1], actual[:-1])
 
 
 def test_weights_that_are_no_numbers_are_an_error(tiny_weights):

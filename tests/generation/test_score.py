@@ -36,12 +36,12 @@ words = st.text("今天气不错Tehaswr .,\n", min_size=1, max_size=8)
 
 @pytest.fixture(scope="module")
 def known():
-    found = {}
+    actual = {}
     for name, (kind, path) in FILES.items():
         extra = {"add_bos": True} if kind == "sentencepiece" else {}
         config = TokenizerConfig(kind=kind, model=path.name, **extra)
-        found[name] = tokenizers.load(config, path.parent)
-    return found
+        actual[name] = tokenizers.load(config, path.parent)
+    return actual
 
 
 @pytest.fixture(scope="module")
@@ -120,30 +120,30 @@ def test_choices_that_would_change_the_prompt_are_their_own_tokens(known, name, 
 
 
 def test_choices_are_ordered_and_normalised(model):
-    found = model.choose("今天天气", ["很不错", "a", "很好"])
-    assert sorted(c.text for c in found) == ["a", "很不错", "很好"]
-    assert sum(c.probability for c in found) == pytest.approx(1)
-    assert [c.logprob for c in found] == sorted((c.logprob for c in found), reverse=True)
+    actual = model.choose("今天天气", ["很不错", "a", "很好"])
+    assert sorted(c.text for c in actual) == ["a", "很不错", "很好"]
+    assert sum(c.probability for c in actual) == pytest.approx(1)
+    assert [c.logprob for c in actual] == sorted((c.logprob for c in actual), reverse=True)
     prompt = model.tokenizer.encode("今天天气")
-    for choice in found:
+    for choice in actual:
         logits = model.logits([*prompt, *choice.ids])
         steps = normalized(logits[len(prompt) - 1 : -1])
-        wanted = steps[np.arange(len(choice.ids)), choice.ids].sum()
-        assert choice.logprob == pytest.approx(wanted, abs=1e-4)
+        expected = steps[np.arange(len(choice.ids)), choice.ids].sum()
+        assert choice.logprob == pytest.approx(expected, abs=1e-4)
         assert choice.logprob_per_token == pytest.approx(choice.logprob / len(choice.ids))
         assert choice.logprob_per_character == pytest.approx(choice.logprob / len(choice.text))
-    by_ids = model.choose(prompt, [c.ids for c in reversed(found)])
-    assert [(c.ids, c.text) for c in by_ids] == [(c.ids, c.text) for c in found]
+    by_ids = model.choose(prompt, [c.ids for c in reversed(actual)])
+    assert [(c.ids, c.text) for c in by_ids] == [(c.ids, c.text) for c in actual]
 
 
 def test_normalisation_decides_by_the_average(model):
     choices = ["好", "非常非常非常非常好", "a"]
     for way, key in (("tokens", "logprob_per_token"), ("characters", "logprob_per_character")):
-        found = model.choose("今天天气", choices, normalize=way)
-        averages = np.array([getattr(c, key) for c in found])
+        actual = model.choose("今天天气", choices, normalize=way)
+        averages = np.array([getattr(c, key) for c in actual])
         assert list(averages) == sorted(averages, reverse=True)
         shares = np.exp(averages) / np.exp(averages).sum()
-        assert [c.probability for c in found] == pytest.approx(shares.tolist())
+        assert [c.probability for c in actual] == pytest.approx(shares.tolist())
     with pytest.raises(UsageError, match="normalize is 'bytes'"):
         model.choose("今天天气", choices, normalize="bytes")
 
@@ -152,17 +152,17 @@ def test_the_end_is_the_models_or_begins_a_stop(model):
     prompt, end = model.tokenizer.encode("今天天气"), model.tokenizer.end[0]
     stop = model.tokenizer.encode("\n")[-1]
     plain = {c.text: c for c in model.choose("今天天气", ["很好", "不错"])}
-    found = {c.text: c for c in model.choose("今天天气", ["很好", "不错"], end=True, stop="\n")}
-    for text, choice in found.items():
+    actual = {c.text: c for c in model.choose("今天天气", ["很好", "不错"], end=True, stop="\n")}
+    for text, choice in actual.items():
         p = np.exp(normalized(model.logits([*prompt, *choice.ids])[-1]))
-        wanted = plain[text].logprob + math.log(p[end] + p[stop])
-        assert choice.logprob == pytest.approx(wanted, abs=1e-4)
+        expected = plain[text].logprob + math.log(p[end] + p[stop])
+        assert choice.logprob == pytest.approx(expected, abs=1e-4)
         assert choice.logprob_per_token == choice.logprob / (len(choice.ids) + 1)
     own = model.choose("今天天气", ["很好", "不错"], end=True)
-    assert own[0].logprob < found[own[0].text].logprob
+    assert own[0].logprob < actual[own[0].text].logprob
 
 
-def test_a_choice_that_begins_another_is_told_apart_by_the_end(model):
+def test_the_end_separates_a_choice_from_a_longer_one(model):
     prompt = model.tokenizer.encode("1+1=")
     short, long = model.tokenizer.encode("2")[1:], model.tokenizer.encode("22")[1:]
     long = long if long[: len(short)] == short else [*short, *short]
@@ -197,7 +197,7 @@ def test_ties_stay_as_given():
         ([[6000]], "token id 6000 is outside"),
     ],
 )
-def test_choices_that_cannot_be_are_named(model, choices, message):
+def test_invalid_choices_are_named(model, choices, message):
     with pytest.raises(UsageError, match=message):
         model.choose("今天天气", choices)
 
@@ -235,44 +235,44 @@ def test_goldens_score_as_their_own_logits(name):
             with pytest.raises(UsageError, match="one token"):
                 model.score(ids)
             continue
-        wanted = normalized(logits[:-1])[np.arange(len(ids) - 1), ids[1:]]
-        found = model.score(ids)
-        assert found.logprobs[0] is None and found.ids == tuple(ids)
-        np.testing.assert_allclose(found.logprobs[1:], wanted, atol=1e-4)
-        assert found.total == pytest.approx(wanted.sum(), abs=1e-3)
+        expected = normalized(logits[:-1])[np.arange(len(ids) - 1), ids[1:]]
+        actual = model.score(ids)
+        assert actual.logprobs[0] is None and actual.ids == tuple(ids)
+        np.testing.assert_allclose(actual.logprobs[1:], expected, atol=1e-4)
+        assert actual.total == pytest.approx(expected.sum(), abs=1e-3)
 
 
 def test_a_start_token_is_what_the_first_is_conditioned_on(model):
-    found = model.score(TEXT)
-    assert found.ids == tuple(model.tokenizer.encode(TEXT)) and found.ids[0] == 1
-    assert found.logprobs[0] is None and None not in found.logprobs[1:]
-    assert found.unscored == "" and found.text == TEXT == "".join(found.tokens)
-    assert (found.n_tokens, found.n_characters) == (len(found.ids) - 1, len(TEXT))
-    assert found.total == pytest.approx(sum(found.logprobs[1:]))
-    assert found.perplexity == pytest.approx(math.exp(-found.total / found.n_tokens))
-    assert found.perplexity_character == pytest.approx(math.exp(-found.total / len(TEXT)))
-    assert 2**found.bits_per_character == pytest.approx(found.perplexity_character)
-    assert model.score(found.ids) == found
+    actual = model.score(TEXT)
+    assert actual.ids == tuple(model.tokenizer.encode(TEXT)) and actual.ids[0] == 1
+    assert actual.logprobs[0] is None and None not in actual.logprobs[1:]
+    assert actual.unscored == "" and actual.text == TEXT == "".join(actual.tokens)
+    assert (actual.n_tokens, actual.n_characters) == (len(actual.ids) - 1, len(TEXT))
+    assert actual.total == pytest.approx(sum(actual.logprobs[1:]))
+    assert actual.perplexity == pytest.approx(math.exp(-actual.total / actual.n_tokens))
+    assert actual.perplexity_character == pytest.approx(math.exp(-actual.total / len(TEXT)))
+    assert 2**actual.bits_per_character == pytest.approx(actual.perplexity_character)
+    assert model.score(actual.ids) == actual
 
 
 def test_without_a_start_token_the_first_is_not_scored():
     model = gentool.load("tiny-zh", set={"tokenizer.add_bos": False}, xla=False)
-    found = model.score(TEXT)
-    assert found.logprobs.count(None) == 1 and found.unscored == "今天"
-    assert found.n_characters == len(TEXT) - 2 and found.n_tokens == len(found.ids) - 1
+    actual = model.score(TEXT)
+    assert actual.logprobs.count(None) == 1 and actual.unscored == "今天"
+    assert actual.n_characters == len(TEXT) - 2 and actual.n_tokens == len(actual.ids) - 1
     with pytest.raises(UsageError, match="one token"):
         model.score("今天")
 
 
 def test_a_text_longer_than_the_context_states_its_stride(model):
     text = TEXT * 60
-    found = model.score(text)
-    assert found.stride == 256 and found.n_tokens == len(found.ids) - 1 > 512
+    actual = model.score(text)
+    assert actual.stride == 256 and actual.n_tokens == len(actual.ids) - 1 > 512
     close = model.score(text, stride=64)
     assert close.stride == 64
-    assert close.logprobs[:513] == found.logprobs[:513]
-    assert model.score(found.ids[:513]).stride is None
-    assert model.score(found.ids[:514]).stride == 256
+    assert close.logprobs[:513] == actual.logprobs[:513]
+    assert model.score(actual.ids[:513]).stride is None
+    assert model.score(actual.ids[:514]).stride == 256
     for wrong in (0, -1, 513):
         with pytest.raises(UsageError, match=f"stride is {wrong}"):
             model.score(TEXT, stride=wrong)
@@ -281,8 +281,8 @@ def test_a_text_longer_than_the_context_states_its_stride(model):
 @given(ids=st.lists(st.integers(0, 450), min_size=1))
 @pytest.mark.parametrize("name", FILES)
 def test_pieces_join_to_the_text(known, name, ids):
-    found = scores.pieces(known[name], ids)
-    assert len(found) == len(ids) and "".join(found) == known[name].decode(ids)
+    actual = scores.pieces(known[name], ids)
+    assert len(actual) == len(ids) and "".join(actual) == known[name].decode(ids)
 
 
 def test_a_character_of_several_tokens_comes_with_the_last(known):
@@ -291,13 +291,13 @@ def test_a_character_of_several_tokens_comes_with_the_last(known):
 
 
 def test_a_perplexity_beyond_all_numbers_is_infinite():
-    found = scores.Score("ab", (1, 2), ("a", "b"), (None, -800.0), None)
-    assert found.perplexity == found.perplexity_character == math.inf
-    assert found.bits_per_character == pytest.approx(800 / math.log(2))
+    actual = scores.Score("ab", (1, 2), ("a", "b"), (None, -800.0), None)
+    assert actual.perplexity == actual.perplexity_character == math.inf
+    assert actual.bits_per_character == pytest.approx(800 / math.log(2))
     assert scores.Score("", (1, 2), ("", ""), (None, -1.0), None).perplexity_character is None
 
 
 @pytest.mark.parametrize("text", ["", "\ud800", [], [6000]])
-def test_texts_that_cannot_be(model, text):
+def test_invalid_texts_are_refused(model, text):
     with pytest.raises(UsageError, match="the text is|token id 6000"):
         model.score(text)

@@ -50,9 +50,9 @@ def test_logits_agree_with_an_independent_implementation(model):
     weights = load_file(config.folder / config.checkpoint)
     ids = model.tokenizer.encode("今天天气不错，我们去公园玩吧。\n小明：1+1=2")
     logits = model.logits(ids)
-    wanted = numpy_llama.logits(config.arch, weights, ids)
+    expected = numpy_llama.logits(config.arch, weights, ids)
     assert logits.dtype == np.float32 and logits.shape == (len(ids), config.arch.n_vocab)
-    assert np.abs(logits - wanted).max() < 1e-4
+    assert np.abs(logits - expected).max() < 1e-4
 
 
 def test_cached_decoding_equals_the_cache_free_run(model):
@@ -104,7 +104,7 @@ def test_samples_beyond_the_rows_of_one_run(model, monkeypatch):
     assert {k: s.ids for k, s in few.items()} == {k: s.ids for k, s in many.items()}
 
 
-def test_without_the_flag_only_rounding_is_left(model):
+def test_without_batch_invariance_only_rounding_differs(model):
     exact = samples(model, LINES, 3, batch_invariant=True)
     fast = samples(model, LINES, 3)
     for key, sample in exact.items():
@@ -163,7 +163,7 @@ def test_max_tokens_is_clipped_to_the_context(model):
     assert len(sample.ids) == 5 and sample.finish == "length"
 
 
-def test_prompts_that_cannot_be(model):
+def test_invalid_prompts_are_refused(model):
     context = model.config.arch.n_ctx
     with pytest.raises(UsageError, match="empty"):
         model.complete("")
@@ -190,7 +190,7 @@ def test_prompts_that_cannot_be(model):
         {"top_p": 0.0},
     ],
 )
-def test_numbers_that_cannot_be_are_named(model, wrong):
+def test_invalid_numbers_are_named(model, wrong):
     with pytest.raises(UsageError, match=next(iter(wrong)).replace("eos", "token id -1")):
         model.complete(PROMPT, **wrong)
 
@@ -228,7 +228,7 @@ def test_an_unknown_precision_is_refused():
         gentool.load("tiny-zh", precision="fp8")
 
 
-def test_a_model_without_tokenizer_works_on_ids_and_says_what_it_lacks(model):
+def test_a_model_without_tokenizer_works_on_ids(model):
     whole, model = model, gentool.load("tiny-zh", set={"tokenizer": None}, xla=False)
     logits = model.logits([1, 5, 9])
     assert logits.shape[0] == 3 and logits.flags.writeable

@@ -30,22 +30,24 @@ def model():
 
 
 def request(prompts, n=300, seed=1, **more):
-    law = {"temperature": 1.0, "top_p": 0.95, "max_tokens": 16, "stop": ["\n"]}
-    law |= {key: more.pop(key) for key in list(more) if key in SamplingParams.__dataclass_fields__}
+    params = {"temperature": 1.0, "top_p": 0.95, "max_tokens": 16, "stop": ["\n"]}
+    params |= {
+        key: more.pop(key) for key in list(more) if key in SamplingParams.__dataclass_fields__
+    }
     rows = tuple(more.pop("rows", range(len(prompts))))
-    return Request(tuple(prompts), rows, n, SamplingParams(**law), seed, **more)
+    return Request(tuple(prompts), rows, n, SamplingParams(**params), seed, **more)
 
 
 def final(tallies):
     """The last tally of each prompt and way."""
-    found = {}
+    actual = {}
     for tally in tallies:
-        assert (tally.prompt, tally.way) not in found or found[
+        assert (tally.prompt, tally.way) not in actual or actual[
             tally.prompt, tally.way
         ].verdict == "running"
-        found[tally.prompt, tally.way] = tally
-    assert all(tally.verdict != "running" for tally in found.values())
-    return found
+        actual[tally.prompt, tally.way] = tally
+    assert all(tally.verdict != "running" for tally in actual.values())
+    return actual
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(len(PROMPTS), marks=pytest.mark.slow)])
@@ -57,10 +59,10 @@ def test_exact_masses_lie_within_the_samples_intervals(model, count):
     n = 200
     ask = request(prompts, n)
     ballots = [Ballot(n, curtail=False), Ballot(exact=True, budget=48, within=0.01)]
-    found = final(model.votes(ask, ballots))
+    actual = final(model.votes(ask, ballots))
     checked = []
     for index in range(len(prompts)):
-        sampled, exact = found[index, "sampled"], found[index, "exact"]
+        sampled, exact = actual[index, "sampled"], actual[index, "exact"]
         assert sampled.drawn == n == sum(a.votes for a in sampled.answers) + sampled.invalid
         masses = {answer.answer: answer.low for answer in exact.answers}
         counts = {answer.answer: answer.votes for answer in sampled.answers}
@@ -75,7 +77,7 @@ def test_exact_masses_lie_within_the_samples_intervals(model, count):
         assert bottom <= high + 1e-6 and low <= top + 1e-6
 
 
-def test_what_is_known_of_an_exact_vote_sums_to_one(model):
+def test_masses_of_an_exact_vote_sum_to_one(model):
     for tally in model.votes(request([SUMS]), [Ballot(exact=True, within=1e-6)]):
         total = sum(answer.mass for answer in tally.answers)
         assert total + tally.invalid_mass + tally.unseen == pytest.approx(1, abs=1e-9)
@@ -135,7 +137,7 @@ def exact(model):
 
 
 @pytest.mark.parametrize("kept", [3, 1 << 12])
-def test_what_is_estimated_is_not_biased(model, exact, monkeypatch, kept):
+def test_estimates_are_unbiased(model, exact, monkeypatch, kept):
     """Also where most tokens of a node are forgotten."""
     monkeypatch.setattr(decoding_exact, "MAX_NODE_TOKENS", kept)
     ballot = Ballot(600, exact=True, within=0.02, budget=2)
@@ -148,7 +150,7 @@ def test_what_is_estimated_is_not_biased(model, exact, monkeypatch, kept):
     assert shown == pytest.approx(1, abs=1e-9)
 
 
-def test_an_exact_vote_is_not_sure_of_what_it_forgot(model, monkeypatch):
+def test_dropped_tokens_widen_the_bounds_of_an_exact_vote(model, monkeypatch):
     monkeypatch.setattr(decoding_exact, "MAX_NODE_TOKENS", 1)
     ask = request(["今天天气很好\n今天天气很"], 20, temperature=3.0, top_p=1.0, max_tokens=2)
     tally = final(model.votes(ask, [Ballot(20, exact=True)]))[0, "exact"]
@@ -186,7 +188,7 @@ def test_a_budget_that_is_too_small_is_an_estimate(model):
     assert again == tally
 
 
-def test_prompts_that_begin_alike_are_computed_once(model, monkeypatch):
+def test_a_common_prefix_is_computed_once(model, monkeypatch):
     lengths = []
     runtime = model.engine.runtime
     prefill = runtime.prefill
@@ -229,7 +231,7 @@ def test_stratified_votes_are_nearer_to_the_masses(model):
     assert distances[True] < 0.7 * distances[False]
 
 
-def test_what_does_not_end_is_no_answer(model):
+def test_an_unfinished_text_is_no_answer(model):
     ask = request(["今天天气很好\n今天天气很"], 20, max_tokens=1)
     for tally in final(model.votes(ask, [Ballot(20), Ballot(exact=True)])).values():
         assert tally.winner is None and not tally.answers
@@ -259,7 +261,7 @@ def test_the_python_interface(model):
         ({"n": 3, "max_tokens": 0}, "max_tokens"),
     ],
 )
-def test_what_makes_no_sense_is_refused(model, said, error):
+def test_invalid_votes_are_refused(model, said, error):
     with pytest.raises(UsageError) as caught:
         model.vote(SUMS, **said)
     assert error in caught.value.message
@@ -267,9 +269,9 @@ def test_what_makes_no_sense_is_refused(model, said, error):
 
 def test_ties_go_to_the_higher_probability(model):
     """One vote each: the more probable one of the two wins, not the first."""
-    law = {"temperature": 2.0, "top_p": 1.0}
+    params = {"temperature": 2.0, "top_p": 1.0}
     for seed in range(60):
-        tally = final(model.votes(request([SUMS], 2, seed, **law), [Ballot(2)]))[0, "sampled"]
+        tally = final(model.votes(request([SUMS], 2, seed, **params), [Ballot(2)]))[0, "sampled"]
         if tally.tied == 2:
             first, second = tally.answers
             assert first.votes == second.votes == 1 and first.mass >= second.mass

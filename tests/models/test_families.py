@@ -62,9 +62,11 @@ needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/g
 def row(request: pytest.FixtureRequest) -> Row:
     """A row with its paths in full."""
     there = request.param in THERE
-    found = (THERE if there else HERE)[request.param]
+    actual = (THERE if there else HERE)[request.param]
     root = SHARED if there else GOLDEN
-    return found._replace(checkpoint=str(root / found.checkpoint), golden=str(root / found.golden))
+    return actual._replace(
+        checkpoint=str(root / actual.checkpoint), golden=str(root / actual.golden)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +114,8 @@ def greedy(row: Row) -> Iterator[tuple[list[int], list[int], dict[str, object]]]
 
 
 def test_logits(row: Row, model: Model) -> None:
-    for ids, wanted in texts(row):
-        np.testing.assert_allclose(model.logits(ids), wanted, rtol=0, atol=TOLERANCE)
+    for ids, expected in texts(row):
+        np.testing.assert_allclose(model.logits(ids), expected, rtol=0, atol=TOLERANCE)
 
 
 def test_greedy_continuations(row: Row, model: Model) -> None:
@@ -128,34 +130,34 @@ def test_greedy_continuations(row: Row, model: Model) -> None:
 def test_logits_without_xla(name: str) -> None:
     row = HERE[name]
     model = gentool.load(str(GOLDEN / row.checkpoint), precision="fp32", xla=False)
-    for ids, wanted in texts(Row("", str(GOLDEN / row.golden))):
-        np.testing.assert_allclose(model.logits(ids), wanted, rtol=0, atol=TOLERANCE)
+    for ids, expected in texts(Row("", str(GOLDEN / row.golden))):
+        np.testing.assert_allclose(model.logits(ids), expected, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("precision", SHARES)
 def test_16_bits(row: Row, precision: str) -> None:
     """The arg max is that of fp32 wherever fp32 is surer than twice the largest error."""
-    ids, wanted = max(texts(row), key=lambda text: len(text[0]))
+    ids, expected = max(texts(row), key=lambda text: len(text[0]))
     model = gentool.load(row.checkpoint, precision, xla=PATHS[precision], set=row.set)
-    found = model.logits(ids)
-    error = np.abs(found - wanted).max()
-    assert error <= SHARES[precision] * np.abs(wanted).max()
-    second, first = np.sort(wanted, axis=-1)[:, -2:].T
+    actual = model.logits(ids)
+    error = np.abs(actual - expected).max()
+    assert error <= SHARES[precision] * np.abs(expected).max()
+    second, first = np.sort(expected, axis=-1)[:, -2:].T
     sure = first - second > 2 * error
     assert sure.any()
-    np.testing.assert_array_equal(found.argmax(-1)[sure], wanted.argmax(-1)[sure])
+    np.testing.assert_array_equal(actual.argmax(-1)[sure], expected.argmax(-1)[sure])
 
 
 def test_a_yaml_of_30_lines_is_the_same_model(row: Row, tmp_path: Path) -> None:
-    found = registry.describe("mine", row.checkpoint, row.set)
-    text = registry.text(found)
+    actual = registry.describe("mine", row.checkpoint, row.set)
+    text = registry.text(actual)
     assert len(text.splitlines()) <= 30
     (tmp_path / "mine.yaml").write_text(text, "utf-8")
     again = lookup.load(str(tmp_path / "mine.yaml"))
-    assert again.model_copy(update={"folder": found.folder}) == found
-    ids, wanted = next(texts(row))
+    assert again.model_copy(update={"folder": actual.folder}) == actual
+    ids, expected = next(texts(row))
     model = gentool.load(str(tmp_path / "mine.yaml"), precision="fp32", xla=False)
-    np.testing.assert_allclose(model.logits(ids), wanted, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(model.logits(ids), expected, rtol=0, atol=TOLERANCE)
 
 
 @needs_shared

@@ -88,9 +88,9 @@ def expected(random):
 
 def log_probability(random, prompt, ids):
     """Of ids [M] after a prompt, from the whole text anew."""
-    found = numpy_pangu.logits(random, LAYERS, HEADS, [*prompt, *ids])[len(prompt) - 1 : -1]
-    found = found - np.log(np.exp(found).sum(-1, keepdims=True))
-    return found[np.arange(len(ids)), ids].sum()
+    actual = numpy_pangu.logits(random, LAYERS, HEADS, [*prompt, *ids])[len(prompt) - 1 : -1]
+    actual = actual - np.log(np.exp(actual).sum(-1, keepdims=True))
+    return actual[np.arange(len(ids)), ids].sum()
 
 
 def test_logits_are_those_of_the_equations(model, expected):
@@ -104,8 +104,8 @@ def test_greedy_continuation_is_that_without_a_cache(model, random):
     text = [*start, *sample.ids]
     assert len(text) == POSITIONS  # to the last row of both tables
     assert len(set(sample.ids)) > 3  # and not one token again and again
-    wanted = numpy_pangu.logits(random, LAYERS, HEADS, text).argmax(-1)
-    assert text[len(start) :] == wanted[len(start) - 1 : -1].tolist()
+    expected = numpy_pangu.logits(random, LAYERS, HEADS, text).argmax(-1)
+    assert text[len(start) :] == expected[len(start) - 1 : -1].tolist()
 
 
 def test_rows_at_different_positions_have_their_own_queries(model, random):
@@ -115,8 +115,8 @@ def test_rows_at_different_positions_have_their_own_queries(model, random):
     done = [chunk for chunk in model.stream(request) if chunk.done]
     assert len(done) == 6
     for chunk in done:
-        wanted = log_probability(random, prompts[chunk.prompt], chunk.done.ids)
-        assert chunk.done.logprob == pytest.approx(wanted, abs=TOLERANCE)
+        expected = log_probability(random, prompts[chunk.prompt], chunk.done.ids)
+        assert chunk.done.logprob == pytest.approx(expected, abs=TOLERANCE)
 
 
 def test_more_positions_come_from_both_tables(port, random):
@@ -129,11 +129,11 @@ def test_more_positions_come_from_both_tables(port, random):
         )
     model = opened(port, arch__hierarchical_alpha=alpha, arch__n_ctx=n)
     ids = [*IDS, *IDS[::-1], *IDS]
-    wanted = numpy_pangu.logits(far, LAYERS, HEADS, ids)
-    np.testing.assert_allclose(model.logits(ids), wanted, rtol=0, atol=TOLERANCE)
+    expected = numpy_pangu.logits(far, LAYERS, HEADS, ids)
+    np.testing.assert_allclose(model.logits(ids), expected, rtol=0, atol=TOLERANCE)
 
 
-def test_weights_under_our_own_names_give_the_same(port, tmp_path, expected):
+def test_weights_under_our_own_names_give_equal_logits(port, tmp_path, expected):
     config = opened(port).config
     source = checkpoints.open_checkpoint(port / "variables")
     plan = weights.plan(source, pangu, config.arch)
@@ -192,10 +192,10 @@ def test_the_published_models_need_no_settings(tmp_path, monkeypatch, layers, wi
     monkeypatch.setattr(checkpoints, "open_checkpoint", lambda path: source)
     (tmp_path / "variables").mkdir()
     (tmp_path / "vocab.model").touch()
-    found = folder.describe(tmp_path)
-    assert (found["family"], found["arch"]["n_head"]) == ("pangu", heads)
-    assert found["tokenizer"] == {"kind": "cpm", "model": "vocab.model"}
-    plan = weights.plan(source, pangu, Arch(**found["arch"]))
+    actual = folder.describe(tmp_path)
+    assert (actual["family"], actual["arch"]["n_head"]) == ("pangu", heads)
+    assert actual["tokenizer"] == {"kind": "cpm", "model": "vocab.model"}
+    plan = weights.plan(source, pangu, Arch(**actual["arch"]))
     used = [name for take in plan.values() for name in take.names]
     assert sorted(used) == sorted(source.shapes)
     assert len(used) == 5 + 16 * layers  # 517 in the smaller

@@ -87,8 +87,8 @@ def folder_with(tmp_path: Path, **changes: object) -> Path:
 @pytest.mark.parametrize("kind", SCALINGS)
 def test_rope_scalings(tmp_path: Path, kind: str) -> None:
     scaling, frequencies, length = SCALINGS[kind]
-    found = describe(folder_with(tmp_path, rope_scaling=scaling))
-    arch = Arch(**found["arch"])
+    actual = describe(folder_with(tmp_path, rope_scaling=scaling))
+    arch = Arch(**actual["arch"])
     np.testing.assert_allclose(
         positions.frequencies(arch), np.array(frequencies.split(), float), rtol=1e-6
     )
@@ -96,7 +96,7 @@ def test_rope_scalings(tmp_path: Path, kind: str) -> None:
     assert given == pytest.approx(length, rel=1e-12)
 
 
-def test_yarn_says_how_long_the_context_has_become(tmp_path: Path) -> None:
+def test_yarn_extends_the_context(tmp_path: Path) -> None:
     scaling = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}
     assert describe(folder_with(tmp_path, rope_scaling=scaling))["arch"]["n_ctx"] == 1024
 
@@ -131,7 +131,7 @@ def stretched(table: np.ndarray, alpha: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("path", [backend.XLA_LAYER, backend.GRAPH])
-def test_a_stretched_model_is_the_one_with_the_longer_table(path: backend.Backend) -> None:
+def test_hierarchical_positions_equal_a_longer_table(path: backend.Backend) -> None:
     arch = gpt2_arch(n_ctx=50, n_position=8, hierarchical_alpha=0.4)
     rng = np.random.default_rng(1)
     shapes = gpt2.top_tensors(arch)
@@ -156,8 +156,8 @@ def test_log_n_is_that_of_bert4keras() -> None:
     factor = attention.log_n(512, tf.range(20), None).numpy()
     masked = np.where(np.tri(20, dtype=bool), scores * factor[:, None], -np.inf)
     mass = np.exp(masked - masked.max(-1, keepdims=True))
-    found = mass / mass.sum(-1, keepdims=True)
-    np.testing.assert_allclose(found, GOLDEN["attn_softmax_plus"], rtol=0, atol=1e-6)
+    actual = mass / mass.sum(-1, keepdims=True)
+    np.testing.assert_allclose(actual, GOLDEN["attn_softmax_plus"], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("path", [backend.XLA_LAYER, backend.GRAPH])
@@ -166,12 +166,12 @@ def test_log_n_in_a_model(tiny_weights: dict[str, np.ndarray], path: backend.Bac
     ids = np.random.default_rng(2).integers(0, arch.n_vocab, 40).tolist()
     engine = make_engine(arch, tiny_weights, path)
     prefix, logits = engine.prefill(ids[:30], all_positions=True)
-    wanted = numpy_llama.logits(arch, tiny_weights, ids)
-    np.testing.assert_allclose(logits, wanted[:30], rtol=0, atol=1e-3)
+    expected = numpy_llama.logits(arch, tiny_weights, ids)
+    np.testing.assert_allclose(logits, expected[:30], rtol=0, atol=1e-3)
     _, tail = engine.extend([prefix], None, [0], [0], np.array([ids[30:]]))
-    np.testing.assert_allclose(tail[0], wanted[30:], rtol=0, atol=1e-3)
+    np.testing.assert_allclose(tail[0], expected[30:], rtol=0, atol=1e-3)
     plain = numpy_llama.logits(TINY, tiny_weights, ids)
-    assert np.abs(plain - wanted).max() > 0.1  # the option does something
+    assert np.abs(plain - expected).max() > 0.1  # the option does something
 
 
 def test_log_n_counts_the_keys_in_a_window() -> None:

@@ -51,7 +51,7 @@ def test_names_of_a_model_with_and_without_its_head(prefix, stored):
     assert weights.plan(source, llama, arch).keys() >= {"embedding", "layers.1.qkv"}
 
 
-def test_the_arrays_of_a_source_are_used_where_they_lie():
+def test_aligned_arrays_are_not_copied():
     space = np.zeros(96 * 32 * 4 + 64, np.uint8)
     start = -space.ctypes.data % 64
     array = space[start : start + 96 * 32 * 4].view(np.float32).reshape(96, 32)
@@ -71,8 +71,8 @@ def test_concatenated_and_transposed_weights_are_the_arrays(dtype):
     weight = xla_weights._concatenated(
         parts, (140_000, 3), (140_000, 3), np.dtype(tf.as_dtype(dtype).as_numpy_dtype)
     )
-    wanted = tf.cast(np.concatenate(parts), dtype).numpy()
-    np.testing.assert_array_equal(weight, wanted)
+    expected = tf.cast(np.concatenate(parts), dtype).numpy()
+    np.testing.assert_array_equal(weight, expected)
     assert weight.ctypes.data % 64 == 0
 
 

@@ -126,15 +126,17 @@ class Flags:
 def fewshot(console: Console, flags: Flags) -> None:
     """Answers a few-shot prompt: what does the model say most often?
 
-    FILE, or - for standard input, is a prompt as it is: examples, then the open question. What
-    parts the examples ends an answer; --stop says otherwise, -v shows it. Answers are compared
-    without regard to width, outer punctuation, and Chinese or Arabic numerals; the commonest
-    spelling is printed. Those that do not end, or do not match, are counted but never win.
+    FILE, or - for standard input, is the prompt: examples, then the open question. The separator
+    of the examples is the stop sequence of an answer; --stop replaces it, -v shows it. Answers that
+    differ only in width, outer punctuation, or Chinese and Arabic numerals are one; the most
+    frequent spelling is printed. Answers that do not end, or do not match, are counted but never
+    win.
 
     A vote draws N samples, and stops when the rest cannot change the winner. --confidence stops as
-    soon as the answer is certified to be the model's most probable one: the chance to certify a
-    wrong one is at most 1 - P. --exact draws nothing: it sums the probability of every text until
-    no other answer can have more. Ties: higher summed probability, then the lower sample.
+    soon as the answer is certified to be the most probable one: the chance to certify a wrong one
+    is at most 1 - P. --exact draws nothing: it sums the probability of every text until no other
+    answer can have more. All probabilities are those after temperature and filters. Ties: higher
+    summed probability, then the lower sample.
 
     --data answers each row, filling {column} from its columns. Where there is a column of labels,
     the vote, the greedy and the exact answer are compared with it. With --json -o FILE, a run that

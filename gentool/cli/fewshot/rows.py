@@ -9,8 +9,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from gentool.batch import journal
+from gentool.batch.journal import Record
 from gentool.cli.console import Console
 from gentool.cli.fewshot import report
 from gentool.cli.fewshot.config import Output, UndecidedError, VoteConfig
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from gentool.generation.session import Model
     from gentool.voting.accuracy import Accuracy
     from gentool.voting.tally import Ballot, Tally
-
-Record = dict[str, Any]
 
 
 class Row(NamedTuple):
@@ -44,18 +44,6 @@ class Table(NamedTuple):
     labelled: bool  # whether there is a column of labels
 
 
-class Earlier(NamedTuple):
-    """What an interrupted run has written: its records, how many bytes of them are whole, and the
-    seed they were drawn with."""
-
-    records: list[Record]
-    size: int
-    seed: int | None
-
-
-NOTHING = Earlier([], 0, None)
-
-
 def vote_on_rows(
     console: Console, config: VoteConfig, output: Output, table: Table, seed: int | None
 ) -> None:
@@ -63,11 +51,12 @@ def vote_on_rows(
     one that was given: without one, an interrupted run goes on with its own."""
     ballot = config.ballot
     ballots = [ballot, *compared(ballot)] if table.labelled else [ballot]
-    run, earlier = run_name(table.template, config, ballots), NOTHING
+    run, earlier = run_name(table.template, config, ballots), journal.EMPTY
     if output.path:
-        console.redirect(output.path)  # first: nobody else writes what is read
+        console.redirect(output.path)  # first: it locks what is read now
         if output.json:
-            earlier = resumed(Path(output.path), run, table.rows, seed)
+            prompts = [row.prompt for row in table.rows]
+            earlier = journal.resume(Path(output.path), run, prompts, seed)
     if seed is None and earlier.seed is not None:
         config = config._replace(request=replace(config.request, seed=earlier.seed))
     model = config.open_model()
@@ -154,31 +143,6 @@ def run_name(template: str, config: VoteConfig, ballots: Sequence[Ballot]) -> st
     model = config.model.model_dump(mode="json", exclude={"folder", "sampling"})
     parts = [template, asdict(request), *map(asdict, ballots), model, config.precision]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def resumed(path: Path, run: str, rows: Sequence[Row], seed: int | None) -> Earlier:
-    """What is in the file that an interrupted run wrote. Another run's is not overwritten."""
-    if not path.is_file():
-        return NOTHING
-    records: list[Record] = []
-    size = 0
-    for line in path.read_bytes().splitlines(keepends=True):
-        number = len(records)
-        start = json.dumps({"row": number, "run": run})[:-1].encode()
-        if records and line.startswith(b'{"accuracy": '):  # is made anew
-            break
-        if not line.endswith(b"\n") and line[: len(start)] == start[: len(line)]:
-            break  # was being written
-        record = json.loads(line) if line.startswith(start) and line.endswith(b"\n") else {}
-        mine = bool(record) and number < len(rows) and record["prompt"] == rows[number].prompt
-        if not mine or seed not in (None, record["run_seed"]):
-            raise UsageError(
-                f"{path} holds something else than the first rows of this run",
-                "remove it, or give another --output",
-            )
-        records.append(record)
-        size += len(line)
-    return Earlier(records, size, records[0]["run_seed"] if records else None)
 
 
 def checked(model: Model, row: Row) -> Row:

@@ -14,7 +14,6 @@ from gentool.runtimes.litert.kv_cache import LayerKV, PrefixCache, RowCache
 
 HIDDEN = np.float32(-3e38)  # the score of a key that a query does not see
 SCORE_BYTES = 1 << 21  # of the scores of one block of queries, which stay in the cache
-SHORT = 24  # own keys of many rows up to which a loop is faster than many small BLAS calls
 
 
 class Scoring(NamedTuple):
@@ -27,23 +26,23 @@ class Scoring(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Slots whose rows share a prefix."""
+    """Rows computed together: neighbouring slots, if they are a slice, that share a prefix."""
 
     slots: slice | np.ndarray
     prefix: PrefixCache
+    keys: int  # M: own keys of the longest of them after the step
+    positions: np.ndarray  # [n, T]
+    hidden: np.ndarray | None  # [n, 1, T, M] own keys that come after a token
 
 
 class StepPlan(NamedTuple):
-    """What all layers of a step of N rows and T tokens share; arrays are in the order of slots."""
+    """What all layers of a step share."""
 
     rows: np.ndarray | None  # [N] row of each slot; None where that is its number
     slots: np.ndarray | None  # [N] slot of each row
-    length: np.ndarray  # [N] tokens of each row before the step
+    length: np.ndarray  # [N] tokens of each slot's row before the step
     uniform: int | None  # the length, if all are of one
-    start: np.ndarray  # [N] tokens of each prefix
-    positions: np.ndarray  # [N, T]
-    keys: int  # M: own keys of the longest row after the step
-    hidden: np.ndarray | None  # [N, T, M] own keys that come after a token
+    keys: int  # own keys of the longest row after the step
     groups: tuple[Group, ...]
 
 
@@ -53,49 +52,40 @@ def scoring(arch: Arch, layer: int, key_size: int) -> Scoring:
     return Scoring(scale, arch.score_cap, window, arch.log_n)
 
 
-def rotated(x: np.ndarray, cosines: np.ndarray, sines: np.ndarray) -> np.ndarray:
-    """x [R, H, E] with the halves of each head rotated by cosines and sines [R, 1, E] that are
-    doubled, the first half of the sines negated."""
-    half = x.shape[-1] // 2
-    y = x * cosines
-    swapped = np.concatenate([x[..., half:], x[..., :half]], axis=-1)
-    swapped *= sines
-    y += swapped
-    return y
-
-
 def step_plan(cache: RowCache, positions: np.ndarray) -> StepPlan:
+    """For tokens at positions [N, T]. Rows of one prefix are a group; if rows are to be independent
+    of the batch, those of one length among them: so every product has the shape that it has for a
+    row alone."""
     n, t = positions.shape
+    if n == 1:
+        keys = cache.longest + t
+        hidden = None if t == 1 else ~np.tri(t, keys, cache.longest, bool)[None, None]
+        prefix = cache.prefixes[int(cache.owner[0])]
+        group = Group(slice(0, 1), prefix, keys, positions, hidden)
+        return StepPlan(None, None, cache.length, cache.longest, keys, (group,))
     slots = cache.slots
     ordered = np.array_equal(slots, np.arange(n))
     rows = None if ordered else np.argsort(slots)
-    owner = cache.owner if rows is None else cache.owner[rows]
-    length = cache.length if rows is None else cache.length[rows]
-    positions = positions if rows is None else positions[rows]
+    owner, length = cache.owner, cache.length
+    if rows is not None:
+        owner, length, positions = owner[rows], length[rows], positions[rows]
     uniform = int(length[0]) if (length == length[0]).all() else None
-    keys = int(length.max()) + t
-    hidden = None
-    if t > 1 or uniform is None:
-        hidden = np.arange(keys) > length[:, None, None] + np.arange(t)[:, None]
+    kinds = owner
+    if cache.batch_invariant and uniform is None:
+        kinds = owner * (int(length.max()) + 1) + length
     groups = []
-    for index in dict.fromkeys(owner.tolist()):
-        where = np.flatnonzero(owner == index)
-        first, last = int(where[0]), int(where[-1])
-        run = last - first + 1 == len(where)
-        prefix = cache.prefixes[index]
-        groups.append(Group(slice(first, last + 1) if run else where, prefix))
-    starts = np.array([prefix.length for prefix in cache.prefixes])[owner]
-    return StepPlan(
-        rows,
-        None if ordered else slots,
-        length,
-        uniform,
-        starts,
-        positions,
-        keys,
-        hidden,
-        tuple(groups),
-    )
+    for kind in dict.fromkeys(kinds.tolist()):
+        where = _run(np.flatnonzero(kinds == kind))
+        mine = length[where]
+        keys = int(mine.max()) + t
+        hidden = None
+        if t > 1 or int(mine.min()) + t < keys:
+            hidden = np.arange(keys) > mine[:, None, None] + np.arange(t)[:, None]
+            hidden = hidden[:, None]
+        prefix = cache.prefixes[int(owner[where][0])]
+        groups.append(Group(where, prefix, keys, positions[where], hidden))
+    keys = cache.longest + t
+    return StepPlan(rows, None if ordered else slots, length, uniform, keys, tuple(groups))
 
 
 def attend_rows(
@@ -111,48 +101,77 @@ def attend_rows(
     to the cache."""
     if plan.rows is not None:
         q, k, v = q[plan.rows], k[plan.rows], v[plan.rows]
-    n, t, h, e = q.shape
-    g = k.shape[2]
-    keys, values = _write(plan, cache.layers[layer], k, v)  # [N, G, M, E]
-    q = _scaled(scoring, q, plan.positions)
-    queries = np.ascontiguousarray(
-        q.reshape(n, t, g, h // g, e).transpose(2, 0, 3, 1, 4)
-    )  # [G, N, H/G, T, E]
-    own = _own_scores(queries.reshape(g, n, h // g * t, e), keys.transpose(1, 0, 2, 3))
-    own = _capped(own, scoring.cap).reshape(g, n, h // g, t, plan.keys)
-    hidden = plan.hidden
-    if scoring.window is not None:
-        near = plan.start[:, None] + np.arange(plan.keys)  # [N, M] positions
-        far = plan.positions[..., None] - near[:, None] >= scoring.window
-        hidden = far if hidden is None else hidden | far
-    if hidden is not None:
-        np.copyto(own, HIDDEN, where=hidden[:, None])
-    largest = own.max(axis=-1, keepdims=True)  # [G, N, H/G, T, 1]
-    shared = []
-    for where, prefix in plan.groups:
-        if prefix.length == 0:
-            continue
-        positions = plan.positions[where]
-        scores = _prefix_scores(scoring, queries[:, where], positions, prefix.layer(layer).keys)
-        shared.append((where, prefix, scores))
-        largest[:, where] = np.maximum(largest[:, where], scores.max(axis=-1, keepdims=True))
-    own -= largest
-    np.exp(own, out=own)
-    total = own.sum(axis=-1, keepdims=True)
-    context = _own_context(
-        own.reshape(g, n, h // g * t, plan.keys), values.transpose(1, 0, 2, 3)
-    ).reshape(g, n, h // g, t, -1)
-    for where, prefix, scores in shared:
-        scores -= largest[:, where]
-        np.exp(scores, out=scores)
-        total[:, where] += scores.sum(axis=-1, keepdims=True)
-        rows = scores.shape[1]
-        flat = scores.reshape(g, -1, scores.shape[-1])  # [G, n*H/G*T, P]
-        part = np.matmul(flat, prefix.layer(layer).values)
-        context[:, where] += part.reshape(g, rows, h // g, t, -1)
-    context /= total
-    context = context.transpose(1, 3, 0, 2, 4).reshape(n, t, h, -1)
+    kv = cache.layers[layer]
+    _write(plan, kv, k, v)
+    if len(plan.groups) == 1:
+        context = _attend_group(scoring, plan.groups[0], cache, layer, q)
+    else:
+        context = np.empty((*q.shape[:-1], v.shape[-1]), np.float32)
+        for group in plan.groups:
+            context[group.slots] = _attend_group(scoring, group, cache, layer, q[group.slots])
     return context if plan.slots is None else context[plan.slots]
+
+
+def _attend_group(
+    scoring: Scoring, group: Group, cache: RowCache, layer: int, q: np.ndarray
+) -> np.ndarray:
+    """Context [n, T, H, Ev] of q [n, T, H, E] over the prefix and the rows' own keys."""
+    n, t, h, e = q.shape
+    own, prefix = cache.layers[layer], group.prefix.layer(layer)
+    g, p, m = prefix.keys.shape[0], group.prefix.length, group.keys
+    own_keys, own_values = (x[group.slots, :, :m] for x in own)  # [n, G, M, E]
+    queries = _by_group(_scaled(scoring, q, group.positions), g)  # [n, G, H/G*T, E]
+    scores = np.empty((n, g, h // g * t, p + m), np.float32)
+    shared = cache.batch_invariant or n == 1
+    if shared:
+        np.matmul(queries, prefix.keys.transpose(0, 2, 1), out=scores[..., :p])
+    else:
+        scores[..., :p] = _joint(queries, prefix.keys.transpose(0, 2, 1))
+    np.matmul(queries, own_keys.transpose(0, 1, 3, 2), out=scores[..., p:])
+    if scoring.cap is not None:
+        _cap(scores, scoring.cap)
+    if group.hidden is not None or scoring.window is not None:
+        _hide(scoring, group, scores.reshape(n, h, t, p + m))
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    weights = scores[..., :p]
+    context = np.matmul(weights, prefix.values) if shared else _joint(weights, prefix.values)
+    context += np.matmul(scores[..., p:], own_values)  # [n, G, H/G*T, Ev]
+    context /= scores.sum(axis=-1, keepdims=True)
+    if t == 1:
+        return context.reshape(n, 1, h, -1)
+    return context.reshape(n, h, t, -1).transpose(0, 2, 1, 3)
+
+
+def _by_group(q: np.ndarray, groups: int) -> np.ndarray:
+    """q [n, T, H, E] as [n, G, H/G*T, E]."""
+    n, t, h, e = q.shape
+    if t > 1:
+        q = q.transpose(0, 2, 1, 3)
+    return q.reshape(n, groups, h // groups * t, e)
+
+
+def _joint(x: np.ndarray, shared: np.ndarray) -> np.ndarray:
+    """x [n, G, Q, A] times [G, A, B], all rows in one product for each of the G: [n, G, Q, B]."""
+    n, g, count, width = x.shape
+    flat = x.transpose(1, 0, 2, 3).reshape(g, n * count, width)
+    return np.matmul(flat, shared).reshape(g, n, count, -1).transpose(1, 0, 2, 3)
+
+
+def _hide(scoring: Scoring, group: Group, scores: np.ndarray) -> None:
+    """Hides scores [n, H, T, P+M] of keys that come after a token, or are out of its window."""
+    p = group.prefix.length
+    if group.hidden is not None:
+        np.copyto(scores[..., p:], HIDDEN, where=group.hidden)
+    if scoring.window is not None and p + group.keys > scoring.window:
+        far = group.positions[..., None] - np.arange(p + group.keys) >= scoring.window
+        np.copyto(scores, HIDDEN, where=far[:, None])
+
+
+def _run(where: np.ndarray) -> slice | np.ndarray:
+    """Rising numbers as a slice, if they leave none out."""
+    first, last = int(where[0]), int(where[-1])
+    return slice(first, last + 1) if last - first + 1 == len(where) else where
 
 
 def attend_prompt(
@@ -180,7 +199,9 @@ def attend_prompt(
         low = 0 if scoring.window is None else max(0, first + at - scoring.window + 1)
         queries = block.reshape(n, g, h // g, e).transpose(1, 2, 0, 3).reshape(g, -1, e)
         scores = np.matmul(queries, kv.keys[:, low:last].transpose(0, 2, 1))
-        scores = _capped(scores, scoring.cap).reshape(g, h // g, n, last - low)
+        if scoring.cap is not None:
+            _cap(scores, scoring.cap)
+        scores = scores.reshape(g, h // g, n, last - low)
         mine = positions[at : at + n, None]
         if scoring.window is not None:
             there = np.arange(low, last)
@@ -198,18 +219,16 @@ def attend_prompt(
     return out
 
 
-def _write(plan: StepPlan, kv: LayerKV, k: np.ndarray, v: np.ndarray) -> LayerKV:
-    """Writes k and v [N, T, G, E] behind what rows have; gives views [N, G, M, E] of all of it."""
+def _write(plan: StepPlan, kv: LayerKV, k: np.ndarray, v: np.ndarray) -> None:
+    """Writes k and v [N, T, G, E] behind what the rows of slots have."""
     n, t = k.shape[:2]
+    if plan.uniform is None:
+        slots, places = np.arange(n)[:, None], plan.length[:, None] + np.arange(t)  # [N, T]
     for kept, new in ((kv.keys, k), (kv.values, v)):
-        if plan.uniform is not None:
-            kept[:n, :, plan.uniform : plan.keys] = new.transpose(0, 2, 1, 3)
+        if plan.uniform is None:
+            kept[slots, :, places] = new
         else:
-            # a slot between a row's end and the longest row's is hidden, but must be a number
-            for slot, end in enumerate(plan.length.tolist()):
-                kept[slot, :, end : end + t] = new[slot].transpose(1, 0, 2)
-                kept[slot, :, end + t : plan.keys] = 0
-    return LayerKV(kv.keys[:n, :, : plan.keys], kv.values[:n, :, : plan.keys])
+            kept[:n, :, plan.uniform : plan.keys] = new.transpose(0, 2, 1, 3)
 
 
 def _scaled(scoring: Scoring, q: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -222,37 +241,8 @@ def _scaled(scoring: Scoring, q: np.ndarray, positions: np.ndarray) -> np.ndarra
     return q * (factor.astype(np.float32) * scoring.scale)[..., None, None]
 
 
-def _prefix_scores(
-    scoring: Scoring, queries: np.ndarray, positions: np.ndarray, keys: np.ndarray
-) -> np.ndarray:
-    """Scores [G, n, H/G, T, P] of queries [G, n, H/G, T, E] at positions [n, T]."""
-    g, e, p = len(queries), queries.shape[-1], keys.shape[1]
-    scores = np.matmul(queries.reshape(g, -1, e), keys.transpose(0, 2, 1))
-    scores = _capped(scores, scoring.cap).reshape(*queries.shape[:-1], p)
-    if scoring.window is not None:
-        far = positions[..., None] - np.arange(p) >= scoring.window  # [n, T, P]
-        np.copyto(scores, HIDDEN, where=far[:, None])
-    return scores
-
-
-def _own_scores(queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """[G, N, Q, M] of queries [G, N, Q, E] and keys [G, N, M, E]."""
-    if keys.shape[1] > 1 and keys.shape[2] <= SHORT:
-        return np.einsum("gnqe,gnme->gnqm", queries, keys)
-    return np.matmul(queries, keys.transpose(0, 1, 3, 2))
-
-
-def _own_context(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """[G, N, Q, Ev] of weights [G, N, Q, M] and values [G, N, M, Ev]."""
-    if values.shape[1] > 1 and values.shape[2] <= SHORT:
-        return np.einsum("gnqm,gnme->gnqe", weights, values)
-    return np.matmul(weights, values)
-
-
-def _capped(scores: np.ndarray, cap: float | None) -> np.ndarray:
-    """cap * tanh(scores / cap) in place."""
-    if cap is not None:
-        scores /= np.float32(cap)
-        np.tanh(scores, out=scores)
-        scores *= np.float32(cap)
-    return scores
+def _cap(scores: np.ndarray, cap: float) -> None:
+    """cap * tanh(scores / cap), in place."""
+    scores /= np.float32(cap)
+    np.tanh(scores, out=scores)
+    scores *= np.float32(cap)

@@ -74,25 +74,37 @@ class RowCache:
     N - 1 in some order."""
 
     shapes: tuple[HeadShape, ...]
+    batch_invariant: bool  # whether a row's bits must not depend on the others
     prefixes: list[PrefixCache]
     layers: list[LayerKV]
     owner: np.ndarray  # [N] prefix of each row
     slots: np.ndarray  # [N]
     length: np.ndarray  # [N] tokens of each row
-
-    @property
-    def capacity(self) -> int:
-        """Tokens that a row has room for."""
-        return self.layers[0].keys.shape[2]
+    longest: int  # the largest of these
 
 
 def empty(
-    shapes: Sequence[HeadShape], prefixes: Sequence[PrefixCache], max_new_tokens: int
+    shapes: Sequence[HeadShape],
+    prefixes: Sequence[PrefixCache],
+    max_new_tokens: int,
+    batch_invariant: bool,
 ) -> RowCache:
     """A cache without rows."""
     layers = _new_layers(shapes, (0,), min(max_new_tokens, FIRST_TOKENS))
     none = np.zeros(0, int)
-    return RowCache(tuple(shapes), list(prefixes), layers, none, none, none)
+    return RowCache(tuple(shapes), batch_invariant, list(prefixes), layers, none, none, none, 0)
+
+
+def append(cache: RowCache, tokens: int) -> None:
+    """Counts so many more tokens of each row, whose keys and values are written."""
+    cache.length = cache.length + tokens
+    cache.longest += tokens
+
+
+def rewind(cache: RowCache, lengths: np.ndarray) -> None:
+    """Forgets what rows have beyond `lengths` [N]."""
+    cache.length = np.minimum(cache.length, lengths)
+    cache.longest = int(cache.length.max(initial=0))
 
 
 def move(cache: RowCache, owner: np.ndarray, parents: np.ndarray, new_tokens: int) -> None:
@@ -100,14 +112,15 @@ def move(cache: RowCache, owner: np.ndarray, parents: np.ndarray, new_tokens: in
     is -1, with room for `new_tokens` more. A row stays in its slot, unless an earlier one of the
     same parent has taken it or slots before it are empty."""
     n = len(parents)
+    if n == len(cache.slots) and (parents == np.arange(n)).all():
+        _grow(cache, n, cache.longest + new_tokens)
+        return
     continued = np.flatnonzero(parents >= 0)
     length = np.zeros(n, int)
     length[continued] = cache.length[parents[continued]]
     _grow(cache, n, int(length.max(initial=0)) + new_tokens)
-    unchanged = n == len(cache.slots) and np.array_equal(parents, np.arange(n))
     cache.owner, cache.length = np.asarray(owner, int), length
-    if unchanged:
-        return
+    cache.longest = int(length.max(initial=0))
     sources = np.full(n, -1)
     sources[continued] = cache.slots[parents[continued]]
     stays = np.zeros(n, bool)
@@ -133,7 +146,7 @@ def _grow(cache: RowCache, rows: int, tokens: int) -> None:
     new_rows = rows if rows > old_rows else old_rows
     new_rows = max(new_rows, 2 * old_rows) if rows > old_rows and old_rows else new_rows
     new_tokens = max(tokens, 2 * old_tokens) if tokens > old_tokens else old_tokens
-    used = int(cache.length.max(initial=0))
+    used = min(cache.longest, old_tokens)
     for index, (layer, shape) in enumerate(zip(cache.layers, cache.shapes, strict=True)):
         grown = _new_layer(shape, (new_rows,), new_tokens)
         for to, of in zip(grown, layer, strict=True):
@@ -146,6 +159,7 @@ def _new_layers(shapes: Sequence[HeadShape], rows: tuple[int, ...], tokens: int)
 
 
 def _new_layer(shape: HeadShape, rows: tuple[int, ...], tokens: int) -> LayerKV:
-    """Memory that is taken when it is written."""
-    keys = np.empty((*rows, shape.heads, tokens, shape.key), np.float32)
-    return LayerKV(keys, np.empty((*rows, shape.heads, tokens, shape.value), np.float32))
+    """Memory that is taken when it is written. What was never written must be numbers: a weight of
+    0 does not hide others."""
+    keys = np.zeros((*rows, shape.heads, tokens, shape.key), np.float32)
+    return LayerKV(keys, np.zeros((*rows, shape.heads, tokens, shape.value), np.float32))

@@ -15,8 +15,8 @@ from gentool.runtimes.numpy_ops import arrays
 FIRST = 256  # positions whose rotations are computed at once, before more are
 
 Rotations = dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]
-"""By the numbers of the cosines and sines among the positional inputs: cosines and sines [R, 1, E],
-doubled, the first half of the sines negated."""
+"""By the numbers of the cosines and sines among the positional inputs: cosines and sines
+[R, 1, 2, E/2], doubled, the first half of the sines negated."""
 
 
 class TopWeights(dict[str, Any]):
@@ -69,8 +69,8 @@ class PositionInputs:
         leaves = _leaves(self._family.positional(arrays, self._arch, self._top, new))
         for pair in self._pairs:
             half_cosines, half_sines = (leaves[leaf] for leaf in pair)
-            cosines = np.concatenate([half_cosines, half_cosines], axis=-1)[:, None]
-            sines = np.concatenate([-half_sines, half_sines], axis=-1)[:, None]
+            cosines = np.stack([half_cosines, half_cosines], axis=1)[:, None]
+            sines = np.stack([-half_sines, half_sines], axis=1)[:, None]
             if self._count:
                 before = self._kept[pair]
                 cosines = np.concatenate([before[0], cosines])

@@ -52,12 +52,13 @@ class Call:
 
     def resize(self, rows: int) -> None:
         """Has buffers for so many rows."""
-        if rows != self.rows:
-            for number, width in enumerate(self._input_widths):
-                self._model.resize_input_tensor(number, [rows, width], self._index)
-            self.inputs = self._model.create_input_buffers(self._index)
-            self.outputs = self._model.create_output_buffers(self._index)
-            self.rows = rows
+        if rows == self.rows:
+            return
+        for number, width in enumerate(self._input_widths):
+            self._model.resize_input_tensor(number, [rows, width], self._index)
+        self.inputs = self._model.create_input_buffers(self._index)
+        self.outputs = self._model.create_output_buffers(self._index)
+        self.rows = rows
 
     def write(self, number: int, array: np.ndarray) -> None:
         """Sets an input to float32 [rows, width]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 import numpy as np
@@ -16,9 +16,10 @@ from gentool.runtimes.litert.graph import Progress, silent
 from gentool.runtimes.litert.identity import graph_name
 from gentool.runtimes.litert.kv_cache import HeadShape, PrefixCache, RowCache
 from gentool.runtimes.litert.lower import HEAD, Precision, Weights, lower
-from gentool.runtimes.litert.positions import PositionInputs, Rotations, TopWeights
-from gentool.runtimes.litert.program import Call, Program
-from gentool.runtimes.litert.record import Recording, Value, record
+from gentool.runtimes.litert.positions import PositionInputs, TopWeights
+from gentool.runtimes.litert.program import Program
+from gentool.runtimes.litert.record import Recording, record
+from gentool.runtimes.litert.stack import Attend, Stack, call_of
 from gentool.runtimes.litert.threads import available
 from gentool.runtimes.numpy_ops import arrays
 
@@ -51,9 +52,6 @@ def open_runtime(
     return LiteRTRuntime(family, arch, weights, recording, program, threads)
 
 
-Attend = Callable[[int, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-
-
 class LiteRTRuntime:
     """One open model: its graph, what is computed outside it, and the attention between."""
 
@@ -68,16 +66,9 @@ class LiteRTRuntime:
     ) -> None:
         """`weights` are those that `program` was made of; only some outside the layers are read."""
         self.family, self.arch, self._threads = family, arch, threads
-        self._top, self._recording = TopWeights(weights), recording
-        self._calls = [
-            _call(program, str(number), piece.inputs, piece.outputs)
-            for number, piece in enumerate(recording.pieces)
-        ]
-        self._head = _call(program, HEAD, recording.head.inputs, recording.head.outputs)
-        self._sources = [
-            [self._source(value, number) for value in piece.inputs]
-            for number, piece in enumerate(recording.pieces)
-        ]
+        self._top = TopWeights(weights)
+        self._stack = Stack(program, recording)
+        self._head = call_of(program, HEAD, recording.head)
         self._shapes = tuple(
             HeadShape(cut.key.heads, cut.key.size, cut.value.size) for cut in recording.cuts
         )
@@ -101,16 +92,15 @@ class LiteRTRuntime:
             part = ids[at : at + CHUNK]
             last = at + CHUNK >= len(ids)
             wanted = len(part) if all_positions else int(last)
-            out = self._prompt(part, start + at, total, wanted)
-            if wanted:
-                results.append(out if hidden else self.head(out, False))
+            out = self._prompt(part, start + at, total, wanted, hidden)
+            results += [out] if wanted else []
         return total, np.concatenate(results) if results[1:] else results[0]
 
     def rows(
         self, prefixes: Sequence[PrefixCache], max_new_tokens: int, batch_invariant: bool
     ) -> RowCache:
         """See `gentool.runtimes.Runtime`."""
-        return kv_cache.empty(self._shapes, prefixes, max_new_tokens)
+        return kv_cache.empty(self._shapes, prefixes, max_new_tokens, batch_invariant)
 
     def join(self, cache: RowCache, prefixes: Sequence[PrefixCache]) -> None:
         """See `gentool.runtimes.Runtime`."""
@@ -138,14 +128,13 @@ class LiteRTRuntime:
             context = attention.attend_rows(self._scorings[layer], plan, cache, layer, q, k, v)
             return context.reshape(n * t, -1)
 
-        out = self._stack(tokens.reshape(-1), positions.reshape(-1), attend, n * t)
-        cache.length = cache.length + t
-        out = out if hidden else self.head(out, False)
+        out = self._run(tokens.reshape(-1), positions.reshape(-1), attend, n * t, hidden)
+        kv_cache.append(cache, t)
         return out.reshape(n, t, -1)
 
     def rewind(self, cache: RowCache, lengths: np.ndarray) -> None:
         """See `gentool.runtimes.Runtime`."""
-        cache.length = np.minimum(cache.length, lengths)
+        kv_cache.rewind(cache, lengths)
 
     def head(self, hidden: np.ndarray, batch_invariant: bool) -> np.ndarray:
         """See `gentool.runtimes.Runtime`; rows do not depend on one another."""
@@ -159,9 +148,11 @@ class LiteRTRuntime:
         threads = f"{self._threads} thread" + ("s" if self._threads > 1 else "")
         return f"LiteRT, {threads}"
 
-    def _prompt(self, ids: np.ndarray, start: int, prefix: PrefixCache, wanted: int) -> np.ndarray:
-        """Hidden states [wanted, D] of the last of ids [T] at positions start.., whose keys and
-        values are written to `prefix`. Of the last layer no others are computed."""
+    def _prompt(
+        self, ids: np.ndarray, start: int, prefix: PrefixCache, wanted: int, hidden: bool
+    ) -> np.ndarray:
+        """As `_run`, for ids [T] at positions start.., whose keys and values are written to
+        `prefix`."""
 
         def attend(layer: int, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
             first = start + len(k) - len(q)
@@ -170,80 +161,20 @@ class LiteRTRuntime:
             return context.reshape(len(q), math.prod(context.shape[1:]))
 
         positions = start + np.arange(len(ids))
-        return self._stack(ids, positions, attend, wanted)
+        return self._run(ids, positions, attend, wanted, hidden)
 
-    def _stack(
-        self, ids: np.ndarray, positions: np.ndarray, attend: Attend, wanted: int
+    def _run(
+        self, ids: np.ndarray, positions: np.ndarray, attend: Attend, wanted: int, hidden: bool
     ) -> np.ndarray:
-        """Hidden states [wanted, D] of the last of ids [R] at positions [R]."""
-        count, last = len(ids), len(self._calls) - 1
+        """Logits [wanted, V], or `hidden` states, of the last of ids [R] at positions [R]."""
         positional, leaves, rotations = self._positions.at(positions)
         x = self.family.embed(arrays, self.arch, self._top, ids, positional)
-        context = x  # until there is one
-        for number, call in enumerate(self._calls):
-            rows = wanted if number == last else count
-            if number == last and not wanted:
-                break
-            call.resize(rows)
-            for at, (kind, index, output) in enumerate(self._sources[number]):
-                if kind == "x":
-                    call.write(at, x[count - rows :])
-                elif kind == "positional":
-                    call.write(at, leaves[index][count - rows :])
-                elif kind == "context":
-                    call.write(at, context)
-                elif rows == count:
-                    call.inputs[at] = self._calls[index].outputs[output]
-                else:
-                    call.write(at, self._calls[index].read(output)[count - rows :])
-            call.run()
-            if number < last:
-                asked = wanted if number == last - 1 else count
-                context = self._attend(number, call, rotations, attend, asked)
-        return call.read(0) if wanted else np.empty((0, self.arch.d_model), np.float32)
-
-    def _attend(
-        self,
-        number: int,
-        call: Call,
-        rotations: Rotations,
-        attend: Attend,
-        asked: int,
-    ) -> np.ndarray:
-        """The context after a piece, of the last `asked` rows."""
-        outputs = self._recording.pieces[number].outputs
-        read: dict[int, np.ndarray] = {}
-        heads = []
-        for operand in self._recording.cuts[number]:
-            value = operand.value
-            if id(value) not in read:
-                at = next(i for i, output in enumerate(outputs) if output is value)
-                read[id(value)] = call.read(at)
-            x = read[id(value)]
-            x = x[:, operand.start : operand.start + operand.heads * operand.size]
-            x = x.reshape(len(x), operand.heads, operand.size)
-            if operand.rotation:
-                x = attention.rotated(x, *rotations[operand.rotation])
-            heads.append(x)
-        q, k, v = heads
-        return attend(number, q[len(q) - asked :], k, v)
-
-    def _source(self, value: Value, number: int) -> tuple[str, int, int]:
-        """Where an input of a piece comes from: its kind, and the number of the leaf, or those of
-        another piece and its output."""
-        recording = self._recording
-        if value is recording.x:
-            return "x", 0, 0
-        for index, leaf in enumerate(recording.positional):
-            if value is leaf:
-                return "positional", index, 0
-        if value.op == "context":
-            return "context", 0, 0
-        for at, output in enumerate(recording.pieces[value.piece].outputs):
-            if value is output:
-                return "piece", value.piece, at
-        raise ValueError(f"piece {number} takes a {value.op} that no piece gives")
-
-
-def _call(program: Program, name: str, inputs: Sequence[Value], outputs: Sequence[Value]) -> Call:
-    return program.call(name, [x.width for x in inputs], [y.width for y in outputs])
+        last = self._stack.run(x, leaves, rotations, attend, wanted)
+        if last is None:
+            return np.empty((0, 0), np.float32)
+        if hidden:
+            return last.read(0)
+        self._head.resize(wanted)
+        self._head.inputs[0] = last.outputs[0]
+        self._head.run()
+        return self._head.read(0)

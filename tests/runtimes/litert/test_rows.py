@@ -24,7 +24,7 @@ def runtime_of(family):
 class Texts:
     """Rows as their texts, beside a runtime's cache of them."""
 
-    def __init__(self, runtime, prompts):
+    def __init__(self, runtime, prompts, batch_invariant=False):
         self.runtime, self.prompts = runtime, prompts
         first, _ = runtime.prefill(prompts[0], 0, None, False, False)
         # all others continue the first
@@ -32,7 +32,7 @@ class Texts:
             runtime.prefill(ids[len(prompts[0]) :], len(prompts[0]), first, False, False)[0]
             for ids in prompts[1:]
         ]
-        self.cache = runtime.rows([first, *longer], 4, False)
+        self.cache = runtime.rows([first, *longer], 4, batch_invariant)
         self.owner, self.rows = np.zeros(0, int), []  # tokens of each row after its prompt
 
     def step(self, parents, owners, tokens):
@@ -70,11 +70,12 @@ def test_rows_are_as_alone(family, data):
     more = [
         rng.integers(0, 101, size) for size in data.draw(st.lists(st.integers(1, 7), max_size=3))
     ]
-    texts = Texts(runtime_of(family), [shared, *(np.concatenate([shared, m]) for m in more)])
-    prompts = st.integers(0, len(more))
+    prompts = [shared, *(np.concatenate([shared, m]) for m in more)]
+    texts = Texts(runtime_of(family), prompts, data.draw(st.booleans()))
+    prompt = st.integers(0, len(more))
     for _ in range(data.draw(st.integers(1, 5))):
         parents = data.draw(st.lists(st.integers(-1, len(texts.rows) - 1), min_size=1, max_size=6))
-        owners = [data.draw(prompts) for _ in parents]
+        owners = [data.draw(prompt) for _ in parents]
         size = (len(parents), data.draw(st.integers(1, 3)))
         texts.step(parents, owners, rng.integers(0, 101, size))
         if data.draw(st.booleans()):
@@ -89,6 +90,41 @@ def test_many_rows_of_many_tokens(family):
     texts.step([-1] * 3, [0, 1, 0], rng.integers(0, 101, (3, 12)))
     texts.step([2, 0, 0, -1, -1], [0, 0, 0, 1, 1], rng.integers(0, 101, (5, 14)))
     texts.step([4, 1, -1], [0, 0, 0], rng.integers(0, 101, (3, 9)))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bits_of_a_row_do_not_depend_on_the_batch(family, precision):
+    """Alone, among many, among rows of other prompts and lengths, several tokens at a time."""
+    runtime, _ = litert_models.random_runtime(family, precision)
+    rng = np.random.default_rng(3)
+    short, _ = runtime.prefill(rng.integers(0, 101, 5), 0, None, False, False)
+    long, _ = runtime.prefill(rng.integers(0, 101, 20), 0, None, False, False)
+    many, few = rng.integers(0, 101, (3, 67, 2)), 4
+    owner = np.arange(67) % 2
+    start = np.where(owner, 20, 5)[:, None] + np.arange(2)
+
+    def steps(rows, drop):
+        """The logits of `rows`, and of those that are left when `drop` of them go."""
+        cache = runtime.rows([short, long], 6, True)
+        runtime.move(cache, owner[rows], np.full(len(rows), -1), 2)
+        first = runtime.step(cache, many[0, rows], start[rows], False)
+        left = np.arange(drop, len(rows))
+        # one more joins, so that lengths differ
+        runtime.move(cache, np.array([*owner[rows][left], 1]), np.array([*left, -1]), 2)
+        tokens = np.concatenate([many[1, rows][left], many[2, :1]])
+        positions = np.concatenate([start[rows][left] + 2, [[20, 21]]])
+        return first, runtime.step(cache, tokens, positions, False)
+
+    first, second = steps(np.arange(67), 30)
+    for row in (30, 31, 66):
+        alone, later = steps(np.array([row]), 0)
+        np.testing.assert_array_equal(alone[0], first[row])
+        np.testing.assert_array_equal(later[0], second[row - 30])
+        np.testing.assert_array_equal(later[1], second[-1])
+    some, later = steps(np.arange(28, 28 + few), 2)
+    np.testing.assert_array_equal(some, first[28 : 28 + few])
+    np.testing.assert_array_equal(later[:2], second[:2])
 
 
 def test_no_rows_of_an_empty_prefix_are_copied():
@@ -109,7 +145,7 @@ def test_no_rows_of_an_empty_prefix_are_copied():
 def test_rows_keep_their_slots():
     """Nothing is moved where rows stay, and where one leaves, only what fills its place."""
     shapes = (kv_cache.HeadShape(1, 2, 2),)
-    cache = kv_cache.empty(shapes, [], 4)
+    cache = kv_cache.empty(shapes, [], 4, False)
     kv_cache.move(cache, np.zeros(4, int), np.full(4, -1), 1)
     assert cache.slots.tolist() == [0, 1, 2, 3]
     cache.layers[0].keys[:, 0, 0, 0] = np.arange(4)

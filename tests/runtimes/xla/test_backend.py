@@ -17,13 +17,13 @@ def chosen(device: backend.Device, stored: str, xla: bool | None, width: int = 7
 
 
 @pytest.mark.parametrize("stored", STORED)
-def test_what_the_user_wants(stored: str) -> None:
+def test_the_users_choice_of_xla(stored: str) -> None:
     assert chosen("CPU", stored, False) == chosen("GPU", stored, False) == [GRAPH.phrase] * 5
     assert chosen("CPU", stored, True) == [XLA_LAYER.phrase] * 5
     assert chosen("GPU", stored, True) == chosen("GPU", stored, None) == [XLA_STEP.phrase] * 5
 
 
-def test_what_is_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fastest_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "fast_bf16", lambda: True)
     layer, pieces = XLA_LAYER.phrase, ONEDNN.phrase
     assert chosen("CPU", "float32", None) == [layer, pieces, pieces, layer, layer]
@@ -40,6 +40,6 @@ def test_what_is_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("isa", ["AVX512_CORE", "avx2"])
-def test_a_capped_machine_multiplies_no_bfloat16(monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
+def test_onednn_max_cpu_isa_disables_bfloat16(monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
     assert not backend.fast_bf16()

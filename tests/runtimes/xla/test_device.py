@@ -11,7 +11,7 @@ def said(code: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_keras_is_imported_only_by_who_asks_for_it() -> None:
+def test_keras_is_imported_on_demand_only() -> None:
     lines = said(
         "import sys\n"
         "from gentool.runtimes.xla import device\n"

@@ -40,26 +40,26 @@ def program(function, *arguments) -> tuple[str, str]:
     ],
 )
 @pytest.mark.parametrize("rows", [1, 2, 7, 65])
-def test_a_product_in_a_program_is_the_plain_one(rows: int, inputs: int, dtype: str) -> None:
+def test_flat_linear_equals_the_product(rows: int, inputs: int, dtype: str) -> None:
     x, weight, bias = normal(rows, 1, inputs), tf.cast(normal(5, inputs), dtype), normal(5)
-    found = layers.compiled(layers.flat_linear)(x, weight, bias)
-    assert found.shape == (rows, 1, 5)
+    actual = layers.compiled(layers.flat_linear)(x, weight, bias)
+    assert actual.shape == (rows, 1, 5)
     exact = np.float64(x) @ np.float64(tf.cast(weight, tf.float32)).T + np.float64(bias)
-    np.testing.assert_allclose(found, exact, atol=2e-5 * np.sqrt(inputs))
+    np.testing.assert_allclose(actual, exact, atol=2e-5 * np.sqrt(inputs))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("blocks", [1, 3])
 @pytest.mark.parametrize("out", [6, 20, 30, 64, 67])
-def test_a_product_in_parts_is_the_plain_one(
+def test_flat_linear_in_parts_equals_the_product(
     out: int, blocks: int, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layers, "PART_ELEMENTS", 10 * 32)
     x, unblocked = normal(7, 1, 32 * blocks), tf.cast(normal(out, 32 * blocks), dtype)
     weight = tf.stack(tf.split(unblocked, blocks, axis=1)) if blocks > 1 else unblocked
-    found = layers.compiled(layers.flat_linear)(x, weight)
+    actual = layers.compiled(layers.flat_linear)(x, weight)
     exact = np.float64(x) @ np.float64(tf.cast(unblocked, tf.float32)).T
-    np.testing.assert_allclose(found, exact, atol=2e-4)
+    np.testing.assert_allclose(actual, exact, atol=2e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -80,7 +80,7 @@ def test_a_16_bit_weight_is_cast_while_it_is_read(inputs: int) -> None:
     assert not written, "the weight is written in float32"
 
 
-def test_what_gives_x_is_not_computed_again_for_every_output() -> None:
+def test_the_expression_of_x_is_computed_once() -> None:
     x, weight, scale = normal(1, 1, 256), tf.cast(normal(48, 256), tf.float16), normal(256)
 
     def normed(x: tf.Tensor, weight: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
