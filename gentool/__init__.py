@@ -1,4 +1,4 @@
-"""Chinese-first text generation on TensorFlow. Importing this package imports nothing heavy."""
+"""Chinese-first text generation on LiteRT and TensorFlow. Importing this imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ def load(
     precision: str | None = None,
     set: Mapping[str, object] | None = None,
     xla: bool | None = None,
+    threads: int | None = None,
 ) -> Model:
     """Opens a model: a name, a folder or a YAML file. `set` overrides keys of its YAML, dotted;
-    `precision` is the YAML's where it is not given."""
+    `precision` is the YAML's where it is not given, `threads` (of LiteRT) a core each."""
     from gentool.config import lookup
     from gentool.generation import opening
 
     chosen = lookup.load(model, set or {})
-    return opening.open_model(chosen, precision or chosen.precision, xla)
+    return opening.open_model(chosen, precision or chosen.precision, xla, threads)
 
 
 def __getattr__(name: str) -> Any:

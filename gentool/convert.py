@@ -8,22 +8,27 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from gentool import registry, tokenizers
+from gentool import __version__, registry, tokenizers
 from gentool.checkpoints import safetensors
 from gentool.config.lookup import FOLDER_FILE
 from gentool.config.model import ModelConfig
 from gentool.errors import ModelError, UsageError
 from gentool.generation.opening import ModelFiles, open_files
+from gentool.models import column_blocks, weights
+from gentool.models.quantized import INT4, INT8, SCALES, packed, shapes
 
 WEIGHTS = "model.safetensors"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -32,6 +37,10 @@ DTYPES = {
     "fp16": np.dtype(np.float16),
     "bf16": np.dtype(ml_dtypes.bfloat16),
 }
+
+
+QUANTIZED: Final[dict[str, Literal["int8", "int4"]]] = {"int8": "int8", "int4": "int4"}
+WORKERS = 2  # that quantise; numpy holds no lock while it computes
 
 
 class Written(NamedTuple):
@@ -72,30 +81,101 @@ def convert(model: ModelConfig, target: Path, precision: str) -> Iterator[Writte
 
 
 def _write_weights(path: Path, opened: ModelFiles, precision: str) -> Iterator[Written]:
-    from gentool.models import column_blocks, weights
-
-    source, plan = opened.source, opened.plan
-    dtypes = {name: DTYPES.get(precision, weight.dtype) for name, weight in plan.items()}
-    tensors = {
-        n: (dtypes[n], column_blocks.stored_shape(n, w.shape, dtypes[n])) for n, w in plan.items()
-    }
-
-    def cast(name: str) -> np.ndarray:
-        dtype, shape = tensors[name]
-        array = _cast(weights.read(source, plan[name]), dtype, plan[name].names)
-        return column_blocks.blocked(array, shape)
-
+    if any(weight.dtype in (INT8, INT4) for weight in opened.plan.values()):
+        raise UsageError(
+            f"{opened.source.files[0]} is quantised already", "convert the weights it was made of"
+        )
+    if precision in QUANTIZED:
+        tensors, read = _integers(opened, precision)
+        made_from = {str(file.name): registry.digest(file) for file in opened.source.files}
+        metadata = {"made_from": json.dumps(made_from), "quantizer": f"gentool {__version__}"}
+    else:
+        tensors, read = _floats(opened, precision)
+        metadata = {}
     size = sum(dtype.itemsize * math.prod(shape) for dtype, shape in tensors.values())
     free = shutil.disk_usage(path.parent).free
     if free < size:
         raise ModelError(f"{path} needs {size} bytes, {free} are free", "free some space")
     done = 0
     with path.open("wb") as file:
-        for name, count in safetensors.write(file, tensors, cast):
+        for name, count in safetensors.write(file, tensors, read, metadata):
             done += count
             yield Written(done, size, name)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _floats(
+    opened: ModelFiles, precision: str
+) -> tuple[safetensors.Tensors, Callable[[str], np.ndarray]]:
+    """The tensors of a folder in floats, and how each is read."""
+    source, plan = opened.source, opened.plan
+    dtypes = {name: DTYPES.get(precision, weight.dtype) for name, weight in plan.items()}
+    tensors = {
+        n: (dtypes[n], column_blocks.stored_shape(n, w.shape, dtypes[n])) for n, w in plan.items()
+    }
+
+    def read(name: str) -> np.ndarray:
+        dtype, shape = tensors[name]
+        array = np.asarray(weights.read(source, plan[name]))
+        return column_blocks.blocked(_cast(array, dtype, plan[name].names), shape)
+
+    return tensors, read
+
+
+def _integers(
+    opened: ModelFiles, precision: str
+) -> tuple[safetensors.Tensors, Callable[[str], np.ndarray]]:
+    """The tensors of a folder in int8 or int4, and how each is read: products as integers and
+    scales, the others as they are. The next products are quantised while one is written."""
+    from gentool.runtimes.litert import quantize
+    from gentool.runtimes.litert.lower import stored_precision
+
+    source, plan = opened.source, opened.plan
+    products = {
+        name: stored_precision(name, weight.shape, QUANTIZED[precision])
+        for name, weight in plan.items()
+        if len(weight.shape) == 2 and (name.startswith("layers.") or name == "head")
+    }
+    tensors: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+    for name, weight in plan.items():
+        if name not in products:
+            tensors[name] = weight.dtype, weight.shape
+        elif products[name] == "int8":
+            values, scales = shapes(weight.shape, INT8)
+            tensors |= {name: (np.dtype(np.int8), values)}
+            tensors |= {name + SCALES: (np.dtype(np.float32), scales)}
+        else:
+            values, scales = shapes(weight.shape, INT4)
+            tensors |= {name: (np.dtype(np.uint8), values)}
+            tensors |= {name + SCALES: (np.dtype(np.float16), scales)}
+
+    def quantized(name: str) -> dict[str, np.ndarray]:
+        array = np.asarray(weights.read(source, plan[name]))
+        if not np.isfinite(array).all():
+            raise ModelError(
+                f"tensor {', '.join(plan[name].names)} has numbers that are not finite",
+                "they cannot be quantised",
+            )
+        values, scales = (quantize.int8 if products[name] == "int8" else quantize.int4)(array)
+        if products[name] == "int4":
+            values = packed(values).reshape(tensors[name][1])
+        return {name: values, name + SCALES: scales}
+
+    waiting, pool = list(products), ThreadPoolExecutor(WORKERS)
+    running: deque[Future[dict[str, np.ndarray]]] = deque()
+    ready: dict[str, np.ndarray] = {}
+
+    def read(name: str) -> np.ndarray:
+        if name.removesuffix(SCALES) not in products:
+            return np.asarray(weights.read(source, plan[name]))
+        while name not in ready:
+            while waiting and len(running) <= WORKERS:
+                running.append(pool.submit(quantized, waiting.pop(0)))
+            ready.update(running.popleft().result())
+        return ready.pop(name)
+
+    return tensors, read
 
 
 def _cast(array: np.ndarray, dtype: np.dtype, names: tuple[str, ...]) -> np.ndarray:

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from enum import IntEnum
 
+NEAR = 0.65  # likeness, 0 to 1, of a slip of the fingers
+
 
 class Exit(IntEnum):
     """Exit codes (DESIGN.md section 2); 141 and 143 are 128 + signal number, as a shell reports."""
@@ -45,7 +47,8 @@ class ModelError(GentoolError):
 
 
 def nearest(name: str, known: Iterable[str], what: str) -> str:
-    """A hint naming the known name most like `name`, or all of them where none is like it."""
+    """A hint naming the known name that `name` is a slip of, or all of them where it is of none."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    begun = [other for other in known if len(name) >= 3 and other.startswith(name)]
+    close = begun[:1] or difflib.get_close_matches(name, known, n=1, cutoff=NEAR)
     return f"did you mean {close[0]}?" if close else f"{what}: {', '.join(known)}"

@@ -45,7 +45,8 @@ MAY_IMPORT = {
     ),
     "registry": Room("config errors checkpoints tokenizers", ""),
     "convert": Room(
-        "config errors registry generation checkpoints tokenizers models", "numpy ml_dtypes"
+        "config errors registry generation checkpoints tokenizers models runtimes",
+        "numpy ml_dtypes",
     ),
     "voting": Room("errors", "matplotlib opencc"),
     "generation": Room(

@@ -440,16 +440,16 @@ def test_shards_become_one_file(tmp_path: Path, out: Path) -> None:
 OPEN = """
 import sys, time
 import gentool
-from gentool import device
+from gentool.runtimes.xla import device
 device.setup()
 from gentool.decoding import engine
-from gentool.models import weights
+from gentool.runtimes.xla import runtime
 
 def anonymous():
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) << 10
 
-gentool.load(sys.argv[1], precision="fp32")  # what any model takes
+gentool.load(sys.argv[1], precision="fp32", xla=True)  # what any model takes
 before = anonymous()
 model = gentool.load(sys.argv[2], precision="fp16")
 print(anonymous() - before)

@@ -77,7 +77,11 @@ def model_size(plan: Mapping[str, Weight], precision: str) -> ModelSize:
 
 
 def load(
-    config: ModelConfig, precision: str | None, xla: bool | None, repeat: int
+    config: ModelConfig,
+    precision: str | None,
+    xla: bool | None,
+    threads: int | None,
+    repeat: int,
 ) -> Measurement[tuple[Model, list[Result]]]:
     """The model, and the seconds to open it with its files in the page cache. The runtime's
     libraries are already imported, and the model opened before is freed first."""
@@ -88,7 +92,7 @@ def load(
         model = None
         gc.collect()
         start = time.perf_counter()
-        model = opening.open_model(config, precision, xla)
+        model = opening.open_model(config, precision, xla, threads)
         durations.append(time.perf_counter() - start)
         memory = memory or [peak_memory("memory_load")]
     assert model is not None

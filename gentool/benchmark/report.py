@@ -16,7 +16,12 @@ DECODE_PROMPT = 16  # tokens
 
 
 def run(
-    config: ModelConfig, precision: str | None, xla: bool | None, options: Sequence[str], plan: Plan
+    config: ModelConfig,
+    precision: str | None,
+    xla: bool | None,
+    threads: int | None,
+    options: Sequence[str],
+    plan: Plan,
 ) -> Measurement[Report]:
     """Measures a model. `options` make a fresh `gentool complete` open it in the same way."""
     load_average = os.getloadavg()[0]
@@ -25,7 +30,7 @@ def run(
         results += yield from process.cold_start(config, options, plan.repeat)
     if xla_runtime.runs(config, precision, xla):
         results += xla_runtime.start()
-    model, loads = yield from timings.load(config, precision, xla, plan.repeat)
+    model, loads = yield from timings.load(config, precision, xla, threads, plan.repeat)
     results += loads
     engine = model.engine
     size = timings.model_size(model.plan, model.precision)

@@ -11,6 +11,7 @@ import stat
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import ml_dtypes
@@ -88,7 +89,10 @@ def load(path: Path) -> SafetensorsFile:
 
 
 def write(
-    file: BinaryIO, tensors: Tensors, read: Callable[[str], np.ndarray]
+    file: BinaryIO,
+    tensors: Tensors,
+    read: Callable[[str], np.ndarray],
+    metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[tuple[str, int]]:
     """Writes tensors of these types and shapes, asking for one after the other; yields each name
     and its bytes when it is written. Each starts at a multiple of ALIGNED; the format knows no
@@ -102,7 +106,9 @@ def write(
         if gap := -at % ALIGNED:
             placed[f"{PADDING}{len(placed)}"] = _entry("U8", (gap,), at, gap)
             at += gap
-    text = json.dumps({"__metadata__": {"format": "gentool"}, **placed}, separators=(",", ":"))
+    text = json.dumps(
+        {"__metadata__": {"format": "gentool", **metadata}, **placed}, separators=(",", ":")
+    )
     header = text.encode()
     header += b" " * (-(8 + len(header)) % ALIGNED)
     file.write(struct.pack("<Q", len(header)) + header)

@@ -133,6 +133,9 @@ def _usage(failure: exceptions.UsageError) -> UsageError:
         case exceptions.NoSuchCommand(command_name=name):
             group = failure.ctx.command if failure.ctx else program
             known = group.table if isinstance(group, Group) else COMMANDS
+            if known is COMMANDS and not name.isascii():
+                hint = f'to continue a text: gentool complete "{name}"'
+                return UsageError(f"no command {name}", hint)
             return UsageError(f"no command {name}", nearest(name, known, "commands"))
         case exceptions.MissingParameter(param=param):
             return UsageError(f"{spelled(param, failure.ctx)} is missing", hint)

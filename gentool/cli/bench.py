@@ -139,7 +139,8 @@ def bench(console: Console, flags: Flags) -> None:
     from gentool.benchmark import report as benchmark
 
     plan, options = plan_of(flags.plan), model_options(flags.model)
-    measurement = benchmark.run(config, flags.model.precision, flags.model.xla, options, plan)
+    how = flags.model.precision, flags.model.xla, flags.model.threads
+    measurement = benchmark.run(config, *how, options, plan)
     report = with_progress(console, measurement, plan.cost)
     console.overwrite()
     if output.json:
@@ -164,6 +165,8 @@ def model_options(flags: ModelFlags) -> list[str]:
         arguments += ["--set", f"{key}={value}"]
     if flags.precision:
         arguments += ["--precision", flags.precision]
+    if flags.threads:
+        arguments += ["--threads", str(flags.threads)]
     compiled = {None: [], True: ["--xla"], False: ["--no-xla"]}[flags.xla]
     return [*arguments, *compiled]
 

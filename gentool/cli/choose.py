@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gentool.cli.console import Console
 from gentool.cli.flags import OUTPUT_FILE, TEXT, ModelFlags
-from gentool.cli.inputs import escaped, read, whole
+from gentool.cli.inputs import ESCAPE, escaped, read, whole
 from gentool.cli.options import (
     Command,
     Value,
@@ -48,6 +48,7 @@ class PromptFlags:
     """Where the prompt comes from."""
 
     file: str | None = flag("-f --file", "FILE", "read the prompt from a file")
+    escape: bool | None = switch(*ESCAPE)
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,10 @@ def choose(console: Console, flags: Flags) -> None:
     A choice's tokens are what encoding it behind the prompt adds to those of the prompt; where that
     changes the prompt's last token, they are the choice's own.
     """
-    prompt = whole(read(flags.prompt, flags.source.file, to="choose"))
+    prompt = whole(
+        read(console, flags.prompt, flags.source.file, to="choose"),
+        escape=bool(flags.source.escape),
+    )
     given, normalize = flags.choices, flags.choices.normalize or "none"
     if not given.choice:
         raise UsageError("no choice", "give some, as in --choice 不错 --choice 很好")

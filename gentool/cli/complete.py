@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import secrets
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from gentool.cli.console import Console
@@ -23,9 +24,9 @@ from gentool.cli.flags import (
     sampling_params,
     search,
 )
-from gentool.cli.inputs import Prompt, escaped, read_prompts
+from gentool.cli.inputs import Prompt, RowsError, escaped, read_prompts
 from gentool.cli.options import Command, argument, flag, group, sampling_group, switch
-from gentool.errors import UsageError
+from gentool.errors import GentoolError, UsageError
 
 if TYPE_CHECKING:
     from gentool.config.model import ModelConfig
@@ -77,8 +78,9 @@ def complete(console: Console, flags: Flags) -> None:
     """Continues a prompt: an argument as it is typed, standard input, or a file.
 
     Prints the continuation only. Several samples, and --lines, take one line each, with newline
-    and backslash escaped as \\n and \\\\. --json gives prompt, row, model, seed, precision and
-    samples, each with text, ids, logprob and finish (eos, stop or length).
+    and backslash escaped as \\n and \\\\. --json gives prompt, row, model, seed, precision, law
+    (the sampling parameters) and samples, each with text, ids, logprob and finish (eos, stop or
+    length).
 
     Filters work in Hugging Face's order: repetition, presence and frequency penalties, n-grams,
     bias, temperature, top-k, top-p, min-p, typical. Top-k keeps ties, top-p the token that crosses
@@ -86,7 +88,7 @@ def complete(console: Console, flags: Flags) -> None:
 
     --alternatives prints the probability of each before its text; --json gives a beam's score.
     """
-    prompts = read_prompts(flags.prompt, flags.source)
+    prompts = read_prompts(console, flags.prompt, flags.source)
     config = flags.model.config()
     request = requested(flags, prompts, config)
     if flags.output.logprobs is not None and not flags.output.json:
@@ -100,10 +102,12 @@ def complete(console: Console, flags: Flags) -> None:
     model = flags.model.open(config)
     console.overwrite()
     console.detail(f"{model.describe()}, seed {request.seed}")
-    meter = Meter()
+    meter = Meter(flags.grammar)
     for text in texts(console, flags, prompts, request, model, meter):
         console.write(text)
     console.detail(str(meter))
+    console.after(f"seed {request.seed}{meter.cut_note(request.sampling.max_tokens)}")
+    meter.check()
 
 
 def requested(flags: Flags, prompts: Sequence[Prompt], config: ModelConfig) -> Request:
@@ -138,7 +142,12 @@ def texts(
     chunks = meter.watch(model.stream(request))
     echo, null = bool(flags.output.echo), bool(flags.output.null)
     if flags.output.json:
-        keys = {"model": model.config.name, "seed": request.seed, "precision": model.precision}
+        keys = {
+            "model": model.config.name,
+            "seed": request.seed,
+            "precision": model.precision,
+            "law": asdict(request.sampling),
+        }
         return objects(chunks, prompts, request.n, keys)
     if request.n > 1 or flags.source.lines or flags.search.alternatives:
         return listed(chunks, prompts, request.n, echo, null)
@@ -172,27 +181,27 @@ def objects(
 ) -> Iterator[str]:
     """One JSON object a prompt."""
     for prompt, samples in in_order(chunks, prompts, n):
-        found = [keys_of(sample) for sample in samples]
-        record = {"prompt": prompt.text, "row": prompt.row, **keys, "samples": found}
+        fields = [sample_fields(sample) for sample in samples]
+        record = {"prompt": prompt.text, "row": prompt.row, **keys, "samples": fields}
         yield json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def keys_of(sample: Sample) -> dict[str, object]:
+def sample_fields(sample: Sample) -> dict[str, object]:
     """A sample as JSON has it: its score where that is another number, its steps if there are."""
-    found: dict[str, object] = {
+    fields: dict[str, object] = {
         "text": sample.text,
         "ids": sample.ids,
         "logprob": sample.logprob,
         "finish": sample.finish,
     }
     if sample.score != sample.logprob:
-        found["score"] = sample.score
+        fields["score"] = sample.score
     if sample.steps:
-        found["steps"] = [
+        fields["steps"] = [
             vars(step.chosen) | {"top": [vars(top) for top in step.top_logprobs]}
             for step in sample.steps
         ]
-    return found
+    return fields
 
 
 def in_order(
@@ -214,22 +223,63 @@ def in_order(
 
 
 class Meter:
-    """Counts tokens and seconds while chunks pass through."""
+    """Counts tokens, seconds, and texts that were cut, while chunks pass through."""
 
-    def __init__(self) -> None:
-        self.tokens, self.first, self.took = 0, 0.0, 0.0
+    def __init__(self, grammar: GrammarFlags) -> None:
+        self._grammar = grammar
+        self.tokens, self.first, self.seconds = 0, 0.0, 0.0
+        self.texts = self.cut = self.broken = 0  # broken: cut before they matched the grammar
 
     def watch(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-        began = time.monotonic()
+        start = time.monotonic()
         for chunk in chunks:
-            self.took = time.monotonic() - began
-            self.first = self.first or self.took
-            self.tokens += len(chunk.done.ids) if chunk.done else 0
+            self.seconds = time.monotonic() - start
+            self.first = self.first or self.seconds
+            if chunk.done:
+                cut = chunk.done.finish == "length"
+                self.texts, self.cut = self.texts + 1, self.cut + cut
+                self.broken += cut and not matches(chunk.done.text, self._grammar)
+                self.tokens += len(chunk.done.ids)
             yield chunk
 
+    def cut_note(self, max_tokens: int) -> str:
+        """What to say of texts that were cut; nothing where none was."""
+        which = "" if self.texts == 1 else f"{self.cut} of {self.texts} texts "
+        return f"; {which}cut at --max-tokens {max_tokens}" if self.cut else ""
+
+    def check(self) -> None:
+        """Raises an error where texts were cut before they matched the grammar."""
+        name = "--regex" if self._grammar.json_schema is None else "--json-schema"
+        if not self.broken:
+            return
+        if self.texts == 1:
+            raise GentoolError(f"the text was cut before it matched {name}", "raise --max-tokens")
+        raise RowsError(
+            f"{self.broken} of {self.texts} texts were cut before they matched {name}",
+            "raise --max-tokens",
+        )
+
     def __str__(self) -> str:
-        speed = f"{self.tokens} tokens in {self.took:.2f} s, {self.tokens / self.took:.1f} tokens/s"
-        return f"{speed}, the first after {self.first:.2f} s"
+        speed = self.tokens / self.seconds if self.seconds else 0.0
+        return (
+            f"{self.tokens} tokens in {self.seconds:.2f} s, {speed:.1f} tokens/s,"
+            f" the first after {self.first:.2f} s"
+        )
+
+
+def matches(text: str, grammar: GrammarFlags) -> bool:
+    """Whether a text that was cut is whole nevertheless."""
+    if grammar.json_schema is not None:
+        try:
+            json.loads(text)
+        except (ValueError, RecursionError):
+            return False
+    if grammar.regex is not None:
+        try:
+            return bool(re.fullmatch(grammar.regex, text))
+        except re.error:  # Python's are not quite the library's
+            return False
+    return True
 
 
 command = Command(complete, Flags, EXAMPLES)

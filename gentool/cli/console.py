@@ -169,6 +169,11 @@ class Console:
         if not self.quiet:
             self._say(text)
 
+    def after(self, text: str) -> None:
+        """A dim line below a result that a person reads on a terminal; silent elsewhere."""
+        if not self.quiet and self.on_terminal and sys.stderr.isatty():
+            self._say(text, style="dim")
+
     def detail(self, text: str) -> None:
         """A line for who asked with -v."""
         if self.verbose:
@@ -218,7 +223,7 @@ class Console:
         from rich.text import Text
 
         text = text.replace("\n", " ")
-        line = Text(neutral(text) if sys.stderr.isatty() else text)
+        line = Text(neutral(text) if sys.stderr.isatty() else text, "" if label else style)
         if label:
             line = Text.assemble((label, style), " ", line)
         shown = io.StringIO()

@@ -18,7 +18,7 @@ gentool complete -m cpm-lm/ "今天天气不错"
 """
 
 
-DTYPE = one_of("auto", "fp32", "fp16", "bf16")
+DTYPE = one_of("auto", "fp32", "fp16", "bf16", "int8", "int4")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ModelFlags:
     precision: str | None = flag(
         "--precision",
         "NAME",
-        "fp32, fp16, bf16; auto keeps the checkpoint's dtype",
+        "fp32, fp16, bf16, int8, int4; auto keeps the checkpoint's dtype",
         "auto",
         DTYPE,
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from gentool.cli.inputs import ESCAPE
 from gentool.cli.options import (
     Value,
     assignment,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "tiny-zh"
 
 COUNT = number(int, 1, 2**32 - 1)
+SAMPLES = number(int, 1, 10**6)  # of a prompt, all kept until it is done
 NON_NEGATIVE = number(float, 0)
 POSITIVE = number(float, 0, above=True)
 PART = number(float, 0, 1)
@@ -56,6 +58,7 @@ class PromptFlags:
 
     file: str | None = flag("-f --file", "FILE", "read the prompt from a file")
     lines: bool | None = switch("--lines", "every line is a prompt and gets one line of output")
+    escape: bool | None = switch(*ESCAPE)
     row: int | None = flag(
         "--row", "K", "draw as line K of --lines; with --lines, that line only", "0", ROW
     )
@@ -76,6 +79,9 @@ class ModelFlags:
         "the model's, else auto",
         PRECISION,
     )
+    threads: int | None = flag(
+        "--threads", "N", "threads of LiteRT", "this process's cores", number(int, 1, 1024)
+    )
     xla: bool | None = switch("--xla/--no-xla", "compile all, or nothing", "the fastest")
     batch_invariant: bool | None = switch(
         "--batch-invariant", "bitwise-identical results whatever the batch; slower"
@@ -91,14 +97,14 @@ class ModelFlags:
         """The model, in memory."""
         from gentool.generation import opening
 
-        return opening.open_model(config, self.precision, self.xla)
+        return opening.open_model(config, self.precision, self.xla, self.threads)
 
 
 @dataclass(frozen=True)
 class DrawFlags:
     """How many samples are drawn."""
 
-    n: int | None = flag("-n --n", "N", "samples of each prompt", "1", COUNT)
+    n: int | None = flag("-n --n", "N", "samples of each prompt", "1", SAMPLES)
     seed: int | None = flag(*SEED)
 
 

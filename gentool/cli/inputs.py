@@ -6,10 +6,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from gentool.cli.options import unescaped
 from gentool.errors import Exit, GentoolError, UsageError
 
 if TYPE_CHECKING:
+    from gentool.cli.console import Console
     from gentool.cli.flags import PromptFlags
+
+
+BOM = "\ufeff"
+ROWS_FROM_0 = "rows count from 0"
+ESCAPE = ("--escape", r"read \n \t \r \\ \uXXXX in it as the characters they stand for")
 
 
 class Prompt(NamedTuple):
@@ -18,11 +25,23 @@ class Prompt(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What was read, undecoded, and where from in words."""
+    """What was read, undecoded, and where from in words. What was `typed`, an argument, is taken as
+    it is; a file or a pipe loses a byte order mark, and its CRLF line ends become newlines."""
 
     name: str
     data: bytes
-    typed: bool  # an argument: nothing is taken away from it
+    typed: bool
+
+    def text(self) -> str:
+        """The text; raises UsageError where it is not UTF-8."""
+        try:
+            text = self.data.decode("utf-8")
+        except UnicodeDecodeError as e:
+            raise UsageError(
+                f"{self.name} is not UTF-8: byte 0x{self.data[e.start]:02x} at offset {e.start}",
+                "convert it, for example with iconv -f GB18030 -t UTF-8",
+            ) from None
+        return text if self.typed else text.removeprefix(BOM).replace("\r\n", "\n")
 
 
 class RowsError(GentoolError):
@@ -31,28 +50,37 @@ class RowsError(GentoolError):
     exit_code = Exit.SOME_ROWS
 
 
-def read_prompts(argument: str | None, flags: PromptFlags) -> list[Prompt]:
+def read_prompts(console: Console, argument: str | None, flags: PromptFlags) -> list[Prompt]:
     """The prompts of `--lines` or the one prompt, and their rows."""
-    source = read(argument, flags.file)
+    source = read(console, argument, flags.file)
     if not flags.lines:
-        return [Prompt(flags.row or 0, whole(source))]
+        return [Prompt(flags.row or 0, whole(source, escape=bool(flags.escape)))]
     prompts = lines(source)
+    if flags.escape:
+        prompts = [Prompt(row, with_escapes(text)) for row, text in prompts]
     if flags.row is not None:
         if flags.row >= len(prompts):
             raise UsageError(
-                f"--row is {flags.row}, {source.name} has {len(prompts)} lines", "rows count from 0"
+                f"--row is {flags.row}, {source.name} has {len(prompts)} lines", ROWS_FROM_0
             )
         prompts = [prompts[flags.row]]
     for row, text in prompts:
         if not text:
-            where = f"line {row + 1} of {source.name}"
-            raise UsageError(f"{where} is empty", "give at least one character")
+            where = f"row {row} of {source.name}"
+            raise UsageError(f"{where} is empty", f"give at least one character; {ROWS_FROM_0}")
     return prompts
 
 
-def read(argument: str | None, file: str | None, what: str = "prompt", to: str = "") -> Source:
-    """Standard input is read only for `-`, or when nothing else is given and it is no terminal, so
-    a pipe nobody writes to cannot hold up the others. `to` is the command that asks."""
+def read(
+    console: Console,
+    argument: str | None,
+    file: str | None,
+    what: str = "prompt",
+    to: str = "complete",
+) -> Source:
+    """The text of an argument, a file or standard input, which is read only for `-`, or when
+    nothing else is given and it is no terminal: a pipe nobody writes to cannot hold up the others.
+    `to` is the command that asks."""
     if argument is not None and file is not None:
         raise UsageError(f"both a {what} ('{argument}') and a file ({file}) are given", "drop one")
     if argument not in (None, "-"):
@@ -62,14 +90,15 @@ def read(argument: str | None, file: str | None, what: str = "prompt", to: str =
             raise UsageError(
                 f"the {what} is not text (character {e.start})", "give it in the locale's encoding"
             ) from None
-    asked = "-" in (argument, file)
     path = None if file == "-" else file
-    if path is None and not (sys.stdin and (asked or not sys.stdin.isatty())):
+    on_terminal = bool(sys.stdin and sys.stdin.isatty())
+    if path is None and (not sys.stdin or (on_terminal and "-" not in (argument, file))):
         raise UsageError(
             f"no {what}",
-            f'give one, as in gentool {to or "complete"} "今天天气不错", or -f FILE,'
-            " or - for stdin",
+            f'give one, as in gentool {to} "今天天气不错", or -f FILE, or - for stdin',
         )
+    if path is None and on_terminal:
+        console.note(f"type the {what}; Ctrl-D on a line of its own ends it")
     name = "standard input" if path is None else path
     try:
         data = sys.stdin.buffer.read() if path is None else Path(path).read_bytes()
@@ -80,11 +109,11 @@ def read(argument: str | None, file: str | None, what: str = "prompt", to: str =
     return Source(name, data, typed=False)
 
 
-def whole(source: Source, what: str = "prompt") -> str:
+def whole(source: Source, what: str = "prompt", escape: bool = False) -> str:
     """The source as one text; a file loses one final newline."""
-    text = _decoded(source)
-    if text.endswith("\n") and not source.typed:
-        text = text.removesuffix("\n")
+    text = source.text()
+    text = text if source.typed else text.removesuffix("\n")
+    text = with_escapes(text) if escape and text else text
     if not text:
         raise UsageError(f"the {what} is empty", "give at least one character")
     return text
@@ -92,22 +121,17 @@ def whole(source: Source, what: str = "prompt") -> str:
 
 def lines(source: Source) -> list[Prompt]:
     """Each line as a text."""
-    text = _decoded(source)
+    text = source.text()
     parts = text.removesuffix("\n").split("\n") if text else []
     return [Prompt(row, line.removesuffix("\r")) for row, line in enumerate(parts)]
 
 
-def _decoded(source: Source) -> str:
-    """The text of a source; of a file without a byte order mark, and with \\n as the end of a line:
-    to a model, what Windows writes there is other text."""
+def with_escapes(text: str) -> str:
+    """The text of --escape with its escapes as the characters they stand for."""
     try:
-        text = source.data.decode("utf-8")
-        return text if source.typed else text.removeprefix("\ufeff").replace("\r\n", "\n")
-    except UnicodeDecodeError as e:
-        raise UsageError(
-            f"{source.name} is not UTF-8: byte 0x{source.data[e.start]:02x} at offset {e.start}",
-            "convert it, for example with iconv -f GB18030 -t UTF-8",
-        ) from None
+        return unescaped(text) if text else text
+    except ValueError as instead:
+        raise UsageError(f"--escape: the text is '{text}'", str(instead)) from None
 
 
 def escaped(text: str) -> str:

@@ -169,4 +169,5 @@ command = Group(
     EXAMPLES,
     COMMANDS,
     [HELP],
+    default="list",
 )

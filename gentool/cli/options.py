@@ -56,7 +56,7 @@ def number(
     """A finite number from `low`, or `above` it, to `high`."""
     limits = f"{'>' if above else '>='} {low}"
     if high < math.inf:
-        most = f"{high:g}" if high < 2**24 else power(int(high))
+        most = f"{high}" if high < 2**24 else power(int(high))
         limits = f"> {low} and <= {most}" if above else f"{low} to {most}"
     limits = "" if low == -math.inf else limits
 
@@ -143,7 +143,8 @@ def option(
         is_flag=None if metavar else True,
         multiple=multiple,
     )
-    made.default = () if multiple else None
+    if multiple or not metavar:
+        made.default = () if multiple else None  # neither on nor off was given
     made.envvar = f"GENTOOL_{made.name}".upper()
     return made
 
@@ -323,9 +324,14 @@ class Group(click.Group):
         examples: str,
         table: Mapping[str, tuple[str, str]],
         params: Sequence[click.Option],
+        default: str = "",
     ) -> None:
+        """`default` is the command that runs where none is named."""
         super().__init__(name, help=help, params=list(params), add_help_option=False)
-        self.examples, self.table = examples, table
+        self.examples, self.table, self.default = examples, table, default
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args or ([self.default] if self.default else []))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.table)

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gentool.cli.console import Console
 from gentool.cli.flags import COUNT, OUTPUT_FILE, ModelFlags
-from gentool.cli.inputs import RowsError, Source, escaped, lines, read, whole
+from gentool.cli.inputs import (
+    ESCAPE,
+    ROWS_FROM_0,
+    RowsError,
+    Source,
+    escaped,
+    lines,
+    read,
+    whole,
+    with_escapes,
+)
 from gentool.cli.options import Command, argument, flag, group, switch
 from gentool.errors import GentoolError, UsageError
 
@@ -39,6 +49,7 @@ class TextFlags:
 
     file: str | None = flag("-f --file", "FILE", "read the text from a file")
     lines: bool | None = switch("--lines", "every line is a text and gets one line of output")
+    escape: bool | None = switch(*ESCAPE)
     jsonl: bool | None = switch(
         "--jsonl", 'every line is a JSON object with a "text", and gets its score'
     )
@@ -99,11 +110,13 @@ def score(console: Console, flags: Flags) -> None:
     keeps its other keys, or has an error. With --tokens they have ids, tokens and logprobs too.
     """
     by_line = bool(flags.source.lines or flags.source.jsonl)
+    if flags.source.escape and flags.source.jsonl:
+        raise UsageError("--escape is for text, JSON has its own escapes", "drop it")
     if flags.source.lines and flags.source.jsonl:
         raise UsageError("both --lines and --jsonl are given", "drop one")
     if flags.output.tokens and flags.source.lines and not flags.output.json:
         raise UsageError("--tokens with --lines is a table a line", "add --json")
-    source = read(flags.text, flags.source.file, "text", "score")
+    source = read(console, flags.text, flags.source.file, "text", "score")
     rows = list(rows_of(source, flags.source))
     config = flags.model.config()
 
@@ -127,7 +140,8 @@ def score(console: Console, flags: Flags) -> None:
             if not by_line:
                 raise
             failed += 1
-            console.error(f"line {row.number + 1} of {source.name}: {e.message}", e.hint)
+            where = f"row {row.number} of {source.name}"
+            console.error(f"{where}: {e.message}", f"{e.hint}; {ROWS_FROM_0}")
             console.write(unscored(row, e.message, bool(flags.output.json or flags.source.jsonl)))
         else:
             console.write(shown(score, row, model, flags))
@@ -139,13 +153,14 @@ def score(console: Console, flags: Flags) -> None:
 
 def rows_of(source: Source, flags: TextFlags) -> Iterator[Row]:
     if flags.jsonl:
-        data = source.data.removeprefix(BOM_UTF8)
-        parts = data.removesuffix(b"\n").split(b"\n") if data else []
+        data = source.data.removeprefix(BOM_UTF8).removesuffix(b"\n")
+        parts = data.split(b"\n") if source.data else []
         yield from (parsed(number, line) for number, line in enumerate(parts))
     elif flags.lines:
-        yield from (Row(*prompt) for prompt in lines(source))
+        for number, text in lines(source):
+            yield Row(number, with_escapes(text) if flags.escape else text)
     else:
-        yield Row(0, whole(source, "text"))
+        yield Row(0, whole(source, "text", bool(flags.escape)))
 
 
 def parsed(number: int, line: bytes) -> Row:
@@ -175,7 +190,8 @@ def kept(fields: Mapping[str, object]) -> dict[str, object]:
 def scored(model: Model, row: Row, flags: Flags) -> Score:
     if row.problem:
         raise UsageError(row.problem, JSONL_HINT)
-    return model.score(row.text, flags.score.stride)
+    invariant = bool(flags.model.batch_invariant)
+    return model.score(row.text, flags.score.stride, batch_invariant=invariant)
 
 
 def shown(score: Score, row: Row, model: Model, flags: Flags) -> str:

@@ -87,7 +87,7 @@ def locate(model: str) -> Path:
             f"model {model} is not a YAML file", "give a name, a folder or a file ending in .yaml"
         )
     if names:
-        raise UsageError(f"unknown model {model}", nearest(model, names, "known models"))
+        raise ModelError(f"unknown model {model}", nearest(model, names, "known models"))
     raise ModelError(f"model {model} does not exist", "check the path")
 
 

@@ -199,7 +199,7 @@ def json_schema(given: str) -> Rule:
     text, flag = given, f"--json-schema is '{_short(given)}'"
     try:
         if not given.lstrip().startswith("{"):
-            text = Path(given).read_text("utf-8")
+            text = Path(given).read_text("utf-8-sig")
         schema = json.loads(text)
     except OSError as e:
         raise UsageError(

@@ -54,8 +54,10 @@ def open_files(config: ModelConfig) -> ModelFiles:
 def auto_precision(plan: Mapping[str, Weight]) -> str:
     """The precision `auto` for planned weights: fp32, which keeps the file's values exactly, if
     that takes at most MAX_FP32_BYTES or the file is in fp32; else the file's 16 bits, which need no
-    copy."""
+    copy; int8 or int4 where the file is quantised."""
     stored = {weight.dtype.name for weight in plan.values()}
+    if integers := stored & set(INTEGERS):
+        return min(integers)  # int4 folders have int8 products, too
     size = 4 * sum(math.prod(weight.shape) for weight in plan.values())
     precisions = [name for name, dtype in DTYPES.items() if stored == {dtype}]
     return precisions[0] if precisions and size > MAX_FP32_BYTES else "fp32"
@@ -75,7 +77,13 @@ def open_model(
     if precision not in PRECISIONS:
         raise UsageError(f"precision is {precision!r}", f"it can be {', '.join(PRECISIONS)}")
     tokenizer, family, source, plan = open_files(config)
-    precision = auto_precision(plan) if precision == "auto" else precision
+    best = auto_precision(plan)
+    precision = best if precision == "auto" else precision
+    if best in INTEGERS and precision != best:
+        raise UsageError(
+            f"precision is {precision}, the weights of {config.name} are {best}",
+            "leave it out, or open the weights that they were made of",
+        )
     runtime: Runtime
     if runs_on_litert(precision, xla):
         from gentool.runtimes import litert

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gentool.config.sampling import SamplingParams
-from gentool.decoding.beam import BeamSearch as BeamSearch
+from gentool.decoding.beam_search import BeamSearch as BeamSearch
 from gentool.errors import UsageError
 
 Finish = Literal["eos", "stop", "length"]

@@ -16,7 +16,9 @@ from gentool.checkpoints import TensorSource
 from gentool.config.model import Arch
 from gentool.errors import ModelError
 from gentool.models import column_blocks as layout
+from gentool.models import quantized
 from gentool.models.names import TensorRef, choose, own
+from gentool.models.quantized import Quantized, unpacked
 from gentool.models.transformer import Params
 from gentool.runtimes.ops import Tensor
 
@@ -66,6 +68,8 @@ def _weight(source: TensorSource, ref: TensorRef, index: int, shape: tuple[int, 
     for name in names:
         if name not in source.shapes:
             raise ModelError(f"tensor {name} is missing", FIT_HINT)
+        if source.dtypes[name] in quantized.STORED and name + quantized.SCALES in source.shapes:
+            return _quantized(source, name, shape)
         if source.dtypes[name] not in FLOATS:
             raise ModelError(
                 f"tensor {name} has dtype {source.dtypes[name]}",
@@ -84,8 +88,29 @@ def _weight(source: TensorSource, ref: TensorRef, index: int, shape: tuple[int, 
     return Weight(names, ref.transposed, shape, dtype)
 
 
-def read(source: TensorSource, weight: Weight) -> np.ndarray:
+def _quantized(source: TensorSource, name: str, shape: tuple[int, ...]) -> Weight:
+    """The quantised weight of this shape, checked."""
+    scales, dtype = name + quantized.SCALES, quantized.STORED[source.dtypes[name]]
+    scale_dtype = np.float32 if dtype == quantized.INT8 else np.float16
+    blocks = len(shape) == 2 and (dtype == quantized.INT8 or shape[1] % quantized.BLOCK == 0)
+    actual = source.shapes[name], source.shapes[scales]
+    expected = quantized.shapes(shape, dtype) if blocks else None
+    if actual != expected or source.dtypes[scales] != scale_dtype:
+        raise ModelError(
+            f"tensor {name} and its scales have shapes {list(actual[0])} and {list(actual[1])},"
+            f" which are not {dtype} of {list(shape)}",
+            FIT_HINT,
+        )
+    return Weight((name, scales), False, shape, dtype)
+
+
+def read(source: TensorSource, weight: Weight) -> np.ndarray | Quantized:
     """Reads a weight, a matrix as [out, in]; a view of the file where possible."""
+    if weight.dtype in (quantized.INT8, quantized.INT4):
+        values, scales = map(source.read, weight.names)
+        if not (np.isfinite(scales).all() and (scales > 0).all()):
+            raise ModelError(f"tensor {weight.names[1]} holds no positive scales", FIT_HINT)
+        return Quantized(values if weight.dtype == quantized.INT8 else unpacked(values), scales)
     arrays = list(map(layout.unblocked, parts(source, weight)))
     return np.concatenate(arrays) if arrays[1:] else arrays[0]
 

@@ -5,6 +5,7 @@ never seen."""
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -27,7 +28,8 @@ def accuracies(
     model: Model, prompts: Sequence[tuple[str, str]]
 ) -> tuple[dict[str, Proportion], list]:
     """The accuracy of each way, and the wrong answers."""
-    sampling = model.config.sampling.model_copy(update={"stop": ["\n"], "max_tokens": 16})
+    answers = {"stop": ("\n",), "max_tokens": 16}
+    sampling = dataclasses.replace(model.config.sampling, **answers)
     texts = tuple(prompt for prompt, _ in prompts)
     request = Request(texts, tuple(range(len(texts))), 300, sampling, seed=1)
     pairs, wrong = defaultdict(list), []

@@ -17,8 +17,10 @@ def opened() -> Callable[..., Model]:
     what a user gets who does not say, compiled layers, the processes of `gentool` compute."""
     really, models = opening.open_model, {}
 
-    def open_model(config: Any, precision: str | None, xla: bool | None) -> Model:
-        how = config, precision, bool(xla)
+    def open_model(
+        config: Any, precision: str | None, xla: bool | None, threads: int | None = None
+    ) -> Model:
+        how = config, precision, xla or None, threads
         key = repr(how)
         if key not in models:
             models[key] = really(*how)

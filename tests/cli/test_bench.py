@@ -58,7 +58,7 @@ def test_mistakes_are_found_before_anything_is_measured(
     capfd: CaptureFixture[str], tmp_path: Path
 ) -> None:
     told(within(capfd, "bench", "--json", "--jsonl"), 2, "both --json and --jsonl", "drop one")
-    told(within(capfd, "bench", "-m", "nobody"), 2, "unknown model nobody", "")
+    told(within(capfd, "bench", "-m", "nobody"), 3, "unknown model nobody", "")
     lost = str(tmp_path / "gone" / "file")
     told(within(capfd, "bench", "-o", lost), 2, f"cannot write {lost}", "")
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from cli.shell import CLEAN, COMMAND, Done, Screen, gentool, started, within
+from cli.shell import CLEAN, COMMAND, Done, Screen, gentool, seen, started, within
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,6 +60,7 @@ def told(done: Done, code: int, message: str, hint: str) -> None:
         (b"\xef\xbb\xbfa\n\xef\xbb\xbfb", None, ["a\n\ufeffb"]),
         (b"\xef\xbb\xbfa\r\nb\r\n", True, ["a", "b"]),
         (b"\xef\xbb\xbf", True, []),
+        (b"\xef\xbb\xbfa\r\n", None, ["a"]),
         (b"a\nb\n", True, ["a", "b"]),
         (b"a\r\nb", True, ["a", "b"]),
         ("a\u2028b\x0cc\n".encode(), True, ["a\u2028b\x0cc"]),
@@ -71,13 +72,13 @@ def test_a_file_loses_one_final_newline_and_lines_theirs(
 ) -> None:
     path = tmp_path / "prompt"
     path.write_bytes(data)
-    found = read_prompts(None, PromptFlags(file=str(path), lines=lines))
+    found = read_prompts(Console(), None, PromptFlags(file=str(path), lines=lines))
     assert [prompt.text for prompt in found] == prompts
 
 
 def test_rows_are_line_numbers_from_0_and_an_argument_is_as_typed() -> None:
     def rows(prompt: str, **flags: object) -> list[Prompt]:
-        return read_prompts(prompt, PromptFlags(**flags))
+        return read_prompts(Console(), prompt, PromptFlags(**flags))
 
     assert rows("a\n") == [(0, "a\n")]
     assert rows("a", row=7) == [(7, "a")]
@@ -85,7 +86,7 @@ def test_rows_are_line_numbers_from_0_and_an_argument_is_as_typed() -> None:
     assert rows("a\nb", lines=True, row=1) == [(1, "b")]
     with pytest.raises(UsageError, match="--row is 2, the prompt has 2 lines"):
         rows("a\nb", lines=True, row=2)
-    with pytest.raises(UsageError, match="line 2 of the prompt is empty"):
+    with pytest.raises(UsageError, match="row 1 of the prompt is empty"):
         rows("a\n\nb", lines=True)
 
 
@@ -101,7 +102,7 @@ def test_rows_are_line_numbers_from_0_and_an_argument_is_as_typed() -> None:
             "standard input is not UTF-8: byte 0xff at offset 3",
             "iconv",
         ),
-        (["-", "--lines"], b"a\n\nb\n", "line 2 of standard input is empty", "at least one"),
+        (["-", "--lines"], b"a\n\nb\n", "row 1 of standard input is empty", "rows count from 0"),
         (["a", "-f", "b"], b"", "both a prompt ('a') and a file (b)", "drop one"),
         (["-f", "gone.txt"], b"", "cannot read gone.txt: No such file", "path"),
         (["-f", ""], b"x", "cannot read : Is a directory", "path"),
@@ -112,7 +113,11 @@ def test_rows_are_line_numbers_from_0_and_an_argument_is_as_typed() -> None:
         (["a", "--top-k", "2.5"], b"", "--top-k is '2.5'", "give a whole number >= 0"),
         (["a", "--temp", "nan"], b"", "--temperature is 'nan'", "give a number >= 0"),
         (["a", "--top-p", "0"], b"", "--top-p is '0'", "give a number > 0 and <= 1"),
-        (["a", "-n", "0"], b"", "--n is '0'", "whole number 1 to 2^32-1"),
+        (["a", "-n", "0"], b"", "--n is '0'", "whole number 1 to 1000000"),
+        (["a", "-n", "1000000000"], b"", "--n is '1000000000'", "whole number 1 to 1000000"),
+        ([r"\q", "--escape"], b"", r"--escape: the text is '\q'", r"\q is no escape"),
+        (["a", "--beams", "3", "--temperature", "0.5"], b"", "--temperature is 0.5, which", "one"),
+        (["a", "--alternatives", "3", "--top-p", "0.5"], b"", "--alternatives does not use", "one"),
         (["a", "--max-tokens", "0"], b"", "--max-tokens is '0'", "whole number 1 to 2^24"),
         (["a", "--seed", "x"], b"", "--seed is 'x'", "0 to 2^63-1"),
         (["a", "--seed"], b"", "--seed needs a value", "--help"),
@@ -123,7 +128,6 @@ def test_rows_are_line_numbers_from_0_and_an_argument_is_as_typed() -> None:
         (["a", "--set", "top"], b"", "--set is 'top'", "KEY=VALUE"),
         (["a", "--set", "arch.n_hed=3"], b"", "unknown key arch.n_hed", "n_head"),
         (["a", "--min-tokens", "99"], b"", "min_tokens 99 is more than max_tokens 64", "change"),
-        (["a", "-m", "tiny-hz"], b"", "unknown model tiny-hz", "did you mean tiny-zh?"),
         (["a", "-o", "/nowhere/x"], b"", "cannot write /nowhere/x: No such file", "--output"),
     ],
 )
@@ -136,6 +140,13 @@ def test_a_wrong_call_is_two_lines_and_exit_2(
 def test_an_unknown_command_and_none() -> None:
     told(gentool("compelte"), 2, "no command compelte", "did you mean complete?")
     told(gentool(), 2, "no command", "gentool --help")
+    told(gentool(WEATHER), 2, f"no command {WEATHER}", f'gentool complete "{WEATHER}"')
+    told(gentool("generate"), 2, "no command generate", "commands: bench, choose")
+
+
+def test_an_unknown_model_is_exit_3(run: Run) -> None:
+    told(run("a", "-m", "tiny-hz"), 3, "unknown model tiny-hz", "did you mean tiny-zh?")
+    told(run("a", "-m", "weather"), 3, "unknown model weather", "known models: ")
 
 
 def test_a_broken_model_folder_is_exit_3(run: Run, tmp_path: Path) -> None:
@@ -278,9 +289,10 @@ def test_argument_stdin_json_and_file_give_the_same_text(
     done = run("-", *options, stdin=f"{WEATHER}\n".encode())
     assert (done.code, done.out) == (0, "")
     record = json.loads(path.read_text("utf-8"))
-    assert list(record) == ["prompt", "row", "model", "seed", "precision", "samples"]
+    assert list(record) == ["prompt", "row", "model", "seed", "precision", "law", "samples"]
     assert (record["prompt"], record["model"], record["seed"]) == (WEATHER, "tiny-zh", 1)
     assert (record["row"], record["precision"]) == (0, "fp32")
+    assert (record["law"]["top_p"], record["law"]["max_tokens"]) == (0.9, 24)
     (sample,) = record["samples"]
     assert list(sample) == ["text", "ids", "logprob", "finish"]
     assert sample["text"] + "\n" == seeded
@@ -355,3 +367,83 @@ def test_a_full_disk_is_an_error() -> None:
         assert process.wait(60) == 1
         assert b"error: cannot write standard output: No space left" in process.stderr.read()
     os.close(full)
+
+
+def test_escapes_in_a_prompt(run: Run) -> None:
+    options = ("--echo", "--temperature", "0", "--max-tokens", "1")
+    typed = run("1+1=2\n1+2=", *options)
+    assert run(r"1+1=2\n1+2=", "--escape", *options) == typed
+    assert run(r"1+1=2\n1+2=", *options) != typed
+    line = run("-", "--lines", "--escape", *options, stdin=rb"1+1=2\n1+2=")
+    assert line.out == typed.out.replace("2\n1", r"2\n1")
+
+
+def test_a_byte_order_mark_and_crlf_change_nothing(run: Run, tmp_path: Path) -> None:
+    options = ("--seed", "1", "--max-tokens", "6")
+    plain = run("-", *options, stdin=f"{WEATHER}\n我".encode())
+    marked = "\ufeff" + f"{WEATHER}\r\n我\r\n"
+    assert run("-", *options, stdin=marked.encode()) == plain
+    path = tmp_path / "prompt.txt"
+    path.write_bytes(marked.encode())
+    assert run("-f", str(path), *options) == plain
+
+
+def test_a_text_cut_before_it_matched_is_no_success(run: Run) -> None:
+    schema = '{"type": "array", "items": {"type": "integer"}, "minItems": 9}'
+    done = run("1", "--json-schema", schema, "--max-tokens", "3", "--seed", "1")
+    assert (done.code, done.err.splitlines()) == (
+        1,
+        ["error: the text was cut before it matched --json-schema", "hint: raise --max-tokens"],
+    )
+    assert done.out != ""
+    cut = ("--regex", "[0-9]{8}", "--max-tokens", "2", "--seed", "1", "-n", "2")
+    done = run("1", *cut)
+    assert done.code == 4 and "2 of 2 texts were cut before they matched --regex" in done.err
+    whole = run("1", "--regex", "[0-9]{1,8}", "--max-tokens", "1", "--seed", "1")
+    assert (whole.code, whole.err) == (0, "")  # it matches, though it could go on
+
+
+def test_a_terminal_is_told_seed_and_cut_after_the_text() -> None:
+    screen, errors = Screen(), Screen()
+    run = ("complete", WEATHER, "--seed", "7", "--max-tokens", "3", "--no-xla")
+    streams = {"stdout": screen.slave, "stderr": errors.slave, "stdin": subprocess.PIPE}
+    with started(*run, **streams) as process:
+        assert process.wait(120) == 0
+        assert screen.read().endswith("\n")
+        assert seen(errors.read()) == ["seed 7; cut at --max-tokens 3"]
+
+
+def test_a_dash_on_a_terminal_says_that_it_waits() -> None:
+    screen = Screen()
+    with started("complete", "-", stdin=screen.slave, stderr=subprocess.PIPE) as process:
+        assert b"type the prompt; Ctrl-D" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_program_starts_ends_it_quietly(number: int) -> None:
+    program = (
+        "import os, sys, builtins; from gentool import __main__;"
+        "really = builtins.__import__\n"
+        "def late(name, *rest):\n"
+        f"    if name == 'click': os.kill(os.getpid(), {int(number)})\n"
+        "    return really(name, *rest)\n"
+        "builtins.__import__ = late; sys.exit(__main__.main())"
+    )
+    run = [sys.executable, "-c", program]
+    done = subprocess.run(run, env=CLEAN, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (-number, b"")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_when_the_result_is_done_ends_it_quietly(number: int) -> None:
+    program = (
+        "import atexit, os, sys; from gentool import __main__;"
+        f"atexit.register(lambda: os.kill(os.getpid(), {int(number)}));"
+        "sys.argv = ['gentool', '--version']; sys.exit(__main__.main())"
+    )
+    run = [sys.executable, "-c", program]
+    done = subprocess.run(run, env=CLEAN, capture_output=True, timeout=60)
+    assert done.stdout.startswith(b"gentool ")
+    assert (done.returncode, done.stderr) == (-number, b"")

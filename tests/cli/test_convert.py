@@ -40,7 +40,7 @@ def told(done: Done, code: int, message: str, hint: str) -> None:
         ([], 2, "SRC is missing", "gentool convert --help"),
         ([GPT2], 2, "DST is missing", "gentool convert --help"),
         ([GPT2, "a", "b"], 2, "unexpected extra argument (b)", "quotes"),
-        (["no-such", "a"], 2, "unknown model no-such", "known models"),
+        (["no-such", "a"], 3, "unknown model no-such", "known models"),
         ([GPT2, ""], 2, "exists already", "does not exist yet"),
         ([GPT2, "."], 2, "exists already", "does not exist yet"),
         ([GPT2, "no/such"], 2, "cannot make no/such: No such file", "another folder"),

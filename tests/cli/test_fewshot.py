@@ -451,8 +451,9 @@ def test_help_names_defaults(run: Run) -> None:
     for default in ("300", "32", "1000", "label", "stdout", "tiny-zh"):
         assert f"[default: {default}" in shown
     own = ("Prompt", "Vote", "Output")
-    for heading in own:
-        for option in command.groups[heading]:
+    groups = [group for group in command.groups.values() if group.heading in own]
+    for group in groups:
+        for option in group.options:
             assert any(option.help in line for line in shown.splitlines() if len(line) <= 100)
 
 

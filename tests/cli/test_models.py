@@ -40,17 +40,16 @@ def told(done: Done, code: int, message: str, hint: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
-        ([], "no command", "gentool models --help"),
         (["lst"], "no command lst", "did you mean list?"),
         (["frobnicate"], "no command frobnicate", "commands: add, list, remove, show, verify"),
         (["show"], "MODEL is missing", "gentool models show --help"),
-        (["show", "tiny-hz"], "unknown model tiny-hz", "did you mean tiny-zh?"),
         (["add", "mine"], "PATH is missing", "gentool models add --help"),
         (["add", "../x", LLAMA], "'../x' is no name of a model", "a letter or digit first"),
         (["add", "", LLAMA], "'' is no name of a model", "a letter or digit first"),
         (["add", "-a", LLAMA], "no option -a", "--help"),
         (["add", "--", "-a", LLAMA], "'-a' is no name of a model", "a letter or digit first"),
-        (["add", "中文", LLAMA], "'中文' is no name of a model", "a letter or digit first"),
+        (["add", "，中", LLAMA], "'，中' is no name of a model", "a letter or digit first"),
+        (["add", "中" * 67, LLAMA], "is no name of a model", "at most 200 bytes"),
         (["add", "tiny-zh", LLAMA], "tiny-zh is the model inside gentool", "another name"),
         (["add", "gpt2", str(GOLDEN / "hf_gpt2")], "its arch.d_ff is 144, not 3072", "another"),
         (["add", "gpt2", LLAMA], "is not gpt2: its arch", "another name"),
@@ -60,13 +59,29 @@ def told(done: Done, code: int, message: str, hint: str) -> None:
         (["remove", "../x"], "'../x' is no name of a model", "a letter or digit first"),
         (["remove", "tiny-zh"], "tiny-zh is the model inside gentool", "another name"),
         (["remove", "gpt2"], "there is no model gpt2 of your own", "you have added none"),
-        (["verify", "nothing"], "unknown model nothing", "known models"),
         (["verify"], "MODEL is missing", "--help"),
     ],
 )
 def test_wrong_calls(run: Run, own: Path, arguments: list[str], message: str, hint: str) -> None:
     told(run(*arguments), 2, message, hint)
     assert not own.exists()
+
+
+def test_an_unknown_model_is_exit_3(run: Run) -> None:
+    told(run("show", "tiny-hz"), 3, "unknown model tiny-hz", "did you mean tiny-zh?")
+    told(run("verify", "nothing"), 3, "unknown model nothing", "known models")
+
+
+def test_a_chinese_name(run: Run, own: Path) -> None:
+    added = run("add", "小模型", LLAMA)
+    assert (added.code, added.out) == (0, f"{own / '小模型.yaml'}\n")
+    assert "name: 小模型" in run("show", "小模型").out
+    assert run("remove", "小模型").code == 0
+
+
+def test_models_alone_lists(run: Run) -> None:
+    done = run()
+    assert done == run("list") and done.out.splitlines()[-1].startswith("tiny-zh")
 
 
 def test_list_and_its_objects(run: Run, own: Path) -> None:

@@ -87,8 +87,8 @@ def test_lines_and_a_line_that_fails(capfd: CaptureFixture[str], tmp_path: Path)
     assert float(rows[0][0]) == pytest.approx(score(capfd, WEATHER)["logprob"], rel=1e-4)
     assert float(rows[2][0]) == pytest.approx(score(capfd, "明天\\")["logprob"], rel=1e-4)
     assert done.err.splitlines() == [
-        f"error: line 2 of {path}: the text is empty",
-        "hint: give at least one character",
+        f"error: row 1 of {path}: the text is empty",
+        "hint: give at least one character; rows count from 0",
         "error: 1 of 3 lines failed",
         "hint: see above what is wrong with each",
     ]
@@ -121,7 +121,7 @@ def test_jsonl_keeps_other_keys_and_reports_broken_rows(
     wrong += ['the "text" is no text', "the text is not text"]
     for record, problem in zip(made[1:8], wrong, strict=True):
         assert record["error"].startswith(problem) and "logprob" not in record
-        line = f"error: line {record['row'] + 1} of standard input: {problem}"
+        line = f"error: row {record['row']} of standard input: {problem}"
         assert line in done.err
     assert [made[i]["id"] for i in (5, 6, 7)] == [8, 9, 10]
     assert "error: 7 of 9 lines failed" in done.err
@@ -173,13 +173,56 @@ def test_no_texts_no_output(capfd: CaptureFixture[str], tmp_path: Path) -> None:
         (["a", "--lines", "--tokens"], b"", "--tokens with --lines", "add --json"),
         (["a", "--stride", "0"], b"", "--stride is '0'", "whole number 1 to"),
         (["a", "--stride", "513"], b"", "stride is 513", "1 to 512"),
-        (["a", "-m", "tiny-hz"], b"", "unknown model tiny-hz", "did you mean tiny-zh?"),
+        (["a", "--jsonl", "--escape"], b"", "--escape is for text", "drop it"),
     ],
 )
 def test_a_wrong_score_is_two_lines_and_exit_2(
     capfd: CaptureFixture[str], arguments: list[str], stdin: bytes, message: str, hint: str
 ) -> None:
     told(within(capfd, "score", *arguments, stdin=stdin), 2, message, hint)
+
+
+def test_an_unknown_model_is_exit_3(capfd: CaptureFixture[str]) -> None:
+    done = within(capfd, "score", "a", "-m", "tiny-hz")
+    told(done, 3, "unknown model tiny-hz", "did you mean tiny-zh?")
+
+
+def test_a_byte_order_mark_and_crlf_change_no_score(capfd: CaptureFixture[str]) -> None:
+    plain, marked = f"{WEATHER}\n明天\n", f"\ufeff{WEATHER}\r\n明天\r\n"
+    for options in (["-"], ["-", "--lines"]):
+        wanted = within(capfd, "score", *options, stdin=plain.encode())
+        assert wanted.code == 0
+        assert within(capfd, "score", *options, stdin=marked.encode()) == wanted
+    rows = "\ufeff" + "".join(json.dumps({"text": text}) + "\r\n" for text in (WEATHER, "明天"))
+    done = within(capfd, "score", "--jsonl", stdin=rows.encode())
+    assert (done.code, len(done.out.splitlines())) == (0, 2)
+
+
+def test_what_a_row_had_does_not_pass_for_a_result(capfd: CaptureFixture[str]) -> None:
+    rows = [f'{{"text": "{WEATHER}", "error": "old"}}', f'{{"text": "{WEATHER}", "x": 1e999}}']
+    rows += [f'{{"text": "{WEATHER}", "x": NaN}}']
+    done = within(capfd, "score", "--jsonl", stdin="\n".join(rows).encode())
+    assert done.code == 4
+
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    first, *others = (json.loads(row, parse_constant=refuse) for row in done.out.splitlines())
+    assert "logprob" in first and "error" not in first
+    assert [other["error"] for other in others] == [
+        "not JSON: 1e999 is too large a number",
+        "not JSON: NaN is not a number",
+    ]
+
+
+@pytest.mark.parametrize("flags", [(), ("--batch-invariant",)])
+def test_a_score_is_bitwise_the_same_alone_and_among_others(
+    capfd: CaptureFixture[str], flags: tuple[str, ...]
+) -> None:
+    texts = [WEATHER, "明天", "从前有座山，山里有座庙" * 3]
+    done = within(capfd, "score", "-", "--lines", "--json", *flags, stdin="\n".join(texts).encode())
+    for text, line in zip(texts, done.out.splitlines(), strict=True):
+        assert json.loads(line)["logprob"] == score(capfd, text, *flags)["logprob"]
 
 
 def test_a_text_of_one_token_has_no_score(capfd: CaptureFixture[str]) -> None:

@@ -22,7 +22,6 @@ from gentool.errors import GentoolError, UsageError
 from gentool.runtimes.xla import backend
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-SHARED = Path(__file__).parents[3] / "shared" / "golden"
 TOLERANCE = 1e-4  # of scores
 FAMILIES = ["hf_gpt2", "hf_llama", "hf_llama3", "hf_qwen2", "hf_qwen3", "hf_gemma", "hf_gemma2"]
 NO_END = frozenset[int]()
@@ -41,13 +40,6 @@ def find(engine, prompt, beams, end=NO_END, adjust=None, **more):
     """The hypotheses for one prompt."""
     prefix, logits = engine.prefill(prompt)
     return search(engine, [prefix], logits, beams, end, adjust, **more)[0]
-
-
-def folder(name):
-    """Where a model and its cases are: here, or beside this repository."""
-    return next(
-        (p for p in (GOLDEN / name, SHARED / name / "a") if (p / "golden.json").exists()), None
-    )
 
 
 # --- Hugging Face
@@ -73,9 +65,7 @@ def hf_filters(case, prompt):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_hugging_face(name):
     """The goldens: all width hypotheses, their order, and their scores."""
-    if folder(name) is None:
-        pytest.skip("needs ../shared/golden")
-    cases = json.loads((folder(name) / "golden.json").read_text("utf-8"))["cases"]
+    cases = json.loads((GOLDEN / name / "golden.json").read_text("utf-8"))["cases"]
     cases = [case for case in cases if case["kind"] == "beam"]
     assert len(cases) == 12
     for case in cases:
@@ -87,7 +77,7 @@ def test_hugging_face(name):
             length_penalty=case["length_penalty"],
             early_stopping=case.get("early_stopping", False),
         )
-        actual = find(engine_of(folder(name)), prompt, beams, NO_END if end is None else {end})
+        actual = find(engine_of(GOLDEN / name), prompt, beams, NO_END if end is None else {end})
         for one, sequence in zip(actual, case["sequences"], strict=True):
             rest = sequence[len(prompt) :]
             cut = rest.index(end) + 1 if end in rest else len(rest)
@@ -111,7 +101,7 @@ def test_hugging_face_with_several_ends_and_filters(name):
             early_stopping=case["early_stopping"],
         )
         end = frozenset(case["eos_token_id"])
-        actual = find(engine_of(folder(name)), prompt, beams, end, hf_filters(case, prompt))
+        actual = find(engine_of(GOLDEN / name), prompt, beams, end, hf_filters(case, prompt))
         assert [list(one.ids) for one in actual] == case["outputs"]
         scores = [one.score for one in actual]
         np.testing.assert_allclose(scores, case["scores"], rtol=1e-5, atol=TOLERANCE)

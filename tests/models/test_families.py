@@ -15,7 +15,6 @@ from gentool.config import lookup
 from gentool.generation.session import Model
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-SHARED = Path(__file__).parents[3] / "shared" / "golden"
 TOLERANCE = 1e-4  # the wrong gelu is 7e-4 away
 SHARES = {"fp16": 0.01, "bf16": 0.05}  # of the largest logit, that an error may come to
 PATHS = {"fp16": False, "bf16": None}  # layers of fp16 are compiled in decoding/test_engine.py
@@ -32,41 +31,30 @@ class Row(NamedTuple):
 
 
 HEADS = {"arch.n_head": 4}
-HERE = {
+ROWS = {
     "gpt2": Row("hf_gpt2", "hf_gpt2"),
     "gpt2 of the hub": Row("hf_gpt2/alt_openai_names", "hf_gpt2", xla=False),
     "llama": Row("hf_llama", "hf_llama"),
+    "cpm in hugging face form": Row("cpm_megatron/hf", "cpm_megatron"),
+    "cpm, two ranks": Row("cpm_megatron/ckpt", "cpm_megatron", HEADS, False),
+    "cpm, before torch 1.6": Row("cpm_megatron/ckpt_legacy_pickle", "cpm_megatron", HEADS, False),
+    "cpm in bert4keras": Row("cpm_megatron/bert4keras_tf", "cpm_megatron", xla=False),
+    "cpm-lm-tf2": Row("cpm_lm_tf2/saved_model", "cpm_lm_tf2", HEADS),
+    "gpt2-ml": Row("gpt2_ml", "gpt2_ml"),
+    "gpt2-chinese": Row("bert_gpt2_chinese", "bert_gpt2_chinese"),
+    "llama3": Row("hf_llama3", "hf_llama3"),
+    "qwen2": Row("hf_qwen2", "hf_qwen2"),
+    "qwen3": Row("hf_qwen3", "hf_qwen3"),
+    "gemma": Row("hf_gemma", "hf_gemma"),
+    "gemma2": Row("hf_gemma2", "hf_gemma2"),
 }
-THERE = {
-    "cpm in hugging face form": Row("cpm_megatron/a/hf", "cpm_megatron/a"),
-    "cpm, two ranks": Row("cpm_megatron/a/ckpt", "cpm_megatron/a", HEADS, False),
-    "cpm, before torch 1.6": Row(
-        "cpm_megatron/a/ckpt_legacy_pickle", "cpm_megatron/a", HEADS, False
-    ),
-    "cpm in bert4keras": Row("cpm_megatron/a/bert4keras_tf", "cpm_megatron/a", xla=False),
-    "cpm-lm-tf2": Row("cpm_lm_tf2/a/saved_model", "cpm_lm_tf2/a", HEADS),
-    "gpt2-ml": Row("gpt2_ml/a", "gpt2_ml/a"),
-    "gpt2-chinese": Row("bert_gpt2_chinese/a", "bert_gpt2_chinese/a"),
-    "llama3": Row("hf_llama3/a", "hf_llama3/a"),
-    "qwen2": Row("hf_qwen2/a", "hf_qwen2/a"),
-    "qwen3": Row("hf_qwen3/a", "hf_qwen3/a"),
-    "gemma": Row("hf_gemma/a", "hf_gemma/a"),
-    "gemma2": Row("hf_gemma2/a", "hf_gemma2/a"),
-}
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/golden")
 
 
-@pytest.fixture(
-    params=[*HERE, *(pytest.param(name, marks=needs_shared) for name in THERE)], scope="module"
-)
+@pytest.fixture(params=ROWS, scope="module")
 def row(request: pytest.FixtureRequest) -> Row:
     """A row with its paths in full."""
-    there = request.param in THERE
-    actual = (THERE if there else HERE)[request.param]
-    root = SHARED if there else GOLDEN
-    return actual._replace(
-        checkpoint=str(root / actual.checkpoint), golden=str(root / actual.golden)
-    )
+    row = ROWS[request.param]
+    return row._replace(checkpoint=str(GOLDEN / row.checkpoint), golden=str(GOLDEN / row.golden))
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +114,9 @@ def test_greedy_continuations(row: Row, model: Model) -> None:
         assert list(model.complete(prompt, **how)[0].ids) == rest
 
 
-@pytest.mark.parametrize("name", [name for name, row in HERE.items() if row.xla is None])
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_logits_without_xla(name: str) -> None:
-    row = HERE[name]
+    row = ROWS[name]
     model = gentool.load(str(GOLDEN / row.checkpoint), precision="fp32", xla=False)
     for ids, expected in texts(Row("", str(GOLDEN / row.golden))):
         np.testing.assert_allclose(model.logits(ids), expected, rtol=0, atol=TOLERANCE)
@@ -160,12 +148,11 @@ def test_a_yaml_of_30_lines_is_the_same_model(row: Row, tmp_path: Path) -> None:
     np.testing.assert_allclose(model.logits(ids), expected, rtol=0, atol=TOLERANCE)
 
 
-@needs_shared
 @pytest.mark.parametrize("name", ["hf_llama3", "hf_qwen2", "hf_gemma"])
 def test_a_folder_brings_its_tokenizer_and_its_ends(name: str) -> None:
-    golden = json.loads((SHARED / name / "a/golden.json").read_text("utf-8"))
-    model = gentool.load(str(SHARED / name / "a"))
+    golden = json.loads((GOLDEN / name / "golden.json").read_text("utf-8"))
+    model = gentool.load(str(GOLDEN / name))
     for case in golden["tokenizer"]:
         assert model.tokenizer.encode(case["text"]) == case["ids"]
-    ends = json.loads((SHARED / name / "a/config.json").read_text("utf-8"))["eos_token_id"]
+    ends = json.loads((GOLDEN / name / "config.json").read_text("utf-8"))["eos_token_id"]
     assert model.config.tokenizer.end == [ends]

@@ -1,6 +1,8 @@
 """PanGu-alpha in the form of its TensorFlow port, a SavedModel's variables alone: random weights
 against an independent forward pass in float64, and what a folder says about itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -110,7 +112,7 @@ def test_greedy_continuation_is_that_without_a_cache(model, random):
 
 def test_rows_at_different_positions_have_their_own_queries(model, random):
     prompts = (tuple(IDS[:3]), tuple(IDS[:9]), tuple(IDS[5:18]))
-    sampling = model.config.sampling.model_copy(update={"max_tokens": 6})
+    sampling = replace(model.config.sampling, max_tokens=6)
     request = Request(prompts, (0, 1, 2), n=2, sampling=sampling, seed=3, eos=None)
     done = [chunk for chunk in model.stream(request) if chunk.done]
     assert len(done) == 6

@@ -15,7 +15,6 @@ from gentool.errors import ModelError
 from gentool.tokenizers import huggingface
 
 GOLDEN = Path(__file__).parent.parent / "golden/tokenizers"
-SHARED = Path(__file__).parent.parent.parent.parent / "shared/golden"
 NAMES = ["gpt2", "llama", "llama3", "qwen2", "gemma"]
 SPECIAL = ["<unk>", "<s>", "<pad>", "<bos>", "<|begin_of_text|>", "<|im_start|>", *huggingface.ENDS]
 ENDS = {"gpt2": (0,), "llama": (2,), "llama3": (334, 335), "qwen2": (337, 339), "gemma": (1,)}
@@ -55,9 +54,7 @@ def test_ids_and_text_of_transformers(name):
 
 @pytest.mark.parametrize("name", ["qwen3", "gemma2"])
 def test_ids_and_text_of_families_with_the_same_file(name):
-    folder = SHARED / f"hf_{name}/a"
-    if not folder.is_dir():
-        pytest.skip("needs the golden fixtures")
+    folder = GOLDEN.parent / f"hf_{name}"
     check(folder, json.loads((folder / "golden.json").read_text("utf-8"))["tokenizer"])
 
 

@@ -144,7 +144,7 @@ def fewshot(console: Console, flags: Flags) -> None:
     """
     from gentool.cli.fewshot import rows, single
 
-    template = whole(read(None, flags.file, to="fewshot"))
+    template = whole(read(console, None, flags.file, to="fewshot"))
     check(flags)
     prompt = filled(template, flags)
     table = None
@@ -196,7 +196,8 @@ def vote_config(flags: Flags, prompt: str, few_shot: FewShotPrompt | None) -> Vo
         regex=flags.grammar.regex,
         json_schema=flags.grammar.json_schema,
     )
-    return VoteConfig(model, flags.model.precision, flags.model.xla, request, ballot)
+    how = flags.model
+    return VoteConfig(model, how.precision, how.xla, how.threads, request, ballot)
 
 
 def ballot_of(flags: VoteFlags) -> Ballot:

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 
 class VoteConfig(NamedTuple):
-    """A vote on the prompts of `request`; the model in the precision that was asked for."""
+    """A vote on the prompts of `request`; the model as it is to be opened."""
 
     model: ModelConfig
     precision: str | None
     xla: bool | None
+    threads: int | None
     request: Request
     ballot: Ballot
 
@@ -26,7 +27,7 @@ class VoteConfig(NamedTuple):
         """The model, in memory."""
         from gentool.generation import opening
 
-        return opening.open_model(self.model, self.precision, self.xla)
+        return opening.open_model(self.model, self.precision, self.xla, self.threads)
 
     @property
     def limit_flag(self) -> str:

@@ -51,18 +51,18 @@ def vote_on_rows(
     one that was given: without one, an interrupted run goes on with its own."""
     ballot = config.ballot
     ballots = [ballot, *compared(ballot)] if table.labelled else [ballot]
-    run, earlier = run_name(table.template, config, ballots), journal.EMPTY
+    run, done = run_name(table.template, config, ballots), journal.EMPTY
     if output.path:
         console.redirect(output.path)  # first: it locks what is read now
         if output.json:
             prompts = [row.prompt for row in table.rows]
-            earlier = journal.resume(Path(output.path), run, prompts, seed)
-    if seed is None and earlier.seed is not None:
-        config = config._replace(request=replace(config.request, seed=earlier.seed))
+            done = journal.resume(Path(output.path), run, prompts, seed)
+    if seed is None and done.seed is not None:
+        config = config._replace(request=replace(config.request, seed=done.seed))
     model = config.open_model()
-    console.overwrite(keep=earlier.size)
+    console.overwrite(keep=done.size)
     console.detail(f"{model.describe()}, seed {config.request.seed}")
-    records = list(earlier.records)
+    records = list(done.records)
     if records:
         console.note(f"{len(records)} of {len(table.rows)} rows are in {output.path}; going on")
     rows = [checked(model, row) for row in table.rows[len(records) :]]

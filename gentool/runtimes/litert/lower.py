@@ -8,9 +8,9 @@ from typing import Literal
 
 import numpy as np
 
+from gentool.models.quantized import BLOCK, Quantized, packed
 from gentool.runtimes.litert import quantize
 from gentool.runtimes.litert.graph import GraphWriter, Stored, Weight
-from gentool.runtimes.litert.quantize import Quantized
 from gentool.runtimes.litert.record import Piece, Recording, Value, reachable
 
 Precision = Literal["fp32", "int8", "int4"]
@@ -193,10 +193,10 @@ def _quantized(
             return Quantized(weight.values[rows], weight.scales[rows])
         return quantize.int8(weight[rows]) if stored == "int8" else quantize.int4(weight[rows])
 
-    def packed() -> Stored:
+    def in_bytes() -> Stored:
         values, scales = quantized()
-        return Stored(quantize.packed(values), scales)
+        return Stored(packed(values), scales)
 
     if stored == "int8":
         return Weight("int8", shape, lambda: Stored(*quantized()))
-    return Weight("int4", shape, packed, (shape[0], shape[1] // quantize.BLOCK))
+    return Weight("int4", shape, in_bytes, (shape[0], shape[1] // BLOCK))

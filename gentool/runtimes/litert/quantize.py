@@ -4,36 +4,15 @@ int8, one for each 32 inputs of an output in int4.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from ml_dtypes import bfloat16
 
-BLOCK = 32  # inputs that share a scale in int4
+from gentool.models.quantized import BLOCK, Quantized
+
 SMALLEST = np.float16(2.0**-24)  # a scale must be positive
 PIECE = 1 << 20  # weights quantised at a time: what is computed on the way stays in the cache
 FIRST_DIVISORS = (7.2, 8.0, 9.0)  # max|w| over the scales that a search starts from
 ROUNDS = 2  # of least squares
-
-
-class Quantized(NamedTuple):
-    """A weight [out, in]: values int8 [out, in], in [-127, 127] with scales float32 [out] or, in
-    int4, in [-8, 7] with scales float16 [out, in/32]."""
-
-    values: np.ndarray
-    scales: np.ndarray
-
-    @property
-    def bits(self) -> int:
-        return 8 if self.scales.ndim == 1 else 4
-
-    def dequantized(self) -> np.ndarray:
-        """The weight that it computes as, float32 [out, in]."""
-        values = self.values.astype(np.float32)
-        if self.bits == 8:
-            return values * self.scales[:, None]
-        blocks = values.reshape(len(values), -1, BLOCK)
-        return (blocks * self.scales[..., None].astype(np.float32)).reshape(values.shape)
 
 
 def fits_int4(shape: tuple[int, ...]) -> bool:
@@ -68,12 +47,6 @@ def int4(weight: np.ndarray) -> Quantized:
         values[rows] = best.reshape(-1, width)
         scales[rows] = scale.reshape(-1, width // BLOCK)
     return Quantized(values, scales)
-
-
-def packed(values: np.ndarray) -> np.ndarray:
-    """int4 values [...], an even number of them, as bytes: the first of a pair in the low bits."""
-    flat = values.reshape(-1)
-    return (flat[0::2] & 15).view(np.uint8) | (flat[1::2] << 4).view(np.uint8)
 
 
 def _least_squares(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
