@@ -111,7 +111,8 @@ def choose(console: Console, flags: Flags) -> None:
     config = flags.model.config()
     if flags.output.output not in (None, "-"):
         console.redirect(flags.output.output)
-    model = flags.model.open(config)
+    with console.loading(config.name):
+        model = flags.model.open(config)
     console.detail(model.describe())
     choices = model.choose(
         prompt,

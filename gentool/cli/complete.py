@@ -99,7 +99,8 @@ def complete(console: Console, flags: Flags) -> None:
     if not prompts:
         console.overwrite()
         return
-    model = flags.model.open(config)
+    with console.loading(config.name):
+        model = flags.model.open(config)
     console.overwrite()
     console.detail(f"{model.describe()}, seed {request.seed}")
     meter = Meter(flags.grammar)

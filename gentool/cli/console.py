@@ -11,6 +11,7 @@ import os
 import select
 import stat
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,8 @@ MIN_FIRST = 8  # of that; on a narrow terminal the last numbers make room for it
 GAP = 2  # between columns
 
 STDOUT = "standard output"
+LOADING_SECONDS = 0.3
+ERASE_LINE = "\r\x1b[K"
 LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
 FIRST_LINE_SECONDS = 2.0  # what takes less needs none
 
@@ -216,6 +219,33 @@ class Console:
                 live.update(Group(table, Text(neutral(board.footer))))
 
             yield show
+
+    @contextlib.contextmanager
+    def loading(self, name: str) -> Iterator[None]:
+        """Names on a terminal what is loaded, once that takes longer than LOADING_SECONDS, and
+        erases the line afterwards."""
+        if self.quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+            yield
+            return
+        lock, state = threading.Lock(), {"over": False, "shown": False}
+
+        def show() -> None:
+            with lock:
+                if not state["over"]:
+                    state["shown"] = True
+                    self._write_stderr(f"loading {neutral(name)} …")
+
+        timer = threading.Timer(LOADING_SECONDS, show)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            with lock:
+                state["over"] = True
+                if state["shown"]:
+                    self._write_stderr(ERASE_LINE)
 
     def traceback(self, failure: BaseException) -> None:
         for line in traceback.format_exception(failure):

@@ -128,7 +128,8 @@ def score(console: Console, flags: Flags) -> None:
     if not rows:
         console.overwrite()
         return
-    model = flags.model.open(config)
+    with console.loading(config.name):
+        model = flags.model.open(config)
     _ = model.tokenizer  # without one no row can be scored
     console.overwrite()
     console.detail(model.describe())

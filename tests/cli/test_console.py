@@ -208,3 +208,26 @@ def test_a_device_may_be_shared() -> None:
         console.redirect(os.devnull)
     for console in (first, second):
         console.close()
+
+
+LOADS = """
+import time
+with console.loading("cpm\u202e-lm"):
+    time.sleep(SECONDS)
+console.note("ready")
+"""
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0.8, True), (0.0, False)])
+def test_what_takes_long_to_load_is_named_and_erased(seconds: float, shown: bool) -> None:
+    screen = Screen()
+    python(LOADS.replace("SECONDS", str(seconds)), {"NO_COLOR": "1"}, stderr=screen.slave)
+    text = screen.read()
+    assert text.endswith("ready\n")
+    line = "loading cpm\\u202e-lm …\r\x1b[K"
+    assert (line in text) == shown
+    assert ("loading" in text) == shown
+
+
+def test_nothing_is_named_where_there_is_no_terminal() -> None:
+    assert python(LOADS.replace("SECONDS", "0.5"))[1] == "ready\n"

@@ -33,7 +33,9 @@ def vote(
 
     if output.plot:
         plot.check()
-    model, request = config.open_model(), config.request
+    with console.loading(config.model.name):
+        model = config.open_model()
+    request = config.request
     console.overwrite()
     console.detail(f"{model.describe()}, seed {request.seed}")
     tally, interrupted = watch(console, model.votes(request, [config.ballot]))
