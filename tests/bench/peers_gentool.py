@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import peers_runner
-from peers_runner import Ids, Opening, Unsupported
+from peers_runner import THREADS, Ids, Opening, Unsupported
 
 
 class Gentool:
@@ -17,7 +17,7 @@ class Gentool:
         from gentool.errors import GentoolError
 
         try:
-            self.model = gentool.load(str(folder), precision=precision)
+            self.model = gentool.load(str(folder), precision=precision, threads=THREADS)
         except GentoolError as e:
             raise Unsupported(e.message) from None
 

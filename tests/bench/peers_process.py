@@ -139,7 +139,7 @@ def run_command(peer: str, job: Round, limit: float) -> Round:
     if peer == GENTOOL:
         text = "".join(map(character, prompt(SHORT, job["n_vocab"], job["seed"])))
         options = ["--max-tokens", str(COMMAND_TOKENS), "--temperature", "0"]
-        model = ["-m", job["weights"], "--precision", job["precision"]]
+        model = ["-m", job["weights"], "--precision", job["precision"], "--threads", str(THREADS)]
         command = [python_of(peer), "-m", "gentool", "complete", text, *model, *options]
     else:
         script = str(HERE / PEERS[peer].script)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from folders import arch, random_gpt2
@@ -16,7 +18,7 @@ def report(small_machine: None, finish, tmp_path_factory: pytest.TempPathFactory
     """Of a model of 16 positions without a tokenizer; all titles are checked here, too."""
     folder = random_gpt2(tmp_path_factory.mktemp("bench") / "random", arch(), np.float32)
     plan = Plan(prompt_tokens=99, generate=12, batch=(1, 3), repeat=2)
-    titles, made = finish(run(lookup.load(str(folder)), None, False, [], plan))
+    titles, made = finish(run(lookup.load(str(folder)), None, False, None, [], plan))
     assert isinstance(made, Report)
     assert set(titles) - set(COSTS) == {"decode of 1 row", "decode of 3 rows"}
     # neither cold start nor vote: there is no tokenizer
@@ -76,3 +78,14 @@ def test_a_step_does_not_read_the_table_of_positions(report: Report) -> None:
     assert model["bytes_read_per_step"] == model["bytes"] - 4 * positions
     layers = shape.n_layer * (4 * shape.d_model**2 + 2 * shape.d_model * shape.d_ff)
     assert model["parameters_in_products"] == layers + shape.n_vocab * shape.d_model
+
+
+def test_litert_has_no_graphs_to_compile(small_machine: None, finish, tmp_path: Path) -> None:
+    folder = random_gpt2(tmp_path / "random", arch(), np.float32)
+    plan = Plan(generate=4, batch=(1,), repeat=1, cold_start=False)
+    _, made = finish(run(lookup.load(str(folder)), "int8", None, 1, [], plan))
+    names = {it.name for it in made.results if it.values}
+    assert names >= {"load", "prefill_time", "decode_step", "read_bandwidth", "matrix_fp32"}
+    absent = {"memory_tensorflow", "prefill_trace", "step_compile", "matrix_bf16"}
+    assert not names & absent and "tensorflow" not in made.machine
+    assert made.model["bytes"] == made.model["parameters"]
