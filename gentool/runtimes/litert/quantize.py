@@ -11,7 +11,15 @@ from gentool.models.quantized import BLOCK, Quantized
 
 SMALLEST = np.float16(2.0**-24)  # a scale must be positive
 PIECE = 1 << 20  # weights quantised at a time: what is computed on the way stays in the cache
-FIRST_DIVISORS = (7.2, 8.0, 9.0)  # max|w| over the scales that a search starts from
+FIRST_DIVISORS = (
+    6.4,
+    7.0,
+    7.4,
+    7.8,
+    8.2,
+    8.8,
+    9.6,
+)  # max|w| over the scales that a search starts from
 ROUNDS = 2  # of least squares
 
 

@@ -54,16 +54,19 @@ def test_logits_of_the_original_code(name: str) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_in_float64(family: str, precision: str) -> None:
-    """Of what the quantised weights stand for, inputs rounded to 8 bits row by row. One that lies
-    between two roundings may take another: then one of 256 steps counts, for a few logits."""
+    """Of what the quantised weights stand for, inputs rounded to 8 bits row by row. An input that
+    lies between two roundings may take the other one, and what follows in its text is then a little
+    off: most texts are exact."""
     runtime, arrays = litert_models.random_runtime(family, precision)
-    ids = np.random.default_rng(1).integers(0, runtime.arch.n_vocab, 40)
-    _, logits = runtime.prefill(ids, 0, None, True, False)
-    weights = stands_for(arrays, precision)
-    wanted = numpy_stack.logits(runtime.family, runtime.arch, weights, ids, precision != "fp32")
-    error = np.abs(logits - wanted)
-    assert np.median(error) < 1e-5
-    assert error.max() < (TOLERANCE if precision == "fp32" else 0.01 * np.abs(wanted).max())
+    weights, quantized = stands_for(arrays, precision), precision != "fp32"
+    errors, largest = [], 0.0
+    for ids in np.random.default_rng(1).integers(0, runtime.arch.n_vocab, (9, 8)):
+        _, logits = runtime.prefill(ids, 0, None, True, False)
+        wanted = numpy_stack.logits(runtime.family, runtime.arch, weights, ids, quantized)
+        errors.append(np.abs(logits - wanted).max())
+        largest = max(largest, np.abs(wanted).max())
+    assert np.median(errors) < TOLERANCE
+    assert max(errors) < (0.02 * largest if quantized else TOLERANCE)
 
 
 def stands_for(arrays: dict[str, np.ndarray], precision: str) -> dict[str, np.ndarray]:
