@@ -35,6 +35,12 @@ ONLY = {
     "CpmTokenizer": ("chinese_vocab.model", "spiece.model"),
     "BertTokenizer": ("vocab.txt",),
 }
+TOKENIZER_CONFIG = "tokenizer_config.json"
+CHINESE = "tokenize_chinese_chars"
+FLAGS = (  # keys of tokenizer_config.json that change ids
+    *("add_bos_token", "add_prefix_space", "do_basic_tokenize", "do_lower_case", "legacy"),
+    *("strip_accents", CHINESE),
+)
 BEGIN_WITH_BOS = ("llama", "gemma")  # whose SentencePiece files do not say so
 
 
@@ -87,8 +93,8 @@ def describe(folder: Path) -> dict[str, Any]:
     """The YAML keys that follow from the files in `folder`."""
     config = _json(folder / CONFIG)
     found = _hugging_face(folder, config) if "model_type" in config else _shapes(folder, config)
-    said = _json(folder / "tokenizer_config.json")
-    kind = said.get("tokenizer_class") or config.get("tokenizer_class")
+    stated = _json(folder / TOKENIZER_CONFIG)
+    kind = stated.get("tokenizer_class") or config.get("tokenizer_class")
     for name in ONLY.get(str(kind).removesuffix("Fast"), TOKENIZERS):
         if (folder / name).is_file():
             found["tokenizer"] = _tokenizer(folder, name, found["family"], config)
@@ -100,11 +106,10 @@ def _tokenizer(folder: Path, name: str, family: str, config: Config) -> dict[str
     """The tokenizer in file `name`; the ids that end a text are those of generation_config.json,
     else of config.json, else the tokenizer's own."""
     found: dict[str, Any] = {"kind": TOKENIZERS[name], "model": name}
-    if found["kind"] == "sentencepiece" and family in BEGIN_WITH_BOS:
-        found["add_bos"] = True
-    if found["kind"] == "wordpiece" and "model_type" in config:
-        lower = _json(folder / "tokenizer_config.json").get("do_lower_case", True)
-        return found | {"special_tokens": True, "lower_case": lower}  # ends with [SEP]
+    if "model_type" in config:
+        found |= _settings(folder, name, family, config)
+    if found["kind"] == "wordpiece" and "model_type" in config:  # ends with [SEP]
+        return found
     if found["kind"] == "cpm":  # config.json of CPM in this form names a token it never says
         return found
     for source in (_json(folder / "generation_config.json"), config):
@@ -115,6 +120,47 @@ def _tokenizer(folder: Path, name: str, family: str, config: Config) -> dict[str
         if known:
             return found | {"end": known}
     return found
+
+
+def _settings(folder: Path, name: str, family: str, config: Config) -> dict[str, Any]:
+    """What tokenizer_config.json sets, as our keys; where it leaves a key out, the default of the
+    class in transformers."""
+    path = folder / TOKENIZER_CONFIG
+    stated = _json(path)
+    given = {key: stated[key] for key in FLAGS if stated.get(key) is not None}
+    for key, value in given.items():
+        if type(value) is not bool:
+            raise ModelError(f"{path}: {key} is {value!r:.80}", "it can be true or false")
+    cls = str(stated.get("tokenizer_class") or config.get("tokenizer_class") or "")
+    cls = cls.removesuffix("Fast")
+    prefix = {k: v for k, v in given.items() if k == "add_prefix_space"}
+    match TOKENIZERS[name]:
+        case "wordpiece":
+            if not given.get("do_basic_tokenize", True) or stated.get("never_split"):
+                raise ModelError(
+                    f"{path}: do_basic_tokenize false and never_split are not supported",
+                    "get a tokenizer.json and remove vocab.txt",
+                )
+            keys = {k: v for k, v in given.items() if k in ("strip_accents", CHINESE)}
+            return keys | {"special_tokens": True, "lower_case": given.get("do_lower_case", True)}
+        case "sentencepiece":
+            bos = given.get("add_bos_token", family in BEGIN_WITH_BOS)
+            legacy = given.get("legacy", True) and family == "llama"
+            return prefix | {"add_bos": bos, "special_tokens": True, "legacy": legacy}
+        case "huggingface" if name == "vocab.json":
+            split = "qwen2" if cls == "Qwen2Tokenizer" or family in ("qwen2", "qwen3") else "gpt2"
+            if cls not in ("", "GPT2Tokenizer", "Qwen2Tokenizer", "PreTrainedTokenizer"):
+                raise ModelError(
+                    f"{path}: tokenizer_class {cls} needs tokenizer.json",
+                    "save it with a fast tokenizer of transformers",
+                )
+            bos = {"add_bos": True} if given.get("add_bos_token") else {}
+            return bos | ({} if split == "qwen2" else prefix) | {"split": split}
+        case "huggingface":
+            if cls in ("LlamaTokenizer", "GemmaTokenizer") and "add_bos_token" in given:
+                prefix |= {"add_bos": given["add_bos_token"]}
+            return prefix
+    return {}
 
 
 def _json(path: Path) -> Config:

@@ -116,7 +116,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from gentool import tokenizers
-from gentool.config import TokenizerConfig
+from gentool.config.model import TokenizerConfig
 config = TokenizerConfig(kind="cpm", model="chinese_vocab.model")
 tokenizer = tokenizers.load(config, Path(sys.argv[1]))
 assert "jieba" not in sys.modules
