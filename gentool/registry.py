@@ -19,8 +19,8 @@ from gentool.config import lookup, schema
 from gentool.config.model import LEARNED_POSITIONS, ModelConfig, ModelFile
 from gentool.errors import GentoolError, ModelError, UsageError, nearest
 
-NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
-LONGEST = 200  # characters of a name, which is that of a file
+NAME = re.compile(r"[^\W_][\w.-]*")
+MAX_NAME = 200  # bytes of a name, which is that of a file
 
 Origin = Literal["packaged", "configs", "own"]
 State = Literal["ready", "no weights here", "wrong"]
@@ -123,10 +123,10 @@ def add(described: ModelConfig) -> Path:
 
 def place_of(name: str) -> Path:
     """Where the YAML of the user's model `name` stands, be it there or not."""
-    if not NAME.fullmatch(name) or len(name) > LONGEST:
+    if not NAME.fullmatch(name) or len(name.encode()) > MAX_NAME:
         raise UsageError(
             f"{name!r} is no name of a model",
-            f"letters, digits, . _ and -, a letter or digit first, at most {LONGEST}",
+            f"letters, digits, . _ and -, a letter or digit first, at most {MAX_NAME} bytes",
         )
     if name in lookup.packaged():
         raise UsageError(f"{name} is the model inside gentool", "give another name")

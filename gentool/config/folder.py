@@ -14,7 +14,7 @@ from gentool.config.hugging_face import FAMILIES, LEFT_OUT, Config, Unsupported
 from gentool.errors import ModelError, nearest
 
 CONFIG = "config.json"
-MOST = 1 << 24  # bytes of a configuration that is read
+MAX_BYTES = 1 << 24  # of a configuration that is read
 # a folder with one of these describes itself; the last is TensorFlow's
 SELF = (CONFIG, "latest_checkpointed_iteration.txt", "variables", "*.index")
 
@@ -89,6 +89,16 @@ def is_such(path: Path) -> bool:
     return any(path.match(name) for name in SELF)
 
 
+def check_unread(folder: Path) -> None:
+    """A ModelError that says what a folder is, where it is known but not read."""
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        base = str(_json(adapter).get("base_model_name_or_path"))[:200]
+        raise ModelError(f"{folder} is an adapter (LoRA)", f"merge it into {base} first")
+    if next(folder.glob("*.gguf"), None):
+        raise ModelError(f"{folder} holds a GGUF file, which is not read", "get it as safetensors")
+
+
 def describe(folder: Path) -> dict[str, Any]:
     """The YAML keys that follow from the files in `folder`."""
     config = _json(folder / CONFIG)
@@ -116,7 +126,9 @@ def _tokenizer(folder: Path, name: str, family: str, config: Config) -> dict[str
         end = source.get("eos_token_id")
         end = end if isinstance(end, list) else [end]
         # GPT-2's 50256 stands in files of smaller vocabularies, because it is the default
-        known = [i for i in end if isinstance(i, int) and i < config.get("vocab_size", i + 1)]
+        size = config.get("vocab_size")
+        size = size if isinstance(size, int) else MAX_BYTES
+        known = [i for i in end if type(i) is int and 0 <= i < size]
         if known:
             return found | {"end": known}
     return found
@@ -168,7 +180,7 @@ def _json(path: Path) -> Config:
     if not path.is_file():
         return {}
     try:
-        if path.stat().st_size > MOST:
+        if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"{path.stat().st_size} bytes are too many")
         config = json.loads(path.read_text("utf-8"))
     except OSError as e:
@@ -221,9 +233,15 @@ def _hugging_face(folder: Path, config: Config) -> dict[str, Any]:
 
     path = folder / CONFIG
     kind = config["model_type"]
-    if kind not in FAMILIES:
+    if quantization := config.get("quantization_config"):
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
         raise ModelError(
-            f"{path}: model_type {kind!r} is not supported",
+            f"{path}: quantised weights ({str(method)[:40]}) are not read",
+            "get the model in float16, bfloat16 or float32",
+        )
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise ModelError(
+            f"{path}: model_type {kind!r:.80} is not supported",
             nearest(str(kind), FAMILIES, "supported"),
         )
     try:
@@ -231,7 +249,7 @@ def _hugging_face(folder: Path, config: Config) -> dict[str, Any]:
     except KeyError as missing:
         what = missing.args[0]
         raise ModelError(f"{path}: {what} is missing", "add it, or restore the file") from None
-    except (TypeError, ValueError, AttributeError) as e:
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as e:
         problem = f"{path} has a value of the wrong kind: {e}"
         raise ModelError(problem, "restore the file from its source") from None
     except Unsupported as what:
