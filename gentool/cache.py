@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
+import shutil
 import stat
 import time
 from importlib.metadata import version
@@ -17,6 +19,8 @@ from pathlib import Path
 
 RECORD = "sha256.json"  # of the programs in a folder, by name
 MOST_BYTES = 1 << 29  # of programs; beyond that the oldest go
+MIN_FREE_BYTES = 1 << 26  # on the disk, for a program to be kept
+UNUSED_SECONDS = 90 * 86400.0  # after which the programs of another version go
 UNRECORDED_SECONDS = 3600.0  # a run records what it compiled when it is over
 
 
@@ -38,6 +42,11 @@ def programs() -> tuple[Path | None, str]:
     path = parent / f"xla-{version('tensorflow')}-{digest}"
     if problem := make_private(path, stat.S_IRWXG | stat.S_IRWXO):
         return None, f"{path} {problem}: programs are compiled anew"
+    if shutil.disk_usage(path).free < MIN_FREE_BYTES:
+        return None, f"{path} has no space left: programs are compiled anew"
+    if _file_size_limit() < MIN_FREE_BYTES:
+        return None, "the limit of file sizes is low: programs are compiled anew"
+    _remove_leftovers(path)
     known, now = _recorded(path), time.time()
     wrong, size = 0, 0
     for file, state in sorted(_programs(path), key=lambda pair: -pair[1].st_mtime):
@@ -61,7 +70,7 @@ def record(path: Path) -> None:
             part = path / f"{RECORD}.{os.getpid()}"
             part.write_text(json.dumps(known | new, indent=0), "utf-8")
             part.replace(path / RECORD)
-    except OSError:  # a full disk: the programs are compiled anew next time
+    except (OSError, RecursionError):  # a full disk: the programs are compiled anew next time
         return
 
 
@@ -81,25 +90,54 @@ def make_private(path: Path, forbidden: int) -> str:
 
 def _programs(path: Path) -> list[tuple[Path, os.stat_result]]:
     """The files of a folder that may be programs; another run may be taking some away."""
-    found = []
+    files = []
     for file in path.glob("*.pb"):
         with contextlib.suppress(FileNotFoundError):
-            found.append((file, file.lstat()))
-    return [(file, state) for file, state in found if not stat.S_ISDIR(state.st_mode)]
+            files.append((file, file.lstat()))
+    return [(file, state) for file, state in files if not stat.S_ISDIR(state.st_mode)]
 
 
 def _recorded(path: Path) -> dict[str, str]:
     try:
-        found = json.loads((path / RECORD).read_bytes())
+        if not (path / RECORD).is_file():  # reading a pipe would wait for a writer
+            return {}
+        record = json.loads((path / RECORD).read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return record if isinstance(record, dict) else {}
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes what killed runs left half written, and programs of other versions that no run has
+    used for a long time."""
+    now = time.time()
+    parts = [*path.glob("*.tmp"), *path.glob(f"{RECORD}.*")]
+    others = [old for old in path.parent.glob("xla-*") if old != path and not old.is_symlink()]
+    with contextlib.suppress(OSError):
+        for part in parts:
+            if now - part.lstat().st_mtime > UNRECORDED_SECONDS:
+                part.unlink()
+        for old in others:
+            if now - old.lstat().st_mtime > UNUSED_SECONDS:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def _file_size_limit() -> float:
+    """The bytes a file may have in this process."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.inf
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return math.inf if limit == resource.RLIM_INFINITY else limit
 
 
 def _sum(file: Path) -> str:
     """Of a file itself, not of what it may be a link to; nothing if it is gone."""
     try:
-        return "" if file.is_symlink() else hashlib.sha256(file.read_bytes()).hexdigest()
+        if not stat.S_ISREG(file.lstat().st_mode):  # reading a pipe would wait for a writer
+            return ""
+        return hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError:
         return ""
 

@@ -21,7 +21,7 @@ from gentool.config.sampling import SamplingParams
 from gentool.errors import GentoolError, ModelError, UsageError, nearest
 
 NAME = re.compile(r"[^\W_][\w.-]*")  # Chinese ones, too
-MAX_BYTES = 200  # of a name, which is that of a file
+MAX_NAME = 200  # bytes of a name, which is that of a file
 
 Origin = Literal["packaged", "configs", "own"]
 State = Literal["ready", "no weights here", "wrong"]
@@ -124,10 +124,10 @@ def add(described: ModelConfig) -> Path:
 
 def place_of(name: str) -> Path:
     """Where the YAML of the user's model `name` stands, be it there or not."""
-    if not NAME.fullmatch(name) or len(name.encode()) > MAX_BYTES:
+    if not NAME.fullmatch(name) or len(name.encode()) > MAX_NAME:
         raise UsageError(
             f"{name!r} is no name of a model",
-            f"letters, digits, . _ and -, a letter or digit first, at most {MAX_BYTES} bytes",
+            f"letters, digits, . _ and -, a letter or digit first, at most {MAX_NAME} bytes",
         )
     if name in lookup.packaged():
         raise UsageError(f"{name} is the model inside gentool", "give another name")

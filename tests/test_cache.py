@@ -135,3 +135,18 @@ def test_a_second_process_compiles_nothing_and_a_corrupt_program_costs_one_warni
     again, said, _ = process()
     assert again == printed
     assert said.count("\n") == 1 and "not as recorded" in said
+
+
+def test_pipes_in_the_cache_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.pb")
+    os.mkfifo(tmp_path / cache.RECORD)
+    assert cache._recorded(tmp_path) == {}
+    assert cache._sum(tmp_path / "a.pb") == ""
+
+
+def test_leftovers_of_killed_runs_go(tmp_path):
+    for name in ("a.pb.tmp", f"{cache.RECORD}.77", "b.pb"):
+        (tmp_path / name).write_bytes(b"")
+        os.utime(tmp_path / name, (0, 0))
+    cache._remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["b.pb"]

@@ -168,7 +168,11 @@ def test_files_are_named_by_absolute_paths_that_hold(
     found = lookup.load("a")
     assert found.checkpoint == str(tmp_path / "here/model.safetensors")
     assert found.tokenizer.model == str(tmp_path / "here/tokenizer.json")
-    assert found.sha256.keys() == {found.checkpoint, found.tokenizer.model}
+    beside = {
+        str(tmp_path / "here" / name)
+        for name in ("special_tokens_map.json", "tokenizer_config.json")
+    }
+    assert found.sha256.keys() == {found.checkpoint, found.tokenizer.model} | beside
     assert len(path.read_text("utf-8").splitlines()) <= 30
 
 
@@ -343,6 +347,7 @@ def test_every_file_of_a_model_is_compared(tmp_path: Path) -> None:
     index = sharded(folder)
     add("mine", folder)
     names = {index.name, "model-1.safetensors", "model-2.safetensors", "tokenizer.json"}
+    names |= {"special_tokens_map.json", "tokenizer_config.json"}  # which the tokenizer reads, too
     assert states("mine") == dict.fromkeys(names, "as recorded")
     for name in ("tokenizer.json", "model-2.safetensors"):
         with (folder / name).open("r+b") as file:  # in place: sizes stay

@@ -41,6 +41,13 @@ WHOLE = (
 )
 
 
+# the first bytes of files that are no weights which are read -> what they are, what to do
+UNREAD = {
+    b"version https://git-lfs": ("a Git LFS pointer, not the file", "run: git lfs pull"),
+    b"GGUF": ("a GGUF file, which is not read", "get the model as safetensors"),
+}
+
+
 class TensorSource(Protocol):
     """Named tensors, and the files they are in; shapes and types are known before any memory is
     taken. What `read` gives may be a map of the file, private to this process."""
@@ -61,6 +68,8 @@ def open_checkpoint(path: Path, format: str | None = None) -> TensorSource:
     """The tensors of a weights file, or of a folder that is one checkpoint."""
     if os.path.isdir(path):  # which is no error where a name is too long
         path = next((path / name for name in WHOLE if (path / name).is_file()), path)
+    if os.path.isfile(path):
+        format = _by_content(path, format or recognized(path))
     format = format or recognized(path)
     if format not in FORMATS:
         endings = [end for known in FORMATS.values() for end in known.endings]
@@ -71,6 +80,26 @@ def open_checkpoint(path: Path, format: str | None = None) -> TensorSource:
     module = import_module(f"gentool.checkpoints.{FORMATS[format].module}")
     source: TensorSource = module.load(path)
     return source
+
+
+def _by_content(path: Path, format: str | None) -> str | None:
+    """The format of a file: what its first bytes say where they contradict its name.
+
+    Raises:
+        ModelError: the file is known, but not read.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError:
+        return format  # the reader reports it
+    for begin, (what, hint) in UNREAD.items():
+        if start.startswith(begin):
+            raise ModelError(f"{path} is {what}", hint)
+    if format == "safetensors" and start.startswith((b"PK\3\4", b"\x80\2")):
+        return "torch"
+    is_header = len(start) > 9 and start[8:9] == b"{" and start[5:8] == bytes(3)
+    return "safetensors" if format == "torch" and is_header else format
 
 
 def recognized(path: Path) -> str | None:

@@ -25,6 +25,7 @@ _BROKEN = (
     IndexError,
 )  # the latter two from reading a pickle that is cut short
 
+WRAPPERS = ("module", "model", "state_dict")  # keys that trainers save a model under
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _PICKLE_LIMIT = 64 << 20  # bytes; CPM-LM's is 100 kB
 _DIRECTORY_LIMIT = 16 << 20
@@ -94,16 +95,19 @@ def _map(path: Path) -> mmap.mmap:
 
 
 def _mapping(root: object, under: str | None) -> dict[str, Tensor]:
-    found = root
+    tensors = root
     if under is not None:
-        found = root.get(under) if isinstance(root, dict) else None
-    if not isinstance(found, dict):
+        tensors = root.get(under) if isinstance(root, dict) else None
+    elif isinstance(root, dict) and not any(isinstance(v, Tensor) for v in root.values()):
+        inner = [root[key] for key in WRAPPERS if isinstance(root.get(key), dict)]
+        tensors = inner[0] if len(inner) == 1 else root
+    if not isinstance(tensors, dict):
         where = "at its top" if under is None else f"under the key {under!r}"
         raise Refused(
             f"holds no mapping of names to tensors {where}",
             "its weights are under another key, or elsewhere",
         )
-    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    return {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
 
 
 def _view(name: str, tensor: Tensor, places: Mapping[str, tuple[int, int]], limit: int) -> _View:
@@ -191,7 +195,10 @@ def _directory(data: mmap.mmap) -> dict[str, _Entry]:
         extra = data[at + 46 + n : at + 46 + n + m]
         plain, packed, header = _widened((plain, packed, header), extra)
         stored = method == 0 and packed == plain and not flags & 1
-        entries[data[at + 46 : at + 46 + n].decode("utf-8")] = _Entry(header, plain, stored)
+        name = data[at + 46 : at + 46 + n].decode("utf-8")
+        if name in entries:  # two readers could take different ones
+            raise Refused(f"holds {name[:200]!r} twice")
+        entries[name] = _Entry(header, plain, stored)
         at += 46 + n + m + k
     return entries
 

@@ -76,6 +76,8 @@ _STORAGES: Mapping[str, np.dtype[Any]] = MappingProxyType(
     }
 )
 
+UNREAD = ("float8", "Float8", "sparse", "qtensor", "quint", "qint", "QInt", "QUInt")
+
 _TENSORS = frozenset({"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"})
 
 _MAKE_OPAQUE = frozenset(
@@ -223,6 +225,11 @@ def _popped(stack: list[object], count: int) -> list[object]:
 
 def _named(name: str) -> _Name:
     if name not in _KNOWN:
+        if name.startswith("torch.") and any(word in name for word in UNREAD):
+            raise Refused(
+                f"holds {name[:100]!r}: float8, quantised and sparse tensors are not read",
+                "get the weights in float16, bfloat16 or float32",
+            )
         shown = name[:100].encode("ascii", "backslashreplace").decode()
         printable = shown if shown.isprintable() else repr(shown)
         raise Refused(

@@ -14,7 +14,7 @@ from gentool.config.hugging_face import FAMILIES, LEFT_OUT, Config, Unsupported
 from gentool.errors import ModelError, nearest
 
 CONFIG = "config.json"
-MOST = 1 << 24  # bytes of a configuration that is read
+MAX_BYTES = 1 << 24  # of a configuration that is read
 # a folder with one of these describes itself; the last is TensorFlow's
 SELF = (CONFIG, "latest_checkpointed_iteration.txt", "variables", "*.index")
 
@@ -35,6 +35,12 @@ ONLY = {
     "CpmTokenizer": ("chinese_vocab.model", "spiece.model"),
     "BertTokenizer": ("vocab.txt",),
 }
+TOKENIZER_CONFIG = "tokenizer_config.json"
+CHINESE = "tokenize_chinese_chars"
+FLAGS = (  # keys of tokenizer_config.json that change ids
+    *("add_bos_token", "add_prefix_space", "do_basic_tokenize", "do_lower_case", "legacy"),
+    *("strip_accents", CHINESE),
+)
 BEGIN_WITH_BOS = ("llama", "gemma")  # whose SentencePiece files do not say so
 
 
@@ -83,12 +89,22 @@ def is_such(path: Path) -> bool:
     return any(path.match(name) for name in SELF)
 
 
+def check_unread(folder: Path) -> None:
+    """A ModelError that says what a folder is, where it is known but not read."""
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        base = str(_json(adapter).get("base_model_name_or_path"))[:200]
+        raise ModelError(f"{folder} is an adapter (LoRA)", f"merge it into {base} first")
+    if next(folder.glob("*.gguf"), None):
+        raise ModelError(f"{folder} holds a GGUF file, which is not read", "get it as safetensors")
+
+
 def describe(folder: Path) -> dict[str, Any]:
     """The YAML keys that follow from the files in `folder`."""
     config = _json(folder / CONFIG)
     found = _hugging_face(folder, config) if "model_type" in config else _shapes(folder, config)
-    said = _json(folder / "tokenizer_config.json")
-    kind = said.get("tokenizer_class") or config.get("tokenizer_class")
+    stated = _json(folder / TOKENIZER_CONFIG)
+    kind = stated.get("tokenizer_class") or config.get("tokenizer_class")
     for name in ONLY.get(str(kind).removesuffix("Fast"), TOKENIZERS):
         if (folder / name).is_file():
             found["tokenizer"] = _tokenizer(folder, name, found["family"], config)
@@ -100,21 +116,63 @@ def _tokenizer(folder: Path, name: str, family: str, config: Config) -> dict[str
     """The tokenizer in file `name`; the ids that end a text are those of generation_config.json,
     else of config.json, else the tokenizer's own."""
     found: dict[str, Any] = {"kind": TOKENIZERS[name], "model": name}
-    if found["kind"] == "sentencepiece" and family in BEGIN_WITH_BOS:
-        found["add_bos"] = True
-    if found["kind"] == "wordpiece" and "model_type" in config:
-        lower = _json(folder / "tokenizer_config.json").get("do_lower_case", True)
-        return found | {"special_tokens": True, "lower_case": lower}  # ends with [SEP]
+    if "model_type" in config:
+        found |= _settings(folder, name, family, config)
+    if found["kind"] == "wordpiece" and "model_type" in config:  # ends with [SEP]
+        return found
     if found["kind"] == "cpm":  # config.json of CPM in this form names a token it never says
         return found
     for source in (_json(folder / "generation_config.json"), config):
         end = source.get("eos_token_id")
         end = end if isinstance(end, list) else [end]
         # GPT-2's 50256 stands in files of smaller vocabularies, because it is the default
-        known = [i for i in end if isinstance(i, int) and i < config.get("vocab_size", i + 1)]
+        size = config.get("vocab_size")
+        size = size if isinstance(size, int) else MAX_BYTES
+        known = [i for i in end if type(i) is int and 0 <= i < size]
         if known:
             return found | {"end": known}
     return found
+
+
+def _settings(folder: Path, name: str, family: str, config: Config) -> dict[str, Any]:
+    """What tokenizer_config.json sets, as our keys; where it leaves a key out, the default of the
+    class in transformers."""
+    path = folder / TOKENIZER_CONFIG
+    stated = _json(path)
+    given = {key: stated[key] for key in FLAGS if stated.get(key) is not None}
+    for key, value in given.items():
+        if type(value) is not bool:
+            raise ModelError(f"{path}: {key} is {value!r:.80}", "it can be true or false")
+    cls = str(stated.get("tokenizer_class") or config.get("tokenizer_class") or "")
+    cls = cls.removesuffix("Fast")
+    prefix = {k: v for k, v in given.items() if k == "add_prefix_space"}
+    match TOKENIZERS[name]:
+        case "wordpiece":
+            if not given.get("do_basic_tokenize", True) or stated.get("never_split"):
+                raise ModelError(
+                    f"{path}: do_basic_tokenize false and never_split are not supported",
+                    "get a tokenizer.json and remove vocab.txt",
+                )
+            keys = {k: v for k, v in given.items() if k in ("strip_accents", CHINESE)}
+            return keys | {"special_tokens": True, "lower_case": given.get("do_lower_case", True)}
+        case "sentencepiece":
+            bos = given.get("add_bos_token", family in BEGIN_WITH_BOS)
+            legacy = given.get("legacy", True) and family == "llama"
+            return prefix | {"add_bos": bos, "special_tokens": True, "legacy": legacy}
+        case "huggingface" if name == "vocab.json":
+            split = "qwen2" if cls == "Qwen2Tokenizer" or family in ("qwen2", "qwen3") else "gpt2"
+            if cls not in ("", "GPT2Tokenizer", "Qwen2Tokenizer", "PreTrainedTokenizer"):
+                raise ModelError(
+                    f"{path}: tokenizer_class {cls} needs tokenizer.json",
+                    "save it with a fast tokenizer of transformers",
+                )
+            bos = {"add_bos": True} if given.get("add_bos_token") else {}
+            return bos | ({} if split == "qwen2" else prefix) | {"split": split}
+        case "huggingface":
+            if cls in ("LlamaTokenizer", "GemmaTokenizer") and "add_bos_token" in given:
+                prefix |= {"add_bos": given["add_bos_token"]}
+            return prefix
+    return {}
 
 
 def _json(path: Path) -> Config:
@@ -122,7 +180,7 @@ def _json(path: Path) -> Config:
     if not path.is_file():
         return {}
     try:
-        if path.stat().st_size > MOST:
+        if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"{path.stat().st_size} bytes are too many")
         config = json.loads(path.read_text("utf-8"))
     except OSError as e:
@@ -175,9 +233,15 @@ def _hugging_face(folder: Path, config: Config) -> dict[str, Any]:
 
     path = folder / CONFIG
     kind = config["model_type"]
-    if kind not in FAMILIES:
+    if quantization := config.get("quantization_config"):
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
         raise ModelError(
-            f"{path}: model_type {kind!r} is not supported",
+            f"{path}: quantised weights ({str(method)[:40]}) are not read",
+            "get the model in float16, bfloat16 or float32",
+        )
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise ModelError(
+            f"{path}: model_type {kind!r:.80} is not supported",
             nearest(str(kind), FAMILIES, "supported"),
         )
     try:
@@ -185,7 +249,7 @@ def _hugging_face(folder: Path, config: Config) -> dict[str, Any]:
     except KeyError as missing:
         what = missing.args[0]
         raise ModelError(f"{path}: {what} is missing", "add it, or restore the file") from None
-    except (TypeError, ValueError, AttributeError) as e:
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as e:
         problem = f"{path} has a value of the wrong kind: {e}"
         raise ModelError(problem, "restore the file from its source") from None
     except Unsupported as what:

@@ -41,6 +41,8 @@ LEFT_OUT: Mapping[str, Mapping[str, Any]] = {
 
 Config = Mapping[str, Any]
 
+MAX_LAYERS = 1000
+
 
 class Unsupported(Exception):
     """A setting this program does not compute."""
@@ -82,7 +84,7 @@ def _qwen2(c: Config) -> dict[str, Any]:
     found = _like_llama(c)
     if not c.get("use_sliding_window"):
         return found
-    every = range(c["num_hidden_layers"])
+    every = range(_layers(c))
     return found | _windows(c, [i >= c["max_window_layers"] for i in every])
 
 
@@ -103,13 +105,21 @@ def _gemma(c: Config) -> dict[str, Any]:
 
 
 def _gemma2(c: Config) -> dict[str, Any]:
-    every_other = [i % 2 == 0 for i in range(c["num_hidden_layers"])]
+    every_other = [i % 2 == 0 for i in range(_layers(c))]
     return _gemma(c) | {
         **_windows(c, every_other),
         "query_scale": float(c["query_pre_attn_scalar"]),
         "score_cap": c["attn_logit_softcapping"],
         "logit_cap": c["final_logit_softcapping"],
     }
+
+
+def _layers(c: Config) -> int:
+    """The number of layers, checked before a list is as long as that."""
+    count = c["num_hidden_layers"]
+    if type(count) is not int or not 0 < count <= MAX_LAYERS:
+        raise Unsupported(f"num_hidden_layers {str(count)[:40]}")
+    return count
 
 
 def _silu(c: Config) -> None:
@@ -126,6 +136,8 @@ def _refuse(c: Config, *keys: str) -> None:
 def _windows(c: Config, narrow: list[bool]) -> dict[str, Any]:
     """The layers that see a window: those config.json lists, else those of the family's rule."""
     if kinds := c.get("layer_types"):
+        if not isinstance(kinds, list) or len(kinds) != len(narrow):
+            raise Unsupported(f"layer_types that is not a list of {len(narrow)}")
         narrow = [kind == "sliding_attention" for kind in kinds]
     layers = [index for index, is_narrow in enumerate(narrow) if is_narrow]
     return {"window": c["sliding_window"], "window_layers": layers}
@@ -155,7 +167,7 @@ def _like_llama(c: Config) -> dict[str, Any]:
         "norm_eps": c.get("rms_norm_eps", 1e-6),
         "rope_theta": float(theta),
         "rope_scaling": scaling,
-        "tied_head": c.get("tie_word_embeddings", False),
+        "tied_head": c.get("tie_word_embeddings") or False,  # null is false, as in transformers
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -54,7 +55,11 @@ def checked(path: Path, data: dict[str, Any], overrides: Mapping[str, object]) -
         if not (path.parent / value).exists():
             hint = f"put it there, or give its place with --set {key}=PATH"
             if path.parent == configs():
-                hint = f"get the model from its source, then: gentool models add {file.name} FOLDER"
+                hint = (
+                    f"get the model from {_source(path)}, its vocabulary"
+                    f" {Path(named.get('tokenizer.model', '')).name} into the same folder,"
+                    f" then: gentool models add {file.name} FOLDER"
+                )
             raise ModelError(f"{path}: {key} {path.parent / value} does not exist", hint)
     return ModelConfig(folder=path.parent, **dict(file))
 
@@ -74,8 +79,9 @@ def locate(model: str) -> Path:
     if path.is_dir():
         if (path / FOLDER_FILE).exists():
             return path / FOLDER_FILE
-        if found := folder.describes_itself(path):
-            return found
+        if config := folder.describes_itself(path):
+            return config
+        folder.check_unread(path)
         raise ModelError(
             f"the folder {model} has no {', '.join((FOLDER_FILE, *folder.SELF))}",
             "give a folder with one of them, or write a YAML file and give that",
@@ -112,6 +118,12 @@ def configs() -> Path:
     """The folder configs/: inside the package in a wheel, beside it in a clone."""
     inside = PACKAGE / "configs"
     return inside if inside.is_dir() else PACKAGE.parent / "configs"
+
+
+def _source(path: Path) -> str:
+    """The address in the comment at the head of a YAML file in configs/."""
+    address = re.search(r"https://[^\s,]*[^\s,.]", path.read_text("utf-8"))
+    return address[0] if address else "its source"
 
 
 def _leaves(path: Path) -> bool:

@@ -129,7 +129,12 @@ class TokenizerConfig(Strict):
     kind: Annotated[str, OneOf(KINDS)]
     model: Words
     add_bos: bool | None = None  # left out: as the file itself says, and a SentencePiece says no
+    add_prefix_space: bool | None = None  # before a text; left out: as the file itself says
+    split: Literal["gpt2", "qwen2"] = "gpt2"  # how vocab.json's texts are split into words
+    legacy: bool = False  # SentencePiece: a prefix space after each special token, too
     lower_case: bool = True
+    strip_accents: bool | None = None  # left out: where lower_case is
+    tokenize_chinese_chars: bool = True  # each a word of its own
     special_tokens: bool = False  # "[CLS]" in a text is that token, not five characters
     end: list[Annotated[int, Field(ge=0)]] | None = None  # left out: as the file itself says
 
@@ -137,8 +142,13 @@ class TokenizerConfig(Strict):
     def _keys(self) -> TokenizerConfig:
         for key, kinds in {
             "add_bos": ("huggingface", "sentencepiece"),
+            "add_prefix_space": ("huggingface", "sentencepiece"),
+            "split": ("huggingface",),
+            "legacy": ("sentencepiece",),
             "lower_case": ("wordpiece",),
-            "special_tokens": ("wordpiece",),
+            "strip_accents": ("wordpiece",),
+            "tokenize_chinese_chars": ("wordpiece",),
+            "special_tokens": ("sentencepiece", "wordpiece"),
         }.items():
             if key in self.model_fields_set and self.kind not in kinds:
                 raise ValueError(f"{key} is for kind {' or '.join(kinds)}, not {self.kind}")

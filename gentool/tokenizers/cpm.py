@@ -8,7 +8,7 @@ import functools
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -32,7 +32,9 @@ class CPM:
     ) -> None:
         self._processor = processor
         self.n_vocab: int = processor.GetPieceSize()
+        self.start: tuple[int, ...] = ()
         self.end = end
+        self.special: Mapping[str, int] = {processor.IdToPiece(token): token for token in end}
         self._newline = newline
 
     def encode(self, text: str) -> list[int]:

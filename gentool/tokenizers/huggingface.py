@@ -15,7 +15,8 @@ import tokenizers
 from gentool.config.model import TokenizerConfig
 from gentool.errors import ModelError
 from gentool.tokenizers import MERGES, contents, joined
-from gentool.tokenizers.tokenizer_json import check, flat, once
+from gentool.tokenizers.added_tokens import CONFIG, Declared, declared
+from gentool.tokenizers.tokenizer_json import MAX_IDS, check, flat, once, with_prefix_space
 from gentool.tokenizers.wordpiece import added
 
 BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")  # how a token writes a byte
@@ -30,6 +31,11 @@ ENDS = (
     "<|eot_id|>",
     "<|im_end|>",
     "<end_of_turn>",
+)
+# how Qwen2 splits a text into words (transformers' Qwen2Converter); a tokenizer.json holds its own
+QWEN2_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
@@ -52,9 +58,12 @@ class HuggingFace:
         path: Path,
         tokenizer: tokenizers.Tokenizer,
         decoders: Sequence[Mapping[str, Any]],
-        add_bos: bool | None,
+        config: TokenizerConfig,
+        beside: Declared,
     ) -> None:
         self._path, self._tokenizer, self._decoders = path, tokenizer, decoders
+        add_bos = config.add_bos
+        _add_tokens(path, tokenizer, beside)
         self._added = tokenizer.get_added_tokens_decoder()
         self._word_pieces = any(step["type"] == "WordPiece" for step in decoders)
         self._dummy_prefix = any(map(_drops_a_blank, decoders))
@@ -65,7 +74,16 @@ class HuggingFace:
         self._before = [] if add_bos is False else self._start
         if add_bos and not self._start:
             raise ModelError(f"{path} adds no start token", "set tokenizer.add_bos to false")
-        self.n_vocab = 1 + max(tokenizer.get_vocab().values())
+        self.start = tuple(self._before)
+        added = {token.content: token_id for token_id, token in self._added.items()}
+        # the highest id of the vocabulary itself: a surplus added token, as a padding token that
+        # no text holds, needs no row of the embedding
+        own = tokenizer.get_vocab(with_added_tokens=False)
+        self.n_vocab = 1 + max(own.values())
+        self._ids = 1 + max(tokenizer.get_vocab().values())
+        self.special: Mapping[str, int] = {
+            text: token for text, token in added.items() if self._added[token].special
+        }
         ends = map(tokenizer.token_to_id, ENDS)
         self.end = tuple(token for token in ends if token is not None)
 
@@ -86,7 +104,7 @@ class HuggingFace:
 
     def _written(self, token: int) -> str:
         """A token as the vocabulary writes it; a special one adds nothing to a text."""
-        if not 0 <= token < self.n_vocab or token in self._added and self._added[token].special:
+        if not 0 <= token < self._ids or token in self._added and self._added[token].special:
             return ""
         return self._tokenizer.id_to_token(token) or ""
 
@@ -134,15 +152,17 @@ def load(config: TokenizerConfig, folder: Path) -> HuggingFace:
     data = _json(path)
     with _guarded(f"{path} is not a tokenizer"):
         if path.name in MERGES:
-            tokenizer = _byte_level(path, data)
+            tokenizer = _byte_level(path, data, config, declared(path))
             decoders: Sequence[Mapping[str, Any]] = [{"type": "ByteLevel"}]
         else:
             check(path, data)
+            if config.add_prefix_space is not None:
+                data = with_prefix_space(path, data, config.add_prefix_space)
             tokenizer = tokenizers.Tokenizer.from_str(json.dumps(data))
             tokenizer.no_truncation()
             tokenizer.no_padding()
             decoders = list(flat(data["decoder"]))
-        return HuggingFace(path, tokenizer, decoders, config.add_bos)
+        return HuggingFace(path, tokenizer, decoders, config, declared(path))
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -155,7 +175,40 @@ def _json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _byte_level(path: Path, vocab: dict[str, Any]) -> tokenizers.Tokenizer:
+def _add_tokens(path: Path, tokenizer: tokenizers.Tokenizer, beside: Declared) -> None:
+    """Adds the tokens that the files beside `path` declare, each with the id that they give."""
+    for token in sorted(beside.added.values()):
+        known, there = tokenizer.token_to_id(token.text), tokenizer.id_to_token(token.id)
+        if known not in (None, token.id) or there not in (None, token.text):
+            other = f"{token.text!r} is {known}" if known != token.id else f"it is {there!r}"
+            raise ModelError(
+                f"{path.with_name(CONFIG)}: added token {token.id} {token.text!r}: in {path.name}"
+                f" {other if known is not None else f'that id is {there!r}'}",
+                "restore both files from their source",
+            )
+        added = tokenizers.AddedToken(
+            token.text,
+            lstrip=token.lstrip,
+            rstrip=token.rstrip,
+            single_word=token.single_word,
+            normalized=token.normalized,
+            special=token.special,
+        )
+        add = tokenizer.add_special_tokens if token.special else tokenizer.add_tokens
+        add([added])
+        if tokenizer.token_to_id(token.text) != token.id:
+            raise ModelError(
+                f"{path.with_name(CONFIG)}: added token {token.id} {token.text!r} leaves a gap"
+                f" after the {tokenizer.token_to_id(token.text)} ids of {path.name}",
+                "restore both files from their source",
+            )
+    named = [text for text in beside.special if tokenizer.token_to_id(text) is not None]
+    tokenizer.add_special_tokens(named)
+
+
+def _byte_level(
+    path: Path, vocab: dict[str, Any], config: TokenizerConfig, beside: Declared
+) -> tokenizers.Tokenizer:
     """GPT-2's tokenizer of a vocabulary and its merges, which must make all its tokens: so a file
     that lost its end is noticed."""
     other = path.with_name(MERGES[path.name])
@@ -168,13 +221,36 @@ def _byte_level(path: Path, vocab: dict[str, Any]) -> tokenizers.Tokenizer:
     parts = [line.split() for line in lines if line and not line.startswith("#version")]
     pairs = [(left, right) for left, right in (part for part in parts if len(part) == 2)]
     made = {left + right for left, right in pairs}
+    if wrong := [text for text, token in vocab.items() if type(token) is not int or token < 0]:
+        raise ModelError(
+            f"{path}: the id of {wrong[0][:80]!r} is {str(vocab[wrong[0]])[:80]}",
+            "restore the file from its source",
+        )
+    if max(vocab.values(), default=MAX_IDS) >= MAX_IDS:
+        raise ModelError(f"{path} has no ids below {MAX_IDS}", "restore the file from its source")
     rest = {token for token in vocab if len(token) > 1 and token[0] not in "<["} - made
+    rest -= beside.added.keys() | set(beside.special)
     if rest or len(pairs) != len(parts) or not made <= vocab.keys():
         raise ModelError(
             f"{other} does not make the tokens of {path.name}", "restore both from their source"
         )
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, pairs))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    byte_level = tokenizers.pre_tokenizers.ByteLevel
+    tokenizer.pre_tokenizer = byte_level(add_prefix_space=bool(config.add_prefix_space))
+    if config.split == "qwen2":
+        split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(QWEN2_SPLIT), "isolated")
+        tokenizer.normalizer = tokenizers.normalizers.NFC()
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+            [split, byte_level(add_prefix_space=False, use_regex=False)]
+        )
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    tokenizer.add_special_tokens([end for end in ENDS if end in vocab])
+    names = beside.special or ENDS
+    tokenizer.add_special_tokens([end for end in (*names, "<|endoftext|>") if end in vocab])
+    if config.add_bos:
+        start = next((text for text in beside.special if text in vocab), None) or "<|endoftext|>"
+        if start not in vocab:
+            raise ModelError(f"{path} has no start token", "set tokenizer.add_bos to false")
+        tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+            single=f"{start} $A", special_tokens=[(start, vocab[start])]
+        )
     return tokenizer

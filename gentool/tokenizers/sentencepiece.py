@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -11,31 +11,76 @@ import sentencepiece
 from gentool.config.model import TokenizerConfig
 from gentool.errors import ModelError
 from gentool.tokenizers import contents, joined
+from gentool.tokenizers.added_tokens import CONFIG, AddedToken, Declared, Splitter, declared
 
 BLANK = "\u2581"  # how a piece writes a space
 BYTE = re.compile("<0x([0-9A-F]{2})>")  # how a piece writes a byte
+# a protocol buffer's field 3 (normalizer_spec) with field 3 (add_dummy_prefix) false
+NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
 
 
 class SentencePiece:
     """A piece stands for its own characters wherever it is; only the blank that a model with a
     dummy prefix (LLaMA's) puts before every text is not there at the start of one."""
 
-    def __init__(self, processor: sentencepiece.SentencePieceProcessor, add_bos: bool) -> None:
-        self._processor = processor
-        self._add_bos = add_bos
+    def __init__(self, data: bytes, path: Path, config: TokenizerConfig, beside: Declared) -> None:
+        self._processor = processor = _processor(data, path)
+        inner = data + NO_DUMMY_PREFIX  # fields of one number are merged, the last value counts
+        without = _processor(inner, path) if config.add_prefix_space is False else None
+        self._first = without or processor
+        self._later = processor if config.legacy else _processor(inner, path)
+        self._later = without or self._later
+        self._add_bos = bool(config.add_bos)
         self.n_vocab: int = processor.GetPieceSize()
+        self.start: tuple[int, ...] = (processor.bos_id(),) if self._add_bos else ()
         self.end: tuple[int, ...] = (processor.eos_id(),) if processor.eos_id() >= 0 else ()
+        self._added = {token.id: token for token in beside.added.values()}
+        tokens = {token.text: token for token in _own(processor, beside.special)}
+        for text, token in beside.added.items():
+            own = processor.PieceToId(text)
+            if token.id < self.n_vocab and processor.IdToPiece(token.id) != text:
+                raise ModelError(
+                    f"{path.with_name(CONFIG)}: added token {text!r} has the id {token.id} of"
+                    f" {processor.IdToPiece(token.id)!r} in {path.name}",
+                    "restore both files from their source",
+                )
+            if token.id >= self.n_vocab and own != processor.unk_id():
+                raise ModelError(
+                    f"{path.with_name(CONFIG)}: added token {text!r} has the id {token.id},"
+                    f" {path.name} has it as {own}",
+                    "restore both files from their source",
+                )
+        self.special: Mapping[str, int] = {text: token.id for text, token in tokens.items()} | {
+            text: token.id for text, token in beside.added.items() if token.special
+        }
+        self._splitter = Splitter({**(tokens if config.special_tokens else {}), **beside.added})
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = self._processor.Encode(text, add_bos=self._add_bos)
+        ids = list(self.start)
+        for number, part in enumerate(self._splitter.split(text)):
+            processor = self._later if number else self._first
+            ids += [part] if isinstance(part, int) else processor.Encode(part)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         return joined(self, ids).decode("utf-8", "replace")
 
     def piece(self, token: int, previous: int | None) -> bytes:
+        if token in self._added:
+            added = self._added[token]
+            return b"" if added.special else added.text.encode()
         at_start = previous is None or previous == self._processor.bos_id()
         return surface(self._processor, token, at_start)
+
+
+def _own(
+    processor: sentencepiece.SentencePieceProcessor, special: Sequence[str]
+) -> Iterator[AddedToken]:
+    """The special tokens among the pieces: control pieces, the unknown one, and those named."""
+    for token in range(processor.GetPieceSize()):
+        text = processor.IdToPiece(token)
+        if processor.IsControl(token) or processor.IsUnknown(token) or text in special:
+            yield AddedToken(token, text, special=True)
 
 
 def surface(
@@ -61,17 +106,17 @@ FIELDS = {1, 2, 3}
 def fields(data: bytes) -> set[int]:
     """The numbers of the fields of a protocol buffer. The library takes a file that ends between
     two of them, with other settings, so the last must be there."""
-    found, at = set(), 0
+    numbers, at = set(), 0
     while at < len(data):
         key, at = _varint(data, at)
         if key & 7 != 2:
             raise ValueError("a field that is no message")
         size, at = _varint(data, at)
         at += size
-        found.add(key >> 3)
+        numbers.add(key >> 3)
     if at > len(data):
         raise ValueError("the last field is cut off")
-    return found
+    return numbers
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
@@ -85,9 +130,13 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def read(path: Path) -> sentencepiece.SentencePieceProcessor:
-    """The model in a file; the library checks it when it is given one."""
-    sentencepiece.set_min_log_level(3)  # what is wrong is said once, by the error
-    data = contents(path)
+    """The model in a file."""
+    return _processor(contents(path), path)
+
+
+def _processor(data: bytes, path: Path) -> sentencepiece.SentencePieceProcessor:
+    """The model in these bytes; the library checks them."""
+    sentencepiece.set_min_log_level(3)  # the error alone reports what is wrong
     try:
         if not fields(data) >= FIELDS:
             raise ValueError("a field is missing")
@@ -102,7 +151,8 @@ def read(path: Path) -> sentencepiece.SentencePieceProcessor:
 
 def load(config: TokenizerConfig, folder: Path) -> SentencePiece:
     path = folder / config.model
-    processor = read(path)
+    data = contents(path)
+    processor = _processor(data, path)
     if config.add_bos and processor.bos_id() < 0:
         raise ModelError(f"{path} has no start token", "set tokenizer.add_bos to false")
-    return SentencePiece(processor, bool(config.add_bos))
+    return SentencePiece(data, path, config, declared(path))

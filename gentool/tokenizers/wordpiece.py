@@ -7,14 +7,14 @@ Chinese characters and its control characters are not those of the original.
 
 from __future__ import annotations
 
-import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gentool.config.model import TokenizerConfig
 from gentool.errors import ModelError
 from gentool.tokenizers import contents, joined
+from gentool.tokenizers.added_tokens import AddedToken, Declared, Splitter, declared
 
 UNKNOWN, END = "[UNK]", "[SEP]"
 SPECIAL = ("[PAD]", UNKNOWN, "[CLS]", END, "[MASK]")
@@ -37,27 +37,44 @@ CHINESE = (
 class WordPiece:
     """Ids of the words of a text; [CLS] and [SEP] are not added."""
 
-    def __init__(self, pieces: Sequence[str], lower_case: bool, special_tokens: bool) -> None:
+    def __init__(self, pieces: Sequence[str], config: TokenizerConfig, beside: Declared) -> None:
         self._pieces = pieces
         self._ids = {piece: token for token, piece in enumerate(pieces)}
         self._longest = max(map(len, pieces))
-        self._lower_case = lower_case
-        self._special = re.compile("|".join(map(re.escape, SPECIAL))) if special_tokens else None
+        self._config = config
+        self._added = {token.id: token for token in beside.added.values()}
         self.n_vocab = len(pieces)
+        self.start: tuple[int, ...] = ()
         self.end: tuple[int, ...] = (self._ids[END],) if END in self._ids else ()
+        unknown = self._ids[UNKNOWN]
+        named = {text: self._ids.get(text, unknown) for text in SPECIAL}
+        named |= {text: self._ids[text] for text in beside.special if text in self._ids}
+        added = {text: token.id for text, token in beside.added.items() if token.special}
+        self.special: Mapping[str, int] = {
+            text: token for text, token in (named | added).items() if token != unknown
+        } | {UNKNOWN: unknown}
+        tokens = {text: AddedToken(token, text, True) for text, token in named.items()}
+        if not config.special_tokens:
+            tokens = {}
+        self._splitter = Splitter(
+            tokens | {t: a for t, a in beside.added.items() if self._reads(a)}
+        )
+
+    def _reads(self, token: AddedToken) -> bool:
+        """Whether a text can spell an added token: transformers lowers letters before others."""
+        kept = token.special or token.normalized or not self._config.lower_case
+        return kept or token.text == token.text.lower()
 
     def encode(self, text: str) -> list[int]:
-        if not self._special:
-            return self._encode(text)
-        ids, at = [], 0
-        for mark in self._special.finditer(text):
-            ids += self._encode(text[at : mark.start()])
-            ids.append(self._ids.get(mark[0], self._ids[UNKNOWN]))
-            at = mark.end()
-        return ids + self._encode(text[at:])
+        ids: list[int] = []
+        for part in self._splitter.split(text):
+            ids += [part] if isinstance(part, int) else self._encode(part)
+        return ids
 
     def _encode(self, text: str) -> list[int]:
-        return [i for word in words(text, self._lower_case) for i in self._ids_of(word)]
+        c = self._config
+        split = words(text, c.lower_case, c.strip_accents, c.tokenize_chinese_chars)
+        return [i for word in split for i in self._ids_of(word)]
 
     def _ids_of(self, word: str) -> list[int]:
         ids, start = [], 0
@@ -80,6 +97,9 @@ class WordPiece:
         return added(before, self._written(token)).encode()
 
     def _written(self, token: int) -> str:
+        if token in self._added:
+            added = self._added[token]
+            return f"[{added.text}]" if added.special else added.text  # in brackets: no text
         return self._pieces[token] if 0 <= token < self.n_vocab else ""
 
 
@@ -114,15 +134,28 @@ def is_punctuation(character: str) -> bool:
     return unicodedata.category(character).startswith("P")
 
 
-def words(text: str, lower_case: bool) -> Iterator[str]:
+def words(
+    text: str,
+    lower_case: bool,
+    strip_accents: bool | None = None,
+    chinese_characters: bool = True,
+) -> Iterator[str]:
     """The words of a text in the order of the original: cleaned, Chinese characters set apart,
-    split at blanks, lowered and without accents, split at punctuation."""
-    spaced = "".join(f" {c} " if is_chinese(c) else _cleaned(c) for c in text)
+    split at blanks, lowered, without accents (where `strip_accents` is None: if lowered), split at
+    punctuation."""
+    apart = is_chinese if chinese_characters else _never
+    spaced = "".join(f" {c} " if apart(c) else _cleaned(c) for c in text)
+    strip = lower_case if strip_accents is None else strip_accents
     for word in spaced.split():
-        if lower_case:
-            parts = unicodedata.normalize("NFD", word.lower())
+        word = word.lower() if lower_case else word
+        if strip:
+            parts = unicodedata.normalize("NFD", word)
             word = "".join(c for c in parts if unicodedata.category(c) != "Mn")
         yield from "".join(f" {c} " if is_punctuation(c) else c for c in word).split()
+
+
+def _never(character: str) -> bool:
+    return False
 
 
 def _cleaned(character: str) -> str:
@@ -143,4 +176,4 @@ def load(config: TokenizerConfig, folder: Path) -> WordPiece:
     pieces = [line.strip() for line in lines]
     if UNKNOWN not in pieces:
         raise ModelError(f"{path} has no {UNKNOWN}", "restore the file from its source")
-    return WordPiece(pieces, config.lower_case, config.special_tokens)
+    return WordPiece(pieces, config, declared(path))

@@ -205,3 +205,40 @@ def test_what_is_not_computed_is_refused_by_name(tmp_path: Path, family: str, sa
 def test_a_head_of_gpt2_that_is_not_its_embedding_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="tie_word_embeddings False is not supported"):
         folder.describe(hugging_face(tmp_path, tie_word_embeddings=False))
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"num_hidden_layers": 2_000_000_000}, "num_hidden_layers 2000000000"),
+        ({"num_hidden_layers": "3"}, "num_hidden_layers 3"),
+        ({"num_attention_heads": 0, "head_dim": None}, "config.json"),
+        ({"rope_theta": 10**400}, "config.json"),
+        ({"model_type": ["qwen2"]}, "model_type"),
+        ({"vocab_size": "9"}, "n_vocab"),
+        ({"layer_types": [[]] * 9}, "layer_types"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
+        ({"quantization_config": {"quant_method": "awq"}}, "awq"),
+    ],
+)
+def test_numbers_and_types_that_no_model_has(tmp_path, changed, named):
+    path = shutil.copytree(GOLDEN / "hf_qwen2", tmp_path / "m")
+    config = json.loads((path / "config.json").read_text("utf-8"))
+    config |= {"use_sliding_window": True, "max_window_layers": 1} | changed
+    (path / "config.json").write_text(json.dumps(config), "utf-8")
+    with pytest.raises(ModelError, match=named):
+        lookup.load(str(path))
+
+
+def test_tie_word_embeddings_null_is_false(tmp_path):
+    path = shutil.copytree(GOLDEN / "hf_llama", tmp_path / "m")
+    config = json.loads((path / "config.json").read_text("utf-8"))
+    (path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": None}), "utf-8")
+    assert not lookup.load(str(path)).arch.tied_head
+
+
+def test_an_adapter_is_called_by_its_name(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "a/b"}')
+    with pytest.raises(ModelError, match="LoRA") as caught:
+        lookup.load(str(tmp_path))
+    assert "a/b" in caught.value.hint

@@ -260,3 +260,23 @@ def test_a_flag_takes_exactly_what_the_yaml_takes(name: str) -> None:
         except UsageError:
             by_yaml = False
         assert by_flag == by_yaml, text
+
+
+def test_a_number_of_many_digits_and_a_bomb_are_refused(tmp_path):
+    for text in ("0x" + "f" * 5000, "1" + ":59" * 5000):
+        (tmp_path / "m.yaml").write_text(f"name: {text}")
+        with pytest.raises(UsageError, match=r"a number of \d+ characters"):
+            lookup.load(str(tmp_path / "m.yaml"))
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 8)}]" for i in range(1, 11)]
+    text = "\n".join([*lines, "family: *a10", "name: m"]).replace("a0: &a0", "sampling: &a0")
+    (tmp_path / "m.yaml").write_text(text)
+    with pytest.raises(UsageError):
+        lookup.load(str(tmp_path / "m.yaml"))
+
+
+def test_a_model_without_weights_says_where_they_are():
+    with pytest.raises(GentoolError) as caught:
+        lookup.load("cpm-lm")
+    assert "https://github.com/TsinghuaAI/CPM-1-Generate," in caught.value.hint
+    assert "chinese_vocab.model" in caught.value.hint
