@@ -92,6 +92,8 @@ def test_the_folder_is_the_same_model(name: str, tmp_path: Path, out: Path) -> N
     source = golden(name, tmp_path)
     target = made(source, out / "model", said=said)
     names = {"gentool.yaml", "model.safetensors"} | ({tokenizer} if tokenizer else set())
+    beside = ("special_tokens_map.json", "tokenizer_config.json") if tokenizer else ()
+    names |= {file for file in beside if (Path(source) / file).is_file()}
     assert {path.name for path in target.iterdir()} == names
     assert os.listdir(out) == ["model"]
 
@@ -394,7 +396,8 @@ def with_a_corrupt_header(folder: Path) -> None:
 
 
 def with_a_pickle_for_weights(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(bytes(100))
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def _by_content(path: Path, format: str | None) -> str | None:
             raise ModelError(f"{path} is {what}", hint)
     if format == "safetensors" and start.startswith((b"PK\3\4", b"\x80\2")):
         return "torch"
-    is_header = len(start) > 9 and start[8:9] == b"{" and start[5:8] == bytes(3)
+    is_header = start[8:9] == b"{" and start[4:8] == bytes(4)
     return "safetensors" if format == "torch" and is_header else format
 
 

@@ -38,6 +38,28 @@ GROUP = re.compile(r"\((?:\?(?:i?:|<?[=!]))?")
 REPEATED = re.compile(r"\)\??[*{]|\)\+|[*+}]\??[*{]|\}\+")
 
 
+# branches of published tokenizers that `_is_linear` refuses: their repeats overlap, but where they
+# fail another branch takes the whole run, so that the time stays linear
+KNOWN_BRANCHES = (
+    r"\s*[\r\n]+",
+    r"\s*[\r\n]",
+    r"\s+(?!\S)",
+    r"\s+$",
+    *(
+        rf"[^\r\n\p{{L}}\p{{N}}]?{first}{second}(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        for first, second in (
+            (r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"),
+            (r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"),
+        )
+    ),
+)
+MAX_CHOICES = 64  # ways to match the optional items before one that can fail
+MAX_REPEATS = 10  # a repeat of more counts as one without a limit
+ITEM = re.compile(
+    r"(\\[pP]\{[^}]*\}|\\.|\[(?:\\.|[^\]\\])*\]|\(|.)([*+?]|\{[^}]*\})?[?+]?", re.DOTALL
+)
+
+
 class _Wrong(Exception):
     """What a file holds that it may not."""
 
@@ -157,8 +179,71 @@ def _check_steps(part: str, steps: list[Mapping[str, Any]]) -> None:
         raise _Wrong(f"{part} that makes a text {growth:.0f} times longer")
 
 
+def _branches(pattern: str) -> list[str]:
+    """The alternatives of a pattern, those inside its groups left whole."""
+    branches, depth = [""], 0
+    for match in re.finditer(r"\\.|\[(?:\\.|[^\]\\])*\]|.", pattern, re.DOTALL):
+        depth += {"(": 1, ")": -1}.get(match[0], 0)
+        if match[0] == "|" and not depth:
+            branches.append("")
+        else:
+            branches[-1] += match[0]
+    return branches
+
+
+def _is_linear(branch: str) -> bool:
+    """Whether a branch takes time linear in the text: behind a repeat nothing can fail, so that it
+    is never tried again at another length."""
+    unbounded, choices, at = False, 1, 0
+    while at < len(branch):
+        match = ITEM.match(branch, at)
+        if match is None:
+            return False
+        quantifier, at = match[2] or "", match.end()
+        inside = ""
+        if match[1] == "(":
+            end = _end_of_group(branch, match.start())
+            inside = re.sub(r"^\?(?:i?:|<?[=!])", "", branch[match.start() + 1 : end - 1])
+            tail = re.compile(r"([*+?]|\{[^}]*\})?[?+]?").match(branch, end)
+            quantifier, at = (tail[1] or "", tail.end()) if tail else ("", end)
+            if not all(_is_linear(inner) for inner in _branches(inside)):
+                return False
+        low, high = _bounds(quantifier)
+        if low > 0 and (unbounded or choices > MAX_CHOICES):
+            return False
+        unbounded |= high > MAX_REPEATS or bool(re.search(r"[*+]|\{\d*,\}", PLAIN.sub(".", inside)))
+        choices *= min(high, MAX_CHOICES) - min(low, MAX_CHOICES) + 1
+    return True
+
+
+def _bounds(quantifier: str) -> tuple[int, int]:
+    """The least and the greatest number of repeats."""
+    if quantifier in ("", "*", "+", "?"):
+        return {"": (1, 1), "*": (0, MAX_LENGTH), "+": (1, MAX_LENGTH), "?": (0, 1)}[quantifier]
+    match = re.fullmatch(r"\{(\d{0,4})(,?)(\d{0,4})\}", quantifier)
+    if match is None:
+        return 1, MAX_LENGTH
+    low = int(match[1] or 0)
+    return low, int(match[3]) if match[3] else MAX_LENGTH if match[2] else low
+
+
+def _end_of_group(branch: str, start: int) -> int:
+    depth = 0
+    for match in re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|.", re.DOTALL).finditer(branch, start):
+        depth += {"(": 1, ")": -1}.get(match[0], 0)
+        if not depth:
+            return match.end()
+    return len(branch) + 1
+
+
 def _check_regex(pattern: str) -> None:
     """No repeated groups and no references: those can take time exponential in the text."""
     operators = GROUP.sub("(", PLAIN.sub(".", pattern))
-    if len(pattern) > MAX_LENGTH or REPEATED.search(operators) or re.search(r"\\|\(\?", operators):
+    slow = not all(b in KNOWN_BRANCHES or _is_linear(b) for b in _branches(pattern))
+    if (
+        slow
+        or len(pattern) > MAX_LENGTH
+        or REPEATED.search(operators)
+        or re.search(r"\\|\(\?", operators)
+    ):
         raise _Wrong(f"regular expression {pattern!r}")

@@ -50,6 +50,7 @@ def told(done: Done, code: int, message: str, hint: str) -> None:
         (["add", "--", "-a", LLAMA], "'-a' is no name of a model", "a letter or digit first"),
         (["add", "，中", LLAMA], "'，中' is no name of a model", "a letter or digit first"),
         (["add", "中" * 67, LLAMA], "is no name of a model", "at most 200 bytes"),
+        (["add", "_中文", LLAMA], "'_中文' is no name of a model", "a letter or digit first"),
         (["add", "tiny-zh", LLAMA], "tiny-zh is the model inside gentool", "another name"),
         (["add", "gpt2", str(GOLDEN / "hf_gpt2")], "its arch.d_ff is 144, not 3072", "another"),
         (["add", "gpt2", LLAMA], "is not gpt2: its arch", "another name"),
@@ -166,6 +167,8 @@ def test_verify(run: Run, own: Path, tmp_path: Path) -> None:
     assert (done.code, done.out.splitlines(), done.err) == (0, lines, "")
     told(run("verify", LLAMA), 1, "hf_llama has no recorded sums", "gentool models add")
     folder = copied("hf_gpt2", tmp_path / "folder")
+    for beside in ("special_tokens_map.json", "tokenizer_config.json"):
+        (folder / beside).unlink()
     weights, pieces = folder / "model.safetensors", folder / "tokenizer.json"
     assert run("add", "mine", str(folder)).code == 0
     assert run("verify", "mine").out == f"as recorded  {weights}\nas recorded  {pieces}\n"

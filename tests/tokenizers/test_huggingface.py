@@ -154,6 +154,15 @@ REPLACE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
         ("pre_tokenizer", SPLIT | {"pattern": {"Regex": "(?:a|a)*$"}}, "regular expression"),
         ("pre_tokenizer", SPLIT | {"pattern": {"Regex": r"(a)\1"}}, "regular expression"),
         ("pre_tokenizer", SPLIT | {"pattern": {"Regex": "(?x)a"}}, "regular expression"),
+        ("pre_tokenizer", SPLIT | {"pattern": {"Regex": ".*.*.*(?=.)(?!.)"}}, "regular expression"),
+        (
+            "pre_tokenizer",
+            SPLIT | {"pattern": {"Regex": "a?" * 30 + "a" * 30}},
+            "regular expression",
+        ),
+        ("pre_tokenizer", SPLIT | {"pattern": {"Regex": "a*b"}}, "regular expression"),
+        ("pre_tokenizer", SPLIT | {"pattern": {"Regex": "x|a{0,900}b"}}, "regular expression"),
+        ("pre_tokenizer", SPLIT | {"pattern": {"Regex": "(?:x|a*)b"}}, "regular expression"),
         ("pre_tokenizer", SPLIT | {"pattern": {"String": ""}}, "empty pattern"),
         ("decoder", None, "0 steps"),
         ("decoder", {"type": "Strip", "content": "a", "start": 0, "stop": 9}, "Strip"),
@@ -163,6 +172,27 @@ REPLACE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
 def test_what_would_take_endless_time_or_memory_is_refused(tmp_path, part, value, named):
     with pytest.raises(ModelError, match=rf"tokenizer\.json.*{named}"):
         written(tmp_path, data_of("gpt2") | {part: value})
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        huggingface.QWEN2_SPLIT,
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        r"(?i:'s|'t|'re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s+",
+        r"[\r\n]",
+        r"\s+$",
+        r"\s?[A-Za-z]+",
+    ],
+)
+def test_the_patterns_of_published_tokenizers_are_read(tmp_path, pattern):
+    split = SPLIT | {"pattern": {"Regex": pattern}}
+    steps = [
+        split,
+        {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False, "trim_offsets": True},
+    ]
+    pre_tokenizer = {"type": "Sequence", "pretokenizers": steps}
+    assert written(tmp_path, data_of("gpt2") | {"pre_tokenizer": pre_tokenizer}).encode("ab 12")
 
 
 @pytest.mark.parametrize(
