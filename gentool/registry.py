@@ -68,17 +68,17 @@ def describe(name: str, place: str, overrides: Mapping[str, object]) -> ModelCon
     found = lookup.checked(path, data | {"name": name}, overrides)
     tokenizer = found.tokenizer
     if tokenizer:
-        model = _absolute(found.folder / tokenizer.model)
+        model = _path_for_yaml(found.folder / tokenizer.model)
         tokenizer = tokenizer.model_copy(update={"model": model})
-    checkpoint = _absolute(found.folder / found.checkpoint)
+    checkpoint = _path_for_yaml(found.folder / found.checkpoint)
     return found.model_copy(
         update={"checkpoint": checkpoint, "tokenizer": tokenizer, "folder": lookup.own()}
     )
 
 
-def _absolute(path: Path) -> str:
-    """A path under its own last name, which says the format: in Hugging Face's cache it is that of
-    a link to a file named by its sum."""
+def _path_for_yaml(path: Path) -> str:
+    """Absolute path with its folder resolved but a final symlink kept: its name gives the format,
+    and Hugging Face's cache links to files named by hash."""
     whole = path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
     try:
         str(whole).encode()

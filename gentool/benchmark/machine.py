@@ -126,7 +126,7 @@ def cache_bytes() -> int:
     return max((int(size.read_text().strip().removesuffix("K")) << 10 for size in sizes), default=0)
 
 
-def describe() -> dict[str, object]:
+def facts() -> dict[str, object]:
     """The machine and the programs, as JSON fields."""
     try:
         cpu = fields("/proc/cpuinfo")["model name"]

@@ -55,7 +55,7 @@ def run(
     )
     rates = yield from xla_runtime.machine_rates(engine, plan.repeat)
     results += machine.shares(results, rates, model.precision)
-    about_machine = machine.describe() | xla_runtime.versions(engine)
+    about_machine = machine.facts() | xla_runtime.versions(engine)
     about_model = {
         "name": config.name,
         "family": config.family,

@@ -96,9 +96,10 @@ def _by_content(path: Path, format: str | None) -> str | None:
     for begin, (what, hint) in UNREAD.items():
         if start.startswith(begin):
             raise ModelError(f"{path} is {what}", hint)
-    if format == "safetensors" and start.startswith((b"PK\3\4", b"\x80\2")):
-        return "torch"
+    # a header of 640 bytes begins as a pickle does: b"\x80\2"
     is_header = start[8:9] == b"{" and start[4:8] == bytes(4)
+    if format == "safetensors" and not is_header and start.startswith((b"PK\3\4", b"\x80\2")):
+        return "torch"
     return "safetensors" if format == "torch" and is_header else format
 
 

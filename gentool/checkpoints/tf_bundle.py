@@ -72,7 +72,9 @@ class TensorBundle:
             for entry in self._entries.values()
         }
         self.files = [index, *sorted(self._paths.values())]
-        self._bytes = {shard: mapped(_file(path)) for shard, path in self._paths.items()}
+        self._bytes = {
+            shard: mapped(_require_regular_file(path)) for shard, path in self._paths.items()
+        }
         for key, entry in self._entries.items():
             if entry.offset + entry.size > self._bytes[entry.shard].size:
                 raise ModelError(
@@ -147,7 +149,7 @@ def _index(path: Path) -> Path:
     return path if path.name.endswith(".index") else path.with_name(f"{path.name}.index")
 
 
-def _file(path: Path) -> Path:
+def _require_regular_file(path: Path) -> Path:
     path.stat()
     if not path.is_file():  # a pipe would wait for ever
         raise ModelError(f"{path} is not a file", _RESTORE)
@@ -156,7 +158,7 @@ def _file(path: Path) -> Path:
 
 def _parse(index: Path) -> tuple[int, dict[str, _Entry]]:
     """The number of shards, and an entry per key."""
-    if _file(index).stat().st_size > MOST:
+    if _require_regular_file(index).stat().st_size > MOST:
         raise Broken(f"it has more than {MOST} bytes")
     values = dict(table(index.read_bytes()))
     shards = _shards(values.pop(b"", b""))

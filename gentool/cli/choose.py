@@ -53,7 +53,7 @@ class PromptFlags:
 
 @dataclass(frozen=True)
 class ChoiceFlags:
-    """The continuations, and how they are compared."""
+    """The continuations to score, and how their probabilities are compared."""
 
     choice: tuple[str, ...] = repeated("--choice", "TEXT", "a continuation", Value(continuation))
     end: bool | None = switch(

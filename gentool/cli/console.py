@@ -167,6 +167,7 @@ class Console:
                 self.write("\n")
 
     def error(self, message: str, hint: str) -> None:
+        """Prints an error and its hint; does not exit, and -q does not silence it."""
         self._print_line(message, "error:", "bold red")
         self._print_line(hint, "hint:", "bold cyan")
 

@@ -173,7 +173,11 @@ class DecodeLoop:
             self._engine.rewind(self._cache, np.array(kept))
         rows = live
         joined = any(row not in self._place for row in live)
-        if present and not joined and not self._engine.runtime.shrinks(len(present), len(live)):
+        if (
+            present
+            and not joined
+            and not self._engine.runtime.worth_shrinking(len(present), len(live))
+        ):
             rows = present  # stopped rows are still computed: cheaper here than another shape
         new, alive = np.zeros((len(rows), 1 + options.lookup * drafted), int), set(live)
         for place, row in enumerate(rows):

@@ -54,7 +54,7 @@ class Runtime(Protocol):
         room for `new_tokens` more tokens. Rows that are no parent are freed."""
         ...
 
-    def shrinks(self, rows: int, wanted: int) -> bool:
+    def worth_shrinking(self, rows: int, wanted: int) -> bool:
         """Whether reducing `rows` rows to `wanted` is faster than computing all of them."""
         ...
 

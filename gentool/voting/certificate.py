@@ -25,10 +25,10 @@ from typing import NamedTuple
 from gentool.errors import UsageError
 
 
-class Standing(NamedTuple):
+class Evidence(NamedTuple):
     """The evidence for an answer, in natural logarithms."""
 
-    leader: str | None  # most samples; of equals, the first seen
+    answer: str | None
     log_e: float  # evidence against its strongest rival
     log_threshold: float  # evidence that certifies it
 
@@ -67,15 +67,16 @@ class Certificate:
         if self.certified is None and self._passes(seen):
             self.certified, self.at = answer, self.drawn
 
-    def state(self, leader: str | None = None) -> Standing:
-        """The evidence for an answer, by default for the leader."""
+    def evidence(self, answer: str | None = None) -> Evidence:
+        """The evidence for an answer, by default for the one with most samples; of equals, for the
+        first seen."""
         if not self._seen:
-            return Standing(None, log_e(0, 0), self._threshold(1))
-        if leader is None:
-            leader = max(self._seen, key=lambda answer: len(self._seen[answer].samples))
-        seen = self._seen[leader]
+            return Evidence(None, log_e(0, 0), self._threshold(1))
+        if answer is None:
+            answer = max(self._seen, key=lambda seen: len(self._seen[seen].samples))
+        seen = self._seen[answer]
         a, b = len(seen.samples) - 1, self._against(seen)
-        return Standing(leader, log_e(a, b), self._threshold(seen.number))
+        return Evidence(answer, log_e(a, b), self._threshold(seen.number))
 
     def _passes(self, seen: _Seen) -> bool:
         a, needed = len(seen.samples) - 1, self._threshold(seen.number)

@@ -133,7 +133,7 @@ class VoteCounter:
         invalid = self._invalid / max(1, ballot.n if ballot.exact else self._drawn)
         bounds = self._bounds()
         answers = tuple(self._answer(answer, counted, bounds) for answer, counted in ranked)
-        standing = certificate.state(ranked[0][0] if ranked else None) if certificate else None
+        evidence = certificate.evidence(ranked[0][0] if ranked else None) if certificate else None
         return Tally(
             prompt=self.prompt,
             way=ballot.way,
@@ -151,8 +151,8 @@ class VoteCounter:
             bounds=bounds,
             confidence=ballot.confidence,
             certified_at=certificate.at if certificate else None,
-            log_e=standing.log_e if standing else None,
-            log_threshold=standing.log_threshold if standing else None,
+            log_e=evidence.log_e if evidence else None,
+            log_threshold=evidence.log_threshold if evidence else None,
             seed=None if ballot.exact and not self._drawn else self._seed,
             prefixes=self.prefixes,
             tokens=self.tokens,

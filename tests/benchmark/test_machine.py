@@ -8,7 +8,7 @@ from gentool.benchmark.measure import Result
 
 
 def test_the_machine_is_described() -> None:
-    facts = machine.describe()
+    facts = machine.facts()
     assert facts["cpu"] and facts["cores"] >= 1 and facts["gentool"] == gentool.__version__
     assert math.isfinite(machine.peak_memory("memory_peak").median)
 

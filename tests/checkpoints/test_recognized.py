@@ -33,3 +33,12 @@ def test_weights_under_the_key_of_a_trainer(tmp_path, key):
     path = tmp_path / "w.bin"
     path.write_bytes(zip_file({key: {"a": np.ones(2, np.float32)}, "step": 5}))
     assert checkpoints.open_checkpoint(path).shapes == {"a": (2,)}
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.bin"])
+def test_a_header_as_long_as_the_first_bytes_of_a_pickle(tmp_path, name):
+    """The length of a header of 640 bytes, 80 02, is what a pickle of protocol 2 begins with."""
+    header = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'.ljust(0x280)
+    data = np.ones(2, np.float32).tobytes()
+    (tmp_path / name).write_bytes(len(header).to_bytes(8, "little") + header + data)
+    assert checkpoints.open_checkpoint(tmp_path / name).shapes == {"a": (2,)}

@@ -107,20 +107,20 @@ def test_a_certified_answer_need_not_lead():
     draws = ["a", "b"] * 20 + ["c"] * 12
     certificate = run(draws)
     assert certified(draws, 0.95) == (certificate.certified, certificate.at) == ("c", 52)
-    assert certificate.state().leader == "a"
+    assert certificate.evidence().answer == "a"
 
 
 def test_it_stays():
     certificate = run(["a"] * 9 + ["b"] * 100)
     assert (certificate.certified, certificate.at) == ("a", 9)
-    assert certificate.state().leader == "b"
+    assert certificate.evidence().answer == "b"
 
 
 @given(st.lists(st.sampled_from(["a", "a", "a", "b", None]), max_size=60))
 def test_invalid_draws_are_nobodys(draws):
     with_them, without = run(draws), run([answer for answer in draws if answer])
     assert with_them.certified == without.certified
-    assert with_them.state() == without.state()
+    assert with_them.evidence() == without.evidence()
     if with_them.at is not None:
         valid = (i for i, answer in enumerate(draws, 1) if answer)
         assert with_them.at == next(islice(valid, without.at - 1, None))
@@ -128,18 +128,18 @@ def test_invalid_draws_are_nobodys(draws):
 
 def test_state():
     needed = math.log(math.pi**2 / 6 / 0.05)
-    assert run([]).state() == (None, 0, pytest.approx(needed))
-    assert run([None]).state() == (None, 0, pytest.approx(needed))
-    assert run("aab").state() == (
+    assert run([]).evidence() == (None, 0, pytest.approx(needed))
+    assert run([None]).evidence() == (None, 0, pytest.approx(needed))
+    assert run("aab").evidence() == (
         "a",
         pytest.approx(math.log(exact_e(1, 1))),
         pytest.approx(needed),
     )
-    assert run("ab").state().leader == "a"  # the first of equals
-    assert run("abcbaac").state().log_e == pytest.approx(math.log(exact_e(2, 2)))
+    assert run("ab").evidence().answer == "a"  # the first of equals
+    assert run("abcbaac").evidence().log_e == pytest.approx(math.log(exact_e(2, 2)))
     # the second to appear needs four times as much; "a" counts against it only once
     wanted = ("b", pytest.approx(math.log(exact_e(3, 1))), pytest.approx(needed + math.log(4)))
-    assert run("aabbabb").state() == wanted
+    assert run("aabbabb").evidence() == wanted
 
 
 @pytest.mark.parametrize("confidence", [0, 1, -0.5, 95, math.nan])

@@ -14,12 +14,12 @@ from gentool.config.model import Arch
 from gentool.runtimes.litert.kv_cache import LayerKV, PrefixCache, RowCache
 from gentool.runtimes.litert.workers import PARALLEL, Workers
 
-HIDDEN = np.float32(-3e38)  # the score of a key that a query does not see
+MASKED_SCORE = np.float32(-3e38)
 SCORE_BYTES = 1 << 20  # of the scores of one block of queries, which stay in the cache
 MIN_BLOCK, MAX_BLOCK = 16, 128  # queries
 
 
-class Scoring(NamedTuple):
+class ScoreParams(NamedTuple):
     """How a layer scores: queries times `scale`, capped, within `window` positions, times log-n."""
 
     scale: np.float32
@@ -35,7 +35,7 @@ class Group(NamedTuple):
     prefix: PrefixCache
     keys: int  # M: own keys of the longest of them after the step
     positions: np.ndarray  # [n, T]
-    hidden: np.ndarray | None  # [n, 1, T, M] own keys that come after a token
+    mask: np.ndarray | None  # [n, 1, T, M] True where an own key comes after a token
 
 
 class StepPlan(NamedTuple):
@@ -49,10 +49,10 @@ class StepPlan(NamedTuple):
     groups: tuple[Group, ...]
 
 
-def scoring(arch: Arch, layer: int, key_size: int) -> Scoring:
+def scoring(arch: Arch, layer: int, key_size: int) -> ScoreParams:
     window = arch.window if layer in arch.window_layers else None
     scale = np.float32((arch.query_scale or key_size) ** -0.5)
-    return Scoring(scale, arch.score_cap, window, arch.log_n)
+    return ScoreParams(scale, arch.score_cap, window, arch.log_n)
 
 
 def step_plan(cache: RowCache, positions: np.ndarray, n_head: int, workers: Workers) -> StepPlan:
@@ -62,9 +62,9 @@ def step_plan(cache: RowCache, positions: np.ndarray, n_head: int, workers: Work
     n, t = positions.shape
     if n == 1:
         keys = cache.longest + t
-        hidden = None if t == 1 else ~np.tri(t, keys, cache.longest, bool)[None, None]
+        mask = None if t == 1 else ~np.tri(t, keys, cache.longest, bool)[None, None]
         prefix = cache.prefixes[int(cache.owner[0])]
-        group = Group(slice(0, 1), prefix, keys, positions, hidden)
+        group = Group(slice(0, 1), prefix, keys, positions, mask)
         return StepPlan(None, None, cache.length, cache.longest, keys, (group,))
     slots = cache.slots
     ordered = np.array_equal(slots, np.arange(n))
@@ -82,22 +82,22 @@ def step_plan(cache: RowCache, positions: np.ndarray, n_head: int, workers: Work
         mine = np.flatnonzero(kinds == kind)
         keys = cache.prefixes[int(owner[mine[0]])].length + cache.longest + t
         shares = workers.parts(len(mine), len(mine) * t * n_head * keys)
-        parts += [_run(mine[share]) for share in shares]
+        parts += [_as_slice(mine[share]) for share in shares]
     for where in parts:
         mine = length[where]
         keys = int(mine.max()) + t
-        hidden = None
+        mask = None
         if t > 1 or int(mine.min()) + t < keys:
-            hidden = np.arange(keys) > mine[:, None, None] + np.arange(t)[:, None]
-            hidden = hidden[:, None]
+            mask = np.arange(keys) > mine[:, None, None] + np.arange(t)[:, None]
+            mask = mask[:, None]
         prefix = cache.prefixes[int(owner[where][0])]
-        groups.append(Group(where, prefix, keys, positions[where], hidden))
+        groups.append(Group(where, prefix, keys, positions[where], mask))
     keys = cache.longest + t
     return StepPlan(rows, None if ordered else slots, length, uniform, keys, tuple(groups))
 
 
 def attend_rows(
-    scoring: Scoring,
+    scoring: ScoreParams,
     workers: Workers,
     plan: StepPlan,
     cache: RowCache,
@@ -125,7 +125,7 @@ def attend_rows(
 
 
 def _attend_group(
-    scoring: Scoring, group: Group, cache: RowCache, layer: int, q: np.ndarray
+    scoring: ScoreParams, group: Group, cache: RowCache, layer: int, q: np.ndarray
 ) -> np.ndarray:
     """Context [n, T, H, Ev] of q [n, T, H, E] over the prefix and the rows' own keys."""
     n, t, h, e = q.shape
@@ -134,20 +134,21 @@ def _attend_group(
     own_keys, own_values = (x[group.slots, :, :m] for x in own)  # [n, G, M, E]
     queries = _by_group(_scaled(scoring, q, group.positions), g)  # [n, G, H/G*T, E]
     scores = np.empty((n, g, h // g * t, p + m), np.float32)
-    shared = cache.batch_invariant or n == 1
-    if shared:
+    row_by_row = cache.batch_invariant or n == 1
+    if row_by_row:
         np.matmul(queries, prefix.keys.transpose(0, 2, 1), out=scores[..., :p])
     else:
-        scores[..., :p] = _joint(queries, prefix.keys.transpose(0, 2, 1))
+        scores[..., :p] = _matmul_rows_together(queries, prefix.keys.transpose(0, 2, 1))
     np.matmul(queries, own_keys.transpose(0, 1, 3, 2), out=scores[..., p:])
     if scoring.cap is not None:
         _cap(scores, scoring.cap)
-    if group.hidden is not None or scoring.window is not None:
-        _hide(scoring, group, scores.reshape(n, h, t, p + m))
+    if group.mask is not None or scoring.window is not None:
+        _mask_scores(scoring, group, scores.reshape(n, h, t, p + m))
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     weights = scores[..., :p]
-    context = np.matmul(weights, prefix.values) if shared else _joint(weights, prefix.values)
+    multiply = np.matmul if row_by_row else _matmul_rows_together
+    context = multiply(weights, prefix.values)
     context += np.matmul(scores[..., p:], own_values)  # [n, G, H/G*T, Ev]
     context /= scores.sum(axis=-1, keepdims=True)
     if t == 1:
@@ -163,31 +164,31 @@ def _by_group(q: np.ndarray, groups: int) -> np.ndarray:
     return q.reshape(n, groups, h // groups * t, e)
 
 
-def _joint(x: np.ndarray, shared: np.ndarray) -> np.ndarray:
+def _matmul_rows_together(x: np.ndarray, shared: np.ndarray) -> np.ndarray:
     """x [n, G, Q, A] times [G, A, B], all rows in one product for each of the G: [n, G, Q, B]."""
     n, g, count, width = x.shape
     flat = x.transpose(1, 0, 2, 3).reshape(g, n * count, width)
     return np.matmul(flat, shared).reshape(g, n, count, -1).transpose(1, 0, 2, 3)
 
 
-def _hide(scoring: Scoring, group: Group, scores: np.ndarray) -> None:
-    """Hides scores [n, H, T, P+M] of keys that come after a token, or are out of its window."""
+def _mask_scores(scoring: ScoreParams, group: Group, scores: np.ndarray) -> None:
+    """Masks scores [n, H, T, P+M] of keys that come after a token, or are out of its window."""
     p = group.prefix.length
-    if group.hidden is not None:
-        np.copyto(scores[..., p:], HIDDEN, where=group.hidden)
+    if group.mask is not None:
+        np.copyto(scores[..., p:], MASKED_SCORE, where=group.mask)
     if scoring.window is not None and p + group.keys > scoring.window:
         far = group.positions[..., None] - np.arange(p + group.keys) >= scoring.window
-        np.copyto(scores, HIDDEN, where=far[:, None])
+        np.copyto(scores, MASKED_SCORE, where=far[:, None])
 
 
-def _run(where: np.ndarray) -> slice | np.ndarray:
-    """Rising numbers as a slice, if they leave none out."""
+def _as_slice(where: np.ndarray) -> slice | np.ndarray:
+    """Increasing indices as a slice, if they are contiguous."""
     first, last = int(where[0]), int(where[-1])
     return slice(first, last + 1) if last - first + 1 == len(where) else where
 
 
 def attend_prompt(
-    scoring: Scoring,
+    scoring: ScoreParams,
     workers: Workers,
     kv: LayerKV,
     first: int,
@@ -219,7 +220,7 @@ def attend_prompt(
 
 
 def _attend_block(
-    scoring: Scoring,
+    scoring: ScoreParams,
     kv: LayerKV,
     first: int,
     q: np.ndarray,
@@ -240,9 +241,9 @@ def _attend_block(
     by_head = scores.reshape(size, n, last - low)
     if scoring.window is not None:
         mine, there = first + np.arange(begin, end)[:, None], np.arange(low, last)
-        np.copyto(by_head, HIDDEN, where=(there > mine) | (mine - there >= scoring.window))
+        np.copyto(by_head, MASKED_SCORE, where=(there > mine) | (mine - there >= scoring.window))
     elif n > 1:
-        np.copyto(by_head[..., -n:], HIDDEN, where=~np.tri(n, dtype=bool))
+        np.copyto(by_head[..., -n:], MASKED_SCORE, where=~np.tri(n, dtype=bool))
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     context = scores @ kv.values[group, low:last]
@@ -262,7 +263,7 @@ def _write(plan: StepPlan, kv: LayerKV, k: np.ndarray, v: np.ndarray) -> None:
             kept[:n, :, plan.uniform : plan.keys] = new.transpose(0, 2, 1, 3)
 
 
-def _scaled(scoring: Scoring, q: np.ndarray, positions: np.ndarray) -> np.ndarray:
+def _scaled(scoring: ScoreParams, q: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Queries q [..., H, E] of positions [...] times what their scores are multiplied by. Log-n is
     log(max(n, 16)) / log(base) where a query sees n keys (Su 2021, kexue.fm 8823)."""
     if scoring.log_n is None:

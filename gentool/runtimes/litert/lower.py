@@ -75,7 +75,7 @@ class _Lowering:
 
     def _operator(self, value: Value, at: dict[int, int]) -> int:
         writer = self.writer
-        inputs = [at[id(_unviewed(source))] for source in value.inputs]
+        inputs = [at[id(_before_heads(source))] for source in value.inputs]
         if value.op in ("add", "sub", "mul"):
             return getattr(writer, value.op)(*inputs)
         if value.op == "mul_number":
@@ -103,7 +103,7 @@ class _Lowering:
         writer, (scale, eps, offset) = self.writer, value.attributes
         if value.head:
             x = writer.reshape(x, value.head)
-        y = self._over_deviation(x, eps)
+        y = self._rms_normalized(x, eps)
         if not self._folded(value):
             read = functools.partial(self._vector, scale, offset)
             y = writer.mul(y, self._weight(f"{scale} + {offset}", (scale,), read))
@@ -111,13 +111,13 @@ class _Lowering:
 
     def _layer_norm(self, value: Value, x: int) -> int:
         writer, (scale, bias, eps) = self.writer, value.attributes
-        y = self._over_deviation(writer.sub(x, writer.mean(x)), eps)
+        y = self._rms_normalized(writer.sub(x, writer.mean(x)), eps)
         if self._folded(value):
             return y
         y = writer.mul(y, self._weight(scale, (scale,), functools.partial(self._vector, scale)))
         return writer.add(y, self._weight(bias, (bias,), functools.partial(self._vector, bias)))
 
-    def _over_deviation(self, x: int, eps: float) -> int:
+    def _rms_normalized(self, x: int, eps: float) -> int:
         """x over the root of its mean square, row by row."""
         writer = self.writer
         mean = writer.mean(writer.mul(x, x))
@@ -175,7 +175,7 @@ class _Lowering:
         return np.asarray(total, np.float64).astype(np.float32)
 
 
-def _unviewed(value: Value) -> Value:
+def _before_heads(value: Value) -> Value:
     """A value without the heads it is seen as."""
     while value.op == "heads":
         value = value.inputs[0]

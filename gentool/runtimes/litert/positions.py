@@ -38,7 +38,7 @@ class PositionInputs:
         self, family: ModuleType, arch: Arch, top: TopWeights, recording: Recording
     ) -> None:
         self._family, self._arch, self._top = family, arch, top
-        operands = [operand for cut in recording.cuts for operand in cut]
+        operands = [operand for attention in recording.attentions for operand in attention]
         self._pairs = sorted({operand.rotation for operand in operands if operand.rotation})
         rotated = {leaf for pair in self._pairs for leaf in pair}
         self._only_rotations = len(rotated) == len(recording.positional)

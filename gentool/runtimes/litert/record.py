@@ -37,7 +37,7 @@ class Value:
         attributes: tuple[Any, ...] = (),
         head: int = 0,
     ) -> None:
-        self.recorder, self.piece = recorder, len(recorder.cuts)
+        self.recorder, self.piece = recorder, len(recorder.attentions)
         self.op, self.inputs, self.width = op, tuple(inputs), width
         self.attributes, self.head = attributes, head
         self.parts: list[Value] = []
@@ -59,8 +59,9 @@ class Value:
 
 
 class Operand(NamedTuple):
-    """Queries, keys or values: columns start.. of a value, as heads of a size, and the numbers of
-    the cosines and sines among the positional inputs, by which they are still to be rotated."""
+    """Queries, keys or values: columns from `start` of `value`, as `heads` heads of `size`.
+    `rotation`: indices of cosines and sines in `Recording.positional` for the rotation that
+    attention must still apply, or None."""
 
     value: Value
     start: int
@@ -69,8 +70,8 @@ class Operand(NamedTuple):
     rotation: tuple[int, int] | None
 
 
-class Cut(NamedTuple):
-    """The inputs of an attention."""
+class AttentionInputs(NamedTuple):
+    """The inputs of one attention."""
 
     query: Operand
     key: Operand
@@ -86,13 +87,13 @@ class Piece(NamedTuple):
 
 class Recording(NamedTuple):
     """A model: the pieces of its stack, which start with `x` and end with hidden states; the
-    attention after each of them but the last; the head, from hidden states `hidden` to logits."""
+    inputs of the attention after each of them but the last; the head, from `hidden` to logits."""
 
     x: Value
-    positional: tuple[Value, ...]  # by the number of the leaf
+    positional: tuple[Value, ...]  # the flattened result of family.positional, in order
     pieces: tuple[Piece, ...]
-    cuts: tuple[Cut, ...]
-    contexts: tuple[Value, ...]  # what each attention gives
+    attentions: tuple[AttentionInputs, ...]
+    contexts: tuple[Value, ...]  # output of each attention, before its output projection
     hidden: Value
     head: Piece
 
@@ -115,8 +116,8 @@ def record(family: ModuleType, arch: Arch, shapes: Mapping[str, tuple[int, ...]]
     pieces = tuple(_pieces(recorder, x))
     hidden = recorder.value("input", x.width)
     head = Piece((hidden,), (family.head(ops, arch, top, hidden),))
-    cuts, contexts = tuple(recorder.cuts), tuple(recorder.contexts)
-    return Recording(start, tuple(recorder.inputs), pieces, cuts, contexts, hidden, head)
+    attentions, contexts = tuple(recorder.attentions), tuple(recorder.contexts)
+    return Recording(start, tuple(recorder.inputs), pieces, attentions, contexts, hidden, head)
 
 
 class _Positions:
@@ -135,7 +136,7 @@ class _Recorder:
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.shapes = shapes
         self.inputs: list[Value] = []  # leaves of what depends on positions
-        self.cuts: list[Cut] = []
+        self.attentions: list[AttentionInputs] = []
         self.contexts: list[Value] = []
 
     def ops(self) -> Ops:
@@ -179,7 +180,7 @@ class _Recorder:
 
     def rms_norm(self, x: Value, scale: WeightRef, eps: float, offset: float = 0.0) -> Value:
         if x.head:
-            _divide_product(x)
+            _split_fused_projection(x)
         return Value(self, "rms_norm", (x,), x.width, (scale.name, eps, offset), x.head)
 
     def layer_norm(self, x: Value, scale: WeightRef, bias: WeightRef, eps: float) -> Value:
@@ -211,7 +212,7 @@ class _Recorder:
 
     def attend(self, q: Value, k: Value, v: Value) -> Value:
         """Ends a piece."""
-        self.cuts.append(Cut(*(self._operand(part) for part in (q, k, v))))
+        self.attentions.append(AttentionInputs(*(self._operand(part) for part in (q, k, v))))
         self.contexts.append(self.value("context", q.width // k.head * v.head))
         return self.contexts[-1]
 
@@ -228,9 +229,8 @@ class _Recorder:
         return Operand(x, start, width // head, head, rotation)
 
 
-def _divide_product(x: Value) -> None:
-    """Has heads that a piece computes with come from a product of their own: a slice of a joint one
-    would have to be copied out."""
+def _split_fused_projection(x: Value) -> None:
+    """Replaces a fused QKV product by one product per part: norms of q or k copy nothing."""
     while x.op == "heads":
         x = x.inputs[0]
     if x.op != "slice":
@@ -261,12 +261,14 @@ def reachable(ends: Sequence[Value], given: Sequence[Value] = ()) -> list[Value]
 
 def _pieces(recorder: _Recorder, end: Value) -> list[Piece]:
     """The stack, cut: values that another piece or an attention takes leave theirs."""
-    values = reachable([end, *(operand.value for cut in recorder.cuts for operand in cut)])
-    last = len(recorder.cuts)
+    values = reachable(
+        [end, *(operand.value for attention in recorder.attentions for operand in attention)]
+    )
+    last = len(recorder.attentions)
     inputs: list[dict[int, Value]] = [{} for _ in range(last + 1)]
     outputs: list[dict[int, Value]] = [{} for _ in range(last + 1)]
-    for cut in recorder.cuts:
-        for operand in cut:
+    for attention in recorder.attentions:
+        for operand in attention:
             outputs[operand.value.piece][id(operand.value)] = operand.value
     outputs[last][id(end)] = end
     for value in values:

@@ -71,7 +71,8 @@ class LiteRTRuntime:
         self._stack = Stack(program, recording, self._workers)
         self._head = call_of(program, HEAD, recording.head)
         self._shapes = tuple(
-            HeadShape(cut.key.heads, cut.key.size, cut.value.size) for cut in recording.cuts
+            HeadShape(attention.key.heads, attention.key.size, attention.value.size)
+            for attention in recording.attentions
         )
         self._scorings = [
             attention.scoring(arch, index, shape.key) for index, shape in enumerate(self._shapes)
@@ -113,7 +114,7 @@ class LiteRTRuntime:
         """See `gentool.runtimes.Runtime`."""
         kv_cache.move(cache, owner, parents, new_tokens)
 
-    def shrinks(self, rows: int, wanted: int) -> bool:
+    def worth_shrinking(self, rows: int, wanted: int) -> bool:
         """See `gentool.runtimes.Runtime`: any row less is."""
         return wanted < rows
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from gentool.runtimes.litert.positions import Rotations
 from gentool.runtimes.litert.program import Call, Program
-from gentool.runtimes.litert.record import Cut, Operand, Piece, Recording, Value
+from gentool.runtimes.litert.record import AttentionInputs, Operand, Piece, Recording, Value
 from gentool.runtimes.litert.workers import Workers
 
 Attend = Callable[[int, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -55,7 +55,8 @@ class Stack:
         self._calls = [call_of(program, str(n), piece) for n, piece in enumerate(pieces)]
         self._sources = [[_source(recording, x) for x in piece.inputs] for piece in pieces]
         self._heads = [
-            _heads(piece, cut) for piece, cut in zip(pieces[:-1], recording.cuts, strict=True)
+            _heads(piece, attention)
+            for piece, attention in zip(pieces[:-1], recording.attentions, strict=True)
         ]
 
     def run(
@@ -133,14 +134,14 @@ def call_of(program: Program, name: str, piece: Piece) -> Call:
     return program.call(name, [x.width for x in piece.inputs], [y.width for y in piece.outputs])
 
 
-def _heads(piece: Piece, cut: Cut) -> _Heads:
+def _heads(piece: Piece, attention: AttentionInputs) -> _Heads:
     """Where a piece has what its attention takes."""
-    query, key, value = (_slice(piece, operand) for operand in cut)
+    query, key, value = (_slice(piece, operand) for operand in attention)
     joint = None
     alike = (query.output, query.size, query.rotation) == (key.output, key.size, key.rotation)
     if query.rotation and alike and query.stop == key.start:
         joint = query._replace(stop=key.stop)
-    return _Heads(query, key, value, joint, cut.query.heads)
+    return _Heads(query, key, value, joint, attention.query.heads)
 
 
 def _slice(piece: Piece, operand: Operand) -> _Slice:

@@ -120,7 +120,7 @@ class XlaRuntime:
         """See `gentool.runtimes.Runtime`."""
         kv_cache.rewind(cache, lengths)
 
-    def shrinks(self, rows: int, wanted: int) -> bool:
+    def worth_shrinking(self, rows: int, wanted: int) -> bool:
         """See `gentool.runtimes.Runtime`: fewer rows may need another compiled shape."""
         return buckets.rows(wanted) * 4 <= buckets.rows(rows)
 
