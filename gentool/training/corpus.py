@@ -25,6 +25,9 @@ CHUNK = 1 << 14  # bytes of a file; what they decompress to is held in memory
 # Where a sentence ends: its last mark with closing quotation marks, or a full stop before a space.
 _SENTENCE_END = re.compile(r"[。！？!?…；;\n]+[”’」』）)\"']*|\.\s+")
 
+# Who speaks: a name and a colon at the start of a line.
+_SPEAKER = re.compile(r"^[^\n：。，、；？！“”（）《》【】]{1,20}：[ \t]*(?=\S)", re.MULTILINE)
+
 
 def sentences(text: str) -> Iterator[str]:
     """The sentences of a text, each with its end; joined they are the text."""
@@ -152,6 +155,12 @@ def _decompressed(path: Path, chunks: Iterable[bytes]) -> Iterator[bytes]:
         ) from None
     if frame:
         raise GentoolError(f"{path} ends in the middle of its data", "copy it again, whole")
+
+
+def without_speakers(document: str) -> str:
+    """A dialogue or transcript without the marks of who speaks: 问：, 答：, a name and a colon at
+    the start of a line."""
+    return _SPEAKER.sub("", document)
 
 
 def is_held_out(document: str) -> bool:

@@ -29,22 +29,26 @@ class Mixture(Strict):
     and documents that gentool.training.synthetic.documents makes."""
 
     sources: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9]\w*$")], Share]
+    without_speakers: list[str] = []  # sources whose lines lose a 问：, 答：, 唐凤：
     synthetic: Annotated[float, Field(ge=0)] = 0.0
     synthetic_documents: Annotated[int, Field(gt=0)] = 60_000
 
 
 class Optimizer(Strict):
-    """AdamW with linear warm-up, then a cosine decay to `final` times the learning rate."""
+    """AdamW with linear warm-up, the full learning rate for the share `stable` of the run, then a
+    cosine decay to `final` times it."""
 
     tokens: Annotated[int, Field(gt=0)]
     batch: Annotated[int, Field(gt=0)]
     learning_rate: Annotated[float, Field(gt=0)]
     warmup: Fraction = 0.02
+    stable: Fraction = 0.0
     final: Fraction = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     beta1: Fraction = 0.9
     beta2: Fraction = 0.95
     clip: Annotated[float, Field(gt=0)] = 1.0
+    dropout: Fraction = 0.0  # of what a layer adds, against learning few texts by heart
 
 
 class Recipe(Strict):
@@ -63,6 +67,10 @@ class Recipe(Strict):
     def _fits(self) -> Recipe:
         if self.arch.n_vocab > 1 << 16:
             raise ValueError(f"arch.n_vocab {self.arch.n_vocab} is more than 65536")
+        if strange := sorted({*self.data.without_speakers} - {*self.data.sources}):
+            raise ValueError(f"data.without_speakers {strange[0]} is not among data.sources")
+        if self.optimizer.warmup + self.optimizer.stable >= 1:
+            raise ValueError("optimizer.warmup and optimizer.stable leave nothing of the run")
         if "synthetic" in self.data.sources:
             raise ValueError("data.sources synthetic is the name of the documents that are made")
         return self

@@ -74,8 +74,24 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Callable[..
     return normalizer - chosen, gradient
 
 
-def token_losses(family: ModuleType, arch: Arch, weights: dict[str, Tensor], ids: Tensor) -> Tensor:
-    """Nats of each predicted token of windows ids [N, T+1]: [N, T]."""
+@compiled
+def _dropped(x: Tensor, after: Tensor, drawn: Tensor, rate: Tensor) -> Tensor:
+    """x with what a layer added to it but for the share `rate` (Srivastava et al. 2014), by numbers
+    drawn evenly from 0 to 1."""
+    kept = tf.cast(drawn >= rate, x.dtype)
+    return x + (after - x) * kept / tf.cast(1.0 - rate, x.dtype)
+
+
+def token_losses(
+    family: ModuleType,
+    arch: Arch,
+    weights: dict[str, Tensor],
+    ids: Tensor,
+    dropout: float = 0.0,
+    step: Tensor | int = 0,
+) -> Tensor:
+    """Nats of each predicted token of windows ids [N, T+1]: [N, T]. What is dropped follows from
+    the number of the step."""
     n, t = tf.shape(ids)[0], ids.shape[1] - 1
     positions = tf.broadcast_to(tf.range(t)[None], [n, t])
     params = nested(weights, arch.n_layer)
@@ -86,7 +102,12 @@ def token_losses(family: ModuleType, arch: Arch, weights: dict[str, Tensor], ids
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return causal_attention(arch, index, q, k, v)
 
-        return family.layer(graph_fused, arch, w, x, positional, attend)
+        after = family.layer(graph_fused, arch, w, x, positional, attend)
+        if not dropout:
+            return after
+        # not in the compiled part: XLA draws a hundred times more slowly
+        drawn = tf.random.stateless_uniform(tf.shape(x), [tf.cast(step, tf.int32), index])
+        return _dropped(x, tf.cast(after, x.dtype), drawn, tf.constant(dropout))
 
     x = forward(family, graph_fused, arch, params, ids[:, :-1], positions, run_layer)
     x = family.final(graph_fused, arch, params.top, tf.reshape(x, [-1, arch.d_model]))
@@ -128,7 +149,8 @@ def make(family: ModuleType, arch: Arch, state: State, o: Optimizer) -> Function
 
     def train(ids: Tensor, rate: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(token_losses(family, arch, state.weights, ids))
+            found = token_losses(family, arch, state.weights, ids, o.dropout, step)
+            loss = tf.reduce_mean(found)
         names = list(state.weights)
         gradients = tape.gradient(loss, [state.weights[name] for name in names])
         gradients = [tf.convert_to_tensor(g) for g in gradients]  # the gather's is sparse

@@ -75,7 +75,10 @@ def _read(recipe: Recipe, data: Path, name: str) -> Texts:
         return Texts(*corpus.split(made), cut=False)
     source = corpus.read(data, name)
     documents = filter(None, map(held_out.without, source.documents))
-    return Texts(*corpus.split(documents), cut=source.cut)
+    parts = corpus.split(documents)  # by the text as it is in the file
+    if name in recipe.data.without_speakers:
+        parts = corpus.Split(*(list(map(corpus.without_speakers, part)) for part in parts))
+    return Texts(*parts, cut=source.cut)
 
 
 def _train_vocabulary(

@@ -53,10 +53,11 @@ class Progress(NamedTuple):
 
 
 def learning_rate(o: Optimizer, done: float) -> float:
-    """The rate when `done` (0 to 1) of the run is over: linear warm-up, then a cosine."""
+    """The rate when `done` (0 to 1) of the run is over: linear warm-up, full, then a cosine."""
     if done < o.warmup:
         return o.learning_rate * (done + 1e-3) / (o.warmup + 1e-3)
-    phase = (done - o.warmup) / (1 - o.warmup)
+    falls = o.warmup + o.stable
+    phase = max(0.0, done - falls) / (1 - falls)
     return o.learning_rate * (o.final + (1 - o.final) * 0.5 * (1 + math.cos(math.pi * phase)))
 
 

@@ -128,3 +128,8 @@ def test_shares_are_those_of_the_tokens_drawn():
 def test_a_source_too_small_to_cut_is_refused():
     with pytest.raises(UsageError, match="fewer than two windows"):
         corpus.plan([15, 10**6], [1.0, 1.0], 10, 50, 0)
+
+
+def test_a_dialogue_loses_who_speaks():
+    text = "问：你好：再见\n答：好。\nAbby Chi： 是\n他说：“来。”\n“对：”"
+    assert corpus.without_speakers(text) == "你好：再见\n好。\n是\n“来。”\n“对：”"

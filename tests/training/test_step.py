@@ -77,6 +77,32 @@ def test_a_step_that_is_no_number_changes_nothing():
         np.testing.assert_array_equal(value.numpy(), before[name])
 
 
+def test_dropout_leaves_the_mean_and_follows_from_the_step():
+    rng = np.random.default_rng(3)
+    x, added = (tf.constant(rng.normal(size=(64, 64)), tf.float32) for _ in range(2))
+    drawn = tf.random.stateless_uniform([64, 64], [7, 0])
+    rest = (step._dropped(x, x + added, drawn, tf.constant(0.25)) - x) / added
+    assert set(np.round(rest.numpy(), 2).flat) == {0.0, np.float32(1.33)}
+    assert float(tf.reduce_mean(rest)) == pytest.approx(1, abs=0.05)
+    state = step.initial(llama, TINY, seed=0)
+
+    def losses(number: int, rate: float) -> list[float]:
+        found = step.token_losses(llama, TINY, state.weights, tf.constant(IDS), rate, number)
+        return found.numpy().ravel().tolist()
+
+    assert losses(1, 0.5) == losses(1, 0.5)
+    assert losses(1, 0.5) != losses(2, 0.5)
+    assert losses(1, 0.0) == losses(2, 0.0)
+
+
+def test_the_learning_rate_stays_before_it_falls():
+    o = Optimizer(tokens=1, batch=1, learning_rate=1.0, warmup=0.1, stable=0.5, final=0.2)
+    assert trainer.learning_rate(o, 0.05) < 1.0
+    assert trainer.learning_rate(o, 0.1) == trainer.learning_rate(o, 0.6) == pytest.approx(1.0)
+    assert trainer.learning_rate(o, 0.8) == pytest.approx(0.6)
+    assert trainer.learning_rate(o, 1.0) == pytest.approx(0.2)
+
+
 def test_the_learning_rate_warms_up_and_follows_a_cosine():
     o = Optimizer(tokens=1, batch=1, learning_rate=1.0, warmup=0.1, final=0.2)
     assert trainer.learning_rate(o, 0.0) < 0.02

@@ -13,7 +13,8 @@ from gentool.training.synthetic.documents import (
     chinese_number,
     documents,
 )
-from gentool.training.synthetic.facts import CAPITALS
+from gentool.training.synthetic.facts import CAPITALS, CATEGORIES, MEASURES, THINGS, UNITS
+from gentool.training.synthetic.formats import CATEGORY_FORMATS
 
 CHINESE = {chinese_number(number): number for number in range(200)}
 PLUS = r"\s*(?:\+|＋|加上|加|和)\s*"
@@ -60,7 +61,7 @@ def test_same_seed_same_documents() -> None:
 def test_shape(sample: list[str]) -> None:
     for document in sample:
         assert 20 <= len(document) <= 400
-        assert all(line.strip() for line in document.split("\n")), document
+        assert all(line.strip() for line in document.removesuffix("\n").split("\n")), document
 
 
 def test_parser_of_additions() -> None:
@@ -153,3 +154,65 @@ def test_capital_prompts() -> None:
 )
 def test_chinese_number(number: int, written: str) -> None:
     assert chinese_number(number) == written
+
+
+def test_no_word_is_in_two_categories() -> None:
+    words = [word for members in CATEGORIES.values() for word in members]
+    assert len(words) == len(set(words))
+    assert held_out.CATEGORY_WORDS <= set(words)
+    assert set(THINGS) <= set(MEASURES)
+
+
+def test_held_out_words_are_in_no_category(sample: list[str]) -> None:
+    text = "\n".join(sample)
+    for form in (*CATEGORY_FORMATS, held_out.CATEGORY_FORMAT):
+        for name, words in CATEGORIES.items():
+            for word in held_out.CATEGORY_WORDS & set(words):
+                line = form.format(x=word, y=name)
+                assert not re.search(rf"(?m)^{re.escape(line)}$", text), line
+    assert "苹果=>水果" in text
+
+
+def test_held_out_nouns_are_not_asked_for_their_measure_word(sample: list[str]) -> None:
+    asked = set(re.findall(r"一[（(][^）)]*[）)]([^：=→ \n]+)", "\n".join(sample)))
+    assert not asked & held_out.MEASURE_NOUNS
+    assert len(asked) > 100
+
+
+def test_held_out_dates_and_quantities(sample: list[str]) -> None:
+    text = "\n".join(sample)
+    for month, day in held_out.DATES:
+        assert not re.search(rf"(?<!\d)\d{{4}}-{month:02}-{day:02}(?!\d)", text)
+        assert not re.search(rf"(?<!\d){month}月{day}日的(第二|后一)天", text)
+    for larger, smaller, each in UNITS:
+        for number in held_out.QUANTITIES:
+            line = f"{number}{larger}={number * each}{smaller}"
+            assert not re.search(rf"(?m)^{line}$", text)
+
+
+def test_stories_of_sums_are_right(sample: list[str]) -> None:
+    seen = 0
+    for document in sample:
+        for a, b, c in re.findall(r"有(\d+)[^\d？\n]*又给了他(\d+)[^\d？\n]*？\D*?(\d+)", document):
+            seen += 1
+            assert int(a) + int(b) == int(c), document
+            assert (int(a), int(b)) not in held_out.FORBIDDEN_OPERANDS
+    assert seen > 100
+
+
+def test_the_separator_follows_the_last_answer(sample: list[str]) -> None:
+    for document in sample:
+        if "=>" in document and document.count("\n") > 1:
+            assert document.endswith("\n"), document
+
+
+@pytest.mark.parametrize("task", ["category", "measure", "sentiment", "date", "unit", "problem"])
+def test_prompts_of_everyday_tasks(task: str, sample: list[str]) -> None:
+    make = getattr(synthetic, f"held_out_{task}_prompts")
+    prompts = make()
+    assert prompts == make()
+    assert len(prompts) >= 20
+    text = "\n".join(sample)
+    for prompt, answer in prompts:
+        assert prompt == prompt.rstrip() and answer
+        assert "\n".join(prompt.split("\n")[-2:]) + answer not in text

@@ -9,18 +9,23 @@ can tell rule from memory; they stand in held_out.py.
 import random
 from collections.abc import Callable, Iterator, Sequence
 
-from gentool.training.synthetic import held_out
+from gentool.training.synthetic import everyday, held_out
 from gentool.training.synthetic.facts import (
+    BLAME,
     CAPITALS,
+    CATEGORIES,
     CYCLES,
     FAMOUS_CAPITALS,
     MEASURES,
     NAMES,
     OPPOSITES,
     PERIODIC_CHARACTERS,
+    PHRASES,
+    PRAISE,
     RUNS,
     SENTIMENTS,
     TRANSLATIONS,
+    UNITS,
 )
 from gentool.training.synthetic.formats import (
     ADDITION_FORMATS,
@@ -28,31 +33,34 @@ from gentool.training.synthetic.formats import (
     CAPITAL_SENTENCES,
     CHINESE_ADDITION_FORMATS,
     COPY_FORMATS,
+    DATE_PATTERNS,
     FIRST_FORMATS,
     LAST_FORMATS,
     MAPPING_FORMATS,
     MEASURE_FORMATS,
     NEXT_FORMATS,
     OPPOSITE_FORMATS,
+    PROBLEMS,
     REVERSE_CAPITAL_FORMATS,
     REVERSE_FORMATS,
     SENTIMENT_FORMATS,
     SENTIMENT_LABELS,
-    SEPARATORS,
     TRANSLATION_FORMATS,
-    Weighted,
+)
+from gentool.training.synthetic.writing import (
+    MAX_CHARACTERS,
+    MAX_EXAMPLES,
+    MIN_CHARACTERS,
+    MIN_EXAMPLES,
+    Task,
+    join,
+    pairs_document,
+    pick,
 )
 
-MIN_CHARACTERS = 20
-MAX_CHARACTERS = 400
-MIN_EXAMPLES = 2
-MAX_EXAMPLES = 14
 HELD_OUT_SEED = 20240
 EXAMPLES_PER_ADDITION_PROMPT = 5
 ORDERS_PER_HELD_OUT_FORMAT = 10
-
-Task = Callable[[random.Random, int], str]
-
 
 _CHINESE_DIGITS = "零一二三四五六七八九"
 _WORDS = tuple(dict.fromkeys([*MEASURES, *TRANSLATIONS, *(x for pair in OPPOSITES for x in pair)]))
@@ -79,31 +87,6 @@ def chinese_number(number: int) -> str:
     return head + (_CHINESE_DIGITS[ones] if ones else "")
 
 
-def _pick(rng: random.Random, table: Weighted) -> str:
-    return rng.choices(tuple(table), tuple(table.values()))[0]
-
-
-def _join(rng: random.Random, examples: Sequence[str]) -> str:
-    """Put one separator between the examples, dropping those beyond the longest document."""
-    content = "".join(examples)
-    if "\n" not in content and all(example.endswith("。") for example in examples):
-        separator = rng.choice(("\n", ""))
-    elif any(mark in content for mark in "\n，；。？ "):
-        # Only a line break sets such examples apart clearly; plain blanks leave the choice open.
-        separator = "\n"
-        if not any(mark in content for mark in "\n，；。？") and rng.random() < 0.3:
-            separator = rng.choice(("，", "；"))
-    else:
-        separator = _pick(rng, SEPARATORS)
-    kept = list(examples)
-    while sum(map(len, kept)) + len(separator) * len(kept) >= MAX_CHARACTERS:
-        kept.pop()
-    document = separator.join(kept)
-    if separator in ("，", "；", "。") and (separator == "。" or rng.random() < 0.5):
-        document += "。"
-    return document
-
-
 def _sums(rng: random.Random, count: int, largest: int) -> list[tuple[int, int]]:
     """Draw pairs of operands, none of them held out; sometimes one operand counts up."""
     if rng.random() < 0.25:
@@ -122,10 +105,10 @@ def _sums(rng: random.Random, count: int, largest: int) -> list[tuple[int, int]]
 
 def _addition_of(rng: random.Random, count: int, largest: int) -> str:
     chinese = rng.random() < 0.15
-    form = _pick(rng, CHINESE_ADDITION_FORMATS if chinese else ADDITION_FORMATS)
+    form = pick(rng, CHINESE_ADDITION_FORMATS if chinese else ADDITION_FORMATS)
     write: Callable[[int], str] = chinese_number if chinese else str
     pairs = _sums(rng, count, largest)
-    return _join(rng, [form.format(a=write(a), b=write(b), c=write(a + b)) for a, b in pairs])
+    return join(rng, [form.format(a=write(a), b=write(b), c=write(a + b)) for a, b in pairs])
 
 
 def _addition(rng: random.Random, count: int) -> str:
@@ -156,20 +139,14 @@ def _capitals(rng: random.Random, count: int) -> str:
     kind = rng.random()
     if kind < 0.35:
         # Facts told in prose; half of the time the phrasing varies within the document.
-        forms = [_pick(rng, CAPITAL_SENTENCES) for _ in countries]
+        forms = [pick(rng, CAPITAL_SENTENCES) for _ in countries]
         if rng.random() < 0.5:
             forms = forms[:1] * len(countries)
     else:
         table = CAPITAL_FORMATS if kind < 0.88 else REVERSE_CAPITAL_FORMATS
-        forms = [_pick(rng, table)] * len(countries)
+        forms = [pick(rng, table)] * len(countries)
     facts = zip(forms, countries, strict=True)
-    return _join(rng, [form.format(country=c, capital=CAPITALS[c]) for form, c in facts])
-
-
-def _pairs_document(
-    rng: random.Random, form: str, pairs: Sequence[tuple[str, str]], **extra: str
-) -> str:
-    return _join(rng, [form.format(x=x, y=y, **extra) for x, y in pairs])
+    return join(rng, [form.format(country=c, capital=CAPITALS[c]) for form, c in facts])
 
 
 def _opposites(rng: random.Random, count: int) -> str:
@@ -179,30 +156,45 @@ def _opposites(rng: random.Random, count: int) -> str:
         pool = [pair for pair in pool if len(pair[0]) == length]
     # Some words have two opposites; one document gives only one of them.
     pairs = tuple(dict(rng.sample(pool, count)).items())
-    return _pairs_document(rng, _pick(rng, OPPOSITE_FORMATS), pairs)
+    return pairs_document(rng, pick(rng, OPPOSITE_FORMATS), pairs)
 
 
 def _measures(rng: random.Random, count: int) -> str:
-    pairs = rng.sample(tuple(MEASURES.items()), count)
-    return _pairs_document(rng, _pick(rng, MEASURE_FORMATS), pairs)
+    form = pick(rng, MEASURE_FORMATS)
+    asked = held_out.MEASURE_NOUNS if "（" in form or "(" in form else frozenset()
+    pairs = rng.sample([pair for pair in MEASURES.items() if pair[0] not in asked], count)
+    return pairs_document(rng, form, pairs)
 
 
 def _translations(rng: random.Random, count: int) -> str:
-    pairs = rng.sample(tuple(TRANSLATIONS.items()), count)
-    return _pairs_document(rng, _pick(rng, TRANSLATION_FORMATS), pairs)
+    pool = PHRASES if rng.random() < 0.15 else tuple(TRANSLATIONS.items())
+    return pairs_document(rng, pick(rng, TRANSLATION_FORMATS), rng.sample(pool, count))
+
+
+def _opinion(rng: random.Random, good: bool) -> str:
+    """One or two clauses that agree."""
+    subjects, praise, blame = rng.choice(SENTIMENTS)
+    said = rng.sample((praise if good else blame).split(), 2)
+    alone = PRAISE if good else BLAME
+    text = rng.choice(subjects.split()) + said[0]
+    more = rng.random()
+    if more < 0.2:
+        return text + "，" + said[1]
+    if more < 0.5:
+        return text + "，" + rng.choice(alone)
+    return rng.choice(alone) if more > 0.95 else text
 
 
 def _sentiments(rng: random.Random, count: int) -> str:
     positive, negative = rng.choice(SENTIMENT_LABELS)
     pairs: dict[str, str] = {}
+    end = rng.choice(("", "", "。", "！"))
     # With one label only, a document would show a constant instead of a choice.
-    while len(pairs) < count or len(set(pairs.values())) < 2:
-        subjects, praise, blame = rng.choice(SENTIMENTS)
+    while len(pairs) < min(count, 10) or len(set(pairs.values())) < 2:
         good = rng.random() < 0.5
-        sentence = rng.choice(subjects.split()) + rng.choice((praise if good else blame).split())
-        pairs[sentence] = positive if good else negative
-    form = _pick(rng, SENTIMENT_FORMATS)
-    return _pairs_document(rng, form, tuple(pairs.items()), p=positive, n=negative)
+        pairs[_opinion(rng, good) + end] = positive if good else negative
+    form = pick(rng, SENTIMENT_FORMATS)
+    return pairs_document(rng, form, tuple(pairs.items()), p=positive, n=negative)
 
 
 def _letters(rng: random.Random) -> str:
@@ -232,8 +224,8 @@ def _copy_rule(rng: random.Random, count: int) -> str:
     }[rule]
     # The worded formats speak of Chinese characters, which letters are not.
     bare = rng.random() < 0.5 or (latin and rule != "copy")
-    form = _pick(rng, MAPPING_FORMATS if bare else wordings[rule])
-    return _pairs_document(rng, form, tuple(zip(items, results, strict=True)))
+    form = pick(rng, MAPPING_FORMATS if bare else wordings[rule])
+    return pairs_document(rng, form, tuple(zip(items, results, strict=True)))
 
 
 def _pick_from_list(rng: random.Random, count: int) -> str:
@@ -243,7 +235,7 @@ def _pick_from_list(rng: random.Random, count: int) -> str:
     for _ in range(count):
         words = rng.sample(_WORDS, rng.randint(2, 4))
         pairs.append((" ".join(words), words[position]))
-    return _pairs_document(rng, _pick(rng, MAPPING_FORMATS), pairs)
+    return pairs_document(rng, pick(rng, MAPPING_FORMATS), pairs)
 
 
 def _periodic(rng: random.Random, count: int) -> str:
@@ -305,22 +297,27 @@ def _next(rng: random.Random, count: int) -> str:
         sequence = _sequence(rng)
         pairs = list(zip(sequence, sequence[1:], strict=False))
         rng.shuffle(pairs)
-        return _pairs_document(rng, _pick(rng, NEXT_FORMATS), pairs[:count])
+        return pairs_document(rng, pick(rng, NEXT_FORMATS), pairs[:count])
     separator = rng.choice(("，", "、", " ", "，", ", "))
     return "\n".join(_fitting([separator.join(_sequence(rng)) for _ in range(min(count, 6))]))
 
 
 # Task -> share of the documents, in percent.
 TASK_SHARE: dict[str, tuple[Task, int]] = {
-    "addition": (_addition, 28),
-    "addition_wide": (_addition_wide, 15),
-    "capitals": (_capitals, 25),
+    "addition": (_addition, 17),
+    "addition_wide": (_addition_wide, 9),
+    "calculations": (everyday.calculations, 4),
+    "word_problems": (everyday.word_problems, 7),
+    "capitals": (_capitals, 17),
     "opposites": (_opposites, 6),
-    "measures": (_measures, 5),
-    "copying": (_copying, 10),
+    "measures": (_measures, 6),
+    "copying": (_copying, 6),
     "next": (_next, 4),
-    "translations": (_translations, 4),
-    "sentiments": (_sentiments, 3),
+    "translations": (_translations, 7),
+    "sentiments": (_sentiments, 8),
+    "categories": (everyday.categories, 5),
+    "dates": (everyday.dates, 3),
+    "units": (everyday.units, 1),
 }
 
 
@@ -370,7 +367,7 @@ def held_out_capital_prompts() -> list[tuple[str, str]]:
     rng = random.Random(HELD_OUT_SEED)
     # A blank at the end of a prompt would split tokens unlike in training.
     seen = {form: share for form, share in CAPITAL_FORMATS.items() if " {capital}" not in form}
-    prompts = [_capital_prompt(_pick(rng, seen), order) for order in held_out.CAPITAL_ORDERS]
+    prompts = [_capital_prompt(pick(rng, seen), order) for order in held_out.CAPITAL_ORDERS]
     famous = tuple(FAMOUS_CAPITALS)
     for form in held_out.CAPITAL_FORMATS:
         orders: list[tuple[str, ...]] = []
@@ -379,4 +376,103 @@ def held_out_capital_prompts() -> list[tuple[str, str]]:
             if order not in held_out.FORBIDDEN_ORDERS:
                 orders.append(order)
         prompts.extend(_capital_prompt(form, order) for order in orders)
+    return prompts
+
+
+def _prompt(
+    form: str, examples: Sequence[tuple[str, str]], asked: tuple[str, str]
+) -> tuple[str, str]:
+    lines = [form.format(x=x, y=y) for x, y in examples]
+    question = form.partition("{y}")[0].format(x=asked[0])
+    return "\n".join([*lines, question]), asked[1]
+
+
+def held_out_category_prompts() -> list[tuple[str, str]]:
+    """Words never put into a category, after six others, in two formats of the documents and in one
+    that they never use."""
+    rng = random.Random(HELD_OUT_SEED)
+    names = {word: name for name, words in CATEGORIES.items() for word in words}
+    known = [word for word in names if word not in held_out.CATEGORY_WORDS]
+    prompts = []
+    for word in sorted(held_out.CATEGORY_WORDS):
+        for form in ("{x}=>{y}", "{x}：{y}", held_out.CATEGORY_FORMAT):
+            # Its own category is shown, and two others.
+            own = [w for w in known if names[w] == names[word]]
+            others = [w for w in known if names[w] != names[word]]
+            examples = [*rng.sample(own, 2), *rng.sample(others, 4)]
+            rng.shuffle(examples)
+            prompts.append(_prompt(form, [(w, names[w]) for w in examples], (word, names[word])))
+    return prompts
+
+
+def held_out_measure_prompts() -> list[tuple[str, str]]:
+    """一（ ）花 for nouns that no document asks so, after five others."""
+    rng = random.Random(HELD_OUT_SEED)
+    known = [noun for noun in MEASURES if noun not in held_out.MEASURE_NOUNS]
+    prompts = []
+    for noun in sorted(held_out.MEASURE_NOUNS):
+        examples = [(n, MEASURES[n]) for n in rng.sample(known, 5)]
+        for form in ("一（ ）{x}：{y}", "一（ ）{x}=>{y}"):
+            prompts.append(_prompt(form, examples, (noun, MEASURES[noun])))
+    return prompts
+
+
+def held_out_sentiment_prompts() -> list[tuple[str, str]]:
+    """The held-out sentences, each after two of either side, in two formats."""
+    rng = random.Random(HELD_OUT_SEED)
+    sides = "负面", "正面"
+    rows = [(text, sides[good]) for text, good in held_out.SENTIMENTS]
+    prompts = []
+    for row in rows:
+        others = [rng.sample([r for r in rows if r != row and r[1] == side], 2) for side in sides]
+        for form in ("{x}=>{y}", "评论：{x}\n情感：{y}"):
+            examples = [*others[0], *others[1]]
+            rng.shuffle(examples)
+            prompts.append(_prompt(form, examples, row))
+    return prompts
+
+
+def held_out_date_prompts() -> list[tuple[str, str]]:
+    """Dates never written in two ways, from one way to the other, after four others."""
+    rng = random.Random(HELD_OUT_SEED)
+    prompts = []
+    for month, day in sorted(held_out.DATES):
+        examples = [
+            (rng.randint(1950, 2030), rng.randint(1, 12), rng.randint(24, 28)) for _ in "1234"
+        ]
+        for before, after in (DATE_PATTERNS[:2], DATE_PATTERNS[1::-1]):
+            *shown, asked = (
+                (before.format(y=y, m=m, d=d), after.format(y=y, m=m, d=d))
+                for y, m, d in [*examples, (rng.randint(1990, 2030), month, day)]
+            )
+            prompts.append(_prompt("{x}=>{y}", shown, asked))
+    return prompts
+
+
+def held_out_unit_prompts() -> list[tuple[str, str]]:
+    """Numbers of a unit never turned into the smaller one, after three others of the same."""
+    rng = random.Random(HELD_OUT_SEED)
+    numbers = [n for n in range(1, 21) if n not in held_out.QUANTITIES]
+    prompts = []
+    for larger, smaller, each in UNITS[:16:2]:
+        for number in sorted(held_out.QUANTITIES):
+            *shown, asked = (
+                (f"{n}{larger}", f"{n * each}{smaller}") for n in [*rng.sample(numbers, 3), number]
+            )
+            prompts.append(_prompt("{x}={y}", shown, asked))
+    return prompts
+
+
+def held_out_problem_prompts() -> list[tuple[str, str]]:
+    """Stories that ask for a held-out sum, in a format of the documents and in two never seen."""
+    rng = random.Random(HELD_OUT_SEED)
+    prompts = []
+    for pair in held_out.PAIRS:
+        for form in ("问：{x}\n答：{y}", *held_out.PROBLEM_FORMATS):
+            rows = []
+            operands = [(3, 4), (9, 1), (5, 2), pair]
+            for a, b in operands:
+                values = {"n": rng.choice(NAMES), "o": "妈妈", "x": "苹果", "u": "个"}
+                rows.append((PROBLEMS["+"][0].format(a=a, b=b, **values), str(a + b)))
+            prompts.append(_prompt(form, rows[:-1], rows[-1]))
     return prompts

@@ -100,7 +100,11 @@ MEASURES: dict[str, str] = _table("""
     人:个 苹果:个 学生:个 朋友:个 梨:个 鸡蛋:个 西瓜:个 国家:个 故事:个 问题:个 老师:位
     客人:位 医生:位 米:粒 沙子:粒 葡萄:串 种子:粒 水:滴 眼泪:滴 石头:块 手表:块 砖:块
     蛋糕:块 肥皂:块 表格:张 报纸:份 文件:份 课:节 电池:节 比赛:场 雨:场 雪:场 衣柜:个
-    绳子:根 针:根 香蕉:根 黄瓜:根 头发:根 竹子:根 葱:根 药:片 面包:片 叶子:片 草地:片
+    灯:盏 酒:瓶 啤酒:瓶 饭:碗 面条:碗 汤:碗 茶:杯 咖啡:杯 牛奶:杯 果汁:杯 眼镜:副 对联:副 风:阵
+    题:道 菜:道 彩虹:道 学校:所 大学:所 楼:栋 别墅:栋 床单:条 项链:条 丝巾:条 黄河:条 鲸鱼:条
+    乌龟:只 老鼠:只 蚂蚁:只 鸽子:只 小船:只 箱子:只 宝石:颗 子弹:颗 白菜心:棵 柳树:棵 台灯:盏
+    气球:个 律师:位 作家:位 警察:名 记者:名 运动员:名 士兵:名 邮件:封 散文:篇 日历:本 护照:本
+    字典:本 绳子:根 针:根 香蕉:根 黄瓜:根 头发:根 竹子:根 葱:根 药:片 面包:片 叶子:片 草地:片
 """)
 
 TRANSLATIONS: dict[str, str] = _table("""
@@ -125,51 +129,171 @@ TRANSLATIONS: dict[str, str] = _table("""
     冬天:winter 今天:today 明天:tomorrow 昨天:yesterday 早晨:morning 夜晚:night 年:year
     星期:week 时间:time 名字:name 世界:world 爱:love 跑:run 走:walk 吃:eat 喝:drink
     睡觉:sleep 看:look 听:listen 说:speak 读:read 写:write 大:big 小:small 新:new 旧:old
-    热:hot 冷:cold 高:tall 快:fast 慢:slow 快乐:happy 悲伤:sad 谢谢:thanks 你好:hello
+    再见:goodbye 早上:morning 晚上:evening 手机:phone 厨房:kitchen 浴室:bathroom 卧室:bedroom
+    花园:garden 农场:farm 动物:animal 植物:plant 老板:boss 工人:worker 农民:farmer 警察:police
+    国王:king 王后:queen 公主:princess 英雄:hero 婴儿:baby 丈夫:husband 妻子:wife 兄弟:brother
+    蔬菜:vegetable 水果:fruit 土豆:potato 西红柿:tomato 胡萝卜:carrot 洋葱:onion 苦:bitter 甜:sweet
+    早餐:breakfast 午餐:lunch 晚餐:dinner 盘子:plate 杯子:cup 碗:bowl 刀:knife 瓶子:bottle 盒子:box
+    包:bag 雨伞:umbrella 手表:watch 眼镜:glasses 图片:picture 照片:photo 地图:map 报纸:newspaper
+    信:letter 故事:story 问题:question 答案:answer 数字:number 单词:word 语言:language 历史:history
+    科学:science 数学:math 艺术:art 颜色:color 天气:weather 空气:air 土地:land 沙子:sand 冰:ice
+    黄金:gold 银:silver 铁:iron 玻璃:glass 木头:wood 市场:market 机场:airport 车站:station
+    旅馆:hotel 餐馆:restaurant 图书馆:library 博物馆:museum 教室:classroom 办公室:office 街道:street
+    左:left 右:right 北:north 南:south 东:east 西:west 开:open 来:come 去:go 给:give 买:buy 卖:sell
+    坐:sit 站:stand 学习:study 工作:work 帮助:help 玩:play 唱:sing 跳舞:dance 游泳:swim 飞:fly
+    笑:laugh 哭:cry 想:think 知道:know 喜欢:like 等待:wait 打开:open 年轻:young 漂亮:beautiful
+    强壮:strong 聪明:clever 干净:clean 便宜:cheap 昂贵:expensive 容易:easy 困难:difficult
+    重要:important 热:hot 冷:cold 高:tall 快:fast 慢:slow 快乐:happy 悲伤:sad 谢谢:thanks 你好:hello
 """)
+
+# Short sentences of everyday life; "_" stands for a blank.
+PHRASES: tuple[tuple[str, str], ...] = tuple(
+    (left, right.replace("_", " "))
+    for left, right in _pair_list("""
+    我爱你。:I_love_you. 早上好。:Good_morning. 晚安。:Good_night. 我很好。:I_am_fine.
+    你好吗？:How_are_you? 谢谢你。:Thank_you. 不客气。:You_are_welcome. 对不起。:I_am_sorry.
+    请坐。:Please_sit_down. 我饿了。:I_am_hungry. 我渴了。:I_am_thirsty. 我累了。:I_am_tired.
+    他是老师。:He_is_a_teacher. 她是学生。:She_is_a_student. 我是中国人。:I_am_Chinese.
+    这是一本书。:This_is_a_book. 那是我的家。:That_is_my_home. 我喜欢猫。:I_like_cats.
+    他喜欢狗。:He_likes_dogs. 天很蓝。:The_sky_is_blue. 今天很冷。:It_is_cold_today.
+    今天很热。:It_is_hot_today. 下雨了。:It_is_raining. 下雪了。:It_is_snowing.
+    我有一个梦想。:I_have_a_dream. 我不知道。:I_do_not_know. 你几岁？:How_old_are_you?
+    你叫什么名字？:What_is_your_name? 现在几点？:What_time_is_it? 这是什么？:What_is_this?
+    你在哪里？:Where_are_you? 我在这里。:I_am_here. 我们走吧。:Let_us_go. 等一下。:Wait_a_minute.
+    帮帮我。:Help_me. 我会说中文。:I_can_speak_Chinese. 他会游泳。:He_can_swim.
+    她很漂亮。:She_is_beautiful. 我很高兴。:I_am_happy. 他很忙。:He_is_busy.
+    明天见。:See_you_tomorrow. 生日快乐。:Happy_birthday. 祝你好运。:Good_luck.
+    新年快乐。:Happy_New_Year.
+    我想喝水。:I_want_to_drink_water. 我要回家。:I_want_to_go_home. 多少钱？:How_much_is_it?
+    太贵了。:It_is_too_expensive. 门开着。:The_door_is_open. 他在睡觉。:He_is_sleeping.
+    她在唱歌。:She_is_singing. 我在看书。:I_am_reading_a_book. 我们是朋友。:We_are_friends.
+    """)
+)
 
 # Subjects, what praises them and what blames them; any combination within a row makes sense.
 SENTIMENTS: tuple[tuple[str, str, str], ...] = (
     (
-        "这部电影 那部电影 这个片子 昨晚看的电影 这部电视剧",
-        "很好看 非常精彩 让人感动 值得一看 拍得真好 让我大笑不止",
-        "很难看 太无聊了 让人失望 不值得看 拍得很差 让我看得想睡觉",
+        "这部电影 那部电影 这个片子 昨晚看的电影 这部电视剧 电影 这部动画片 这部纪录片",
+        "很好看 非常精彩 让人感动 值得一看 拍得真好 让我大笑不止 情节紧凑 演员演得很好 结局很感人",
+        "很难看 太无聊了 让人失望 不值得看 拍得很差 让我看得想睡觉 情节拖沓 演员演得很假 结局很乱",
     ),
     (
-        "这家饭店的菜 这碗面 这道菜 妈妈做的汤 这里的点心",
-        "很好吃 味道很香 让人回味无穷 非常可口 又新鲜又好吃",
-        "很难吃 味道很怪 咸得没法吃 一点也不好吃 又贵又难吃",
+        "这家饭店的菜 这碗面 这道菜 妈妈做的汤 这里的点心 火锅 这家的饺子 外卖 蛋糕 烤鸭 味道",
+        "很好吃 味道很香 让人回味无穷 非常可口 又新鲜又好吃 分量很足 一点也不油腻 吃了还想吃",
+        "很难吃 味道很怪 咸得没法吃 一点也不好吃 又贵又难吃 分量太少 太油腻了 吃完肚子疼",
     ),
     (
-        "这家酒店 我们住的房间 这间旅馆 海边的宾馆",
-        "很干净 非常舒服 安静又整洁 让人很满意 下次还想来",
-        "很脏 非常吵 又小又潮湿 让人很不满意 再也不想来了",
+        "这家酒店 我们住的房间 这间旅馆 海边的宾馆 民宿 房间 这家宾馆",
+        "很干净 非常舒服 安静又整洁 让人很满意 下次还想来 床很软 视野很开阔 离车站很近",
+        "很脏 非常吵 又小又潮湿 让人很不满意 再也不想来了 床太硬 有一股怪味 离车站太远",
     ),
     (
-        "这部手机 这台电脑 新买的耳机 这台洗衣机 这个相机",
-        "很好用 质量很好 用起来很方便 物超所值 性能出色",
-        "很难用 质量太差 用了两天就坏了 根本不值这个价 经常出毛病",
+        "这部手机 这台电脑 新买的耳机 这台洗衣机 这个相机 键盘 充电器 这台冰箱 音箱 这个软件",
+        "很好用 质量很好 用起来很方便 物超所值 性能出色 反应很快 声音很好听 用了三年还没坏",
+        "很难用 质量太差 用了几天就出问题 根本不值这个价 经常出毛病 反应很慢 声音很刺耳 总是死机",
     ),
     (
-        "这本书 这本小说 这篇文章 他写的故事",
-        "写得很好 很有意思 让人爱不释手 给我很多启发 内容丰富",
-        "写得很差 没有意思 让人读不下去 错误很多 内容空洞",
+        "这本书 这本小说 这篇文章 他写的故事 这本杂志 这套教材 作者的新书",
+        "写得很好 很有意思 让人爱不释手 给我很多启发 内容丰富 通俗易懂 一口气就读完了",
+        "写得很差 没有意思 让人读不下去 错误很多 内容空洞 枯燥乏味 读了几页就放下了",
     ),
     (
-        "这里的服务 店员的态度 客服的态度 这家店的服务",
-        "很好 非常热情 让人觉得温暖 十分周到",
-        "很差 非常冷淡 让人很生气 十分糟糕",
+        "这里的服务 店员的态度 客服的态度 这家店的服务 服务员 前台 售后 快递员 老板",
+        "很好 非常热情 让人觉得温暖 十分周到 很有耐心 回答得很详细 处理得很快",
+        "很差 非常冷淡 让人很生气 十分糟糕 很不耐烦 一问三不知 拖了很久也不处理",
     ),
     (
-        "这件衣服 这双鞋 这条裤子 新买的外套",
-        "很漂亮 穿着很舒服 做工精细 非常合身 我很喜欢",
-        "很难看 穿着不舒服 做工粗糙 一洗就褪色 我很不喜欢",
+        "这件衣服 这双鞋 这条裤子 新买的外套 裙子 这顶帽子 毛衣 书包",
+        "很漂亮 穿着很舒服 做工精细 非常合身 我很喜欢 颜色很正 洗了也不变形",
+        "很难看 穿着不舒服 做工粗糙 一洗就褪色 我很不喜欢 颜色不对 没穿几天就破了",
     ),
     (
-        "今天的比赛 这场演出 周末的旅行 这次活动",
-        "非常精彩 让人难忘 组织得很好 大家都很开心",
-        "非常无聊 让人失望 组织得很乱 大家都很扫兴",
+        "今天的比赛 这场演出 周末的旅行 这次活动 音乐会 昨天的晚会",
+        "非常精彩 让人难忘 组织得很好 大家都很开心 气氛很热烈 玩得很尽兴",
+        "非常无聊 让人失望 组织得很乱 大家都很扫兴 气氛很沉闷 白白浪费了一天",
     ),
+    (
+        "快递 送货 物流 发货 包裹 卖家发货",
+        "很快 第二天就到了 包装得很仔细 送到家门口 比预计的早",
+        "太慢了 等了半个月才到 包装都破了 送错了地方 比预计的晚了很多",
+    ),
+    (
+        "这个公园 这里的风景 海边 这座小城 环境 景区 博物馆 图书馆",
+        "很美 让人心情舒畅 又安静又干净 值得再来 空气清新 适合带孩子来",
+        "很脏乱 人太多了 让人后悔来这里 到处是垃圾 没什么可看的 门票太贵",
+    ),
+    (
+        "老师 这门课 课程 培训班 教练 这位医生",
+        "讲得很清楚 很有耐心 让我学到很多 很负责任 非常专业",
+        "讲得很乱 没有耐心 什么也没学到 很不负责任 一点也不专业",
+    ),
+    (
+        "价格 这个价钱 票价 这里的消费 房租",
+        "很便宜 很公道 很划算 比别处低 一点也不贵",
+        "太贵了 很不合理 不划算 比别处高 贵得离谱",
+    ),
+    (
+        "孩子 我 爸妈 同事 全家人 朋友",
+        "很喜欢 非常满意 用得很开心 赞不绝口 觉得很值 打算再买一个",
+        "很不喜欢 非常失望 用得很生气 抱怨个不停 觉得上当了 打算退货",
+    ),
+)
+# What can follow a sentence of either kind, and what comes alone.
+PRAISE: tuple[str, ...] = tuple(
+    "推荐大家来 下次还会再来 非常满意 太棒了 很值得 给五星 以后还买 强烈推荐 真不错 物有所值"
+    " 没有让我失望 好极了 太喜欢了 会推荐给朋友".split()
+)
+BLAME: tuple[str, ...] = tuple(
+    "不推荐 以后不会再来了 非常失望 太差了 不值得 给差评 以后不买了 千万别买 真糟糕 浪费钱"
+    " 让我很失望 气死我了 太讨厌了 后悔死了".split()
+)
+
+# Category -> its members; no word is in two of them.
+CATEGORIES: dict[str, tuple[str, ...]] = {
+    name: tuple(words.split("、"))
+    for name, words in _table("""
+    水果:苹果、香蕉、橘子、西瓜、葡萄、桃子、梨、草莓、芒果、菠萝、樱桃、荔枝、柠檬、石榴、柿子、椰子、猕猴桃、龙眼、橙子、李子、杏子、木瓜、蓝莓、哈密瓜
+    蔬菜:白菜、萝卜、土豆、茄子、黄瓜、菠菜、芹菜、南瓜、豆角、洋葱、胡萝卜、韭菜、冬瓜、苦瓜、莲藕、花菜、生菜、丝瓜、青椒、西红柿、香菜、油菜、大蒜、豌豆
+    动物:老虎、狮子、大象、猴子、兔子、狐狸、熊猫、长颈鹿、斑马、河马、松鼠、狼、羊、牛、马、猫、狗、骆驼、袋鼠、猪、驴、老鼠、豹子、鹿、熊、犀牛、刺猬、羚羊
+    鸟类:麻雀、燕子、老鹰、鸽子、乌鸦、喜鹊、鹦鹉、孔雀、天鹅、大雁、猫头鹰、啄木鸟、白鹤、海鸥、黄鹂、布谷鸟、画眉、鸵鸟
+    昆虫:蜜蜂、蚂蚁、蝴蝶、蜻蜓、蚊子、苍蝇、蝉、蟋蟀、蝗虫、萤火虫、瓢虫、螳螂、蚕、飞蛾
+    交通工具:汽车、火车、飞机、轮船、自行车、摩托车、地铁、公共汽车、卡车、出租车、高铁、马车、电动车、直升机、帆船、电车、三轮车、救护车
+    颜色:红色、黄色、蓝色、绿色、白色、黑色、紫色、灰色、粉色、棕色、橙色、金色、银色、青色
+    职业:医生、教师、警察、司机、厨师、律师、护士、工人、农民、记者、演员、歌手、画家、作家、科学家、消防员、法官、会计、工程师、导游、理发师、翻译、飞行员、渔民
+    乐器:钢琴、吉他、小提琴、二胡、笛子、古筝、琵琶、鼓、喇叭、萨克斯、口琴、大提琴、手风琴、唢呐
+    家具:桌子、椅子、沙发、床、衣柜、书架、茶几、柜子、板凳、书桌、鞋柜、梳妆台、餐桌、屏风
+    运动:足球、篮球、排球、乒乓球、羽毛球、游泳、跑步、跳高、滑雪、体操、网球、跳远、拳击、举重、滑冰、射箭
+    花:玫瑰、牡丹、荷花、菊花、梅花、百合、桃花、兰花、茉莉、水仙、月季、杜鹃、郁金香、向日葵
+    树:松树、柳树、杨树、槐树、柏树、梧桐、银杏、枫树、桂树、榕树、桦树、杉树
+    衣物:衬衫、裤子、裙子、毛衣、外套、袜子、帽子、手套、围巾、大衣、背心、西装、睡衣、领带
+    文具:铅笔、钢笔、橡皮、尺子、毛笔、圆规、墨水、文具盒、练习本、粉笔、蜡笔、订书机
+    电器:电视、冰箱、洗衣机、空调、电脑、电风扇、微波炉、电饭锅、吸尘器、电话、电灯、收音机
+    饮料:茶、咖啡、牛奶、果汁、可乐、啤酒、豆浆、汽水、红酒、酸奶
+    国家:中国、日本、美国、法国、英国、德国、俄罗斯、印度、韩国、巴西、埃及、意大利、西班牙、加拿大
+    城市:北京、上海、广州、天津、重庆、南京、杭州、武汉、成都、西安、苏州、青岛、大连、厦门
+    """).items()
+}
+
+# (larger, smaller, how many of the smaller make one of the larger)
+UNITS: tuple[tuple[str, str, int], ...] = tuple(
+    (left, right, int(count))
+    for left, right, count in (
+        item.split(":")
+        for item in """
+    米:厘米:100 米:分米:10 分米:厘米:10 厘米:毫米:10 千米:米:1000 公里:米:1000 千克:克:1000
+    公斤:克:1000 公斤:斤:2 吨:千克:1000 斤:克:500 斤:两:10 小时:分钟:60 分钟:秒:60 天:小时:24
+    星期:天:7 周:天:7 年:个月:12 元:角:10 元:分:100 角:分:10 升:毫升:1000
+    """.split()
+    )
+)
+MONTH_DAYS: tuple[int, ...] = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+SEASONS: tuple[str, ...] = tuple("冬冬春春春夏夏夏秋秋秋冬")  # of the months
+
+# What the stories of sums are about; all stand in MEASURES.
+THINGS: tuple[str, ...] = tuple(
+    "苹果 梨 鸡蛋 西瓜 香蕉 黄瓜 糖 蛋糕 面包 书 字典 日记 杂志 铅笔 钢笔 毛笔 蜡烛"
+    " 邮票 照片 票 纸 气球 花 玫瑰 蘑菇 珍珠 宝石 石头 汽车 卡车"
+    " 自行车 衣服 毛衣 礼物 帽子 钥匙 椅子 桌子 兔子 鸡 鸭 羊 鱼".split()
 )
 
 NAMES: tuple[str, ...] = tuple(

@@ -1,6 +1,7 @@
 """What no training document may hold, kept for evaluation: ten pairs of numbers that are never
-added, formats and orders of capitals that never occur. Changing any of it makes earlier models
-incomparable.
+added (in words neither), formats and orders of capitals, words that are put into no category, nouns
+that are not asked for their measure word as 一（ ）花, sentences that nobody judges, dates and
+quantities. Changing any of it makes earlier models incomparable.
 """
 
 from __future__ import annotations
@@ -68,3 +69,50 @@ CAPITAL_ORDERS: tuple[tuple[str, str, str, str], ...] = (
 
 FORBIDDEN_OPERANDS = frozenset(PAIRS) | {(b, a) for a, b in PAIRS}
 FORBIDDEN_ORDERS = frozenset(CAPITAL_ORDERS)
+
+# Words that no document puts into a category, each of a category that others show.
+CATEGORY_WORDS: frozenset[str] = frozenset(
+    "芒果 柿子 菠萝 茄子 韭菜 洋葱 狐狸 斑马 骆驼 喜鹊 天鹅 蚂蚁 "
+    "轮船 地铁 紫色 律师 画家 古筝 沙发 篮球".split()
+)
+CATEGORY_FORMAT = "{x}|{y}"
+
+# Nouns that stand in no 一（ ）花, though their measure words are told in other ways.
+MEASURE_NOUNS: frozenset[str] = frozenset(
+    "书 牛 马 飞机 山 河 花 树 衣服 鞋 帽子 信 歌 电影 文章 房子 电脑 老师 井 绳子 画 镜子".split()
+)
+
+# Month and day of dates that no document writes in two ways, or gives the next day of.
+DATES: frozenset[tuple[int, int]] = frozenset(
+    [(1, 17), (2, 9), (3, 8), (4, 23), (5, 4), (6, 12), (7, 21), (8, 19), (9, 10), (10, 6)]
+)
+
+# Numbers of larger units that no document turns into smaller ones.
+QUANTITIES: frozenset[int] = frozenset((6, 11, 15))
+
+# Two ways to tell a problem of words and its answer that never occur.
+PROBLEM_FORMATS: tuple[str, ...] = ("{x} 答案是{y}", "Q：{x}\nA：{y}")
+
+# Sentences with their side; none can be put together from the words of facts.SENTIMENTS.
+SENTIMENTS: tuple[tuple[str, bool], ...] = (
+    ("早上的豆浆又香又浓，喝完很舒服。", True),
+    ("这把椅子坐久了腰疼，太差劲了。", False),
+    ("牙刷很软，刷得很干净，全家都在用。", True),
+    ("收到的杯子有裂缝，联系店家也不理。", False),
+    ("花很新鲜，女朋友非常开心。", True),
+    ("灯不亮，说明书也看不懂，很失望。", False),
+    ("游乐场很好玩，孩子不想回家。", True),
+    ("停车很难，排队两个小时，太累了。", False),
+    ("理发师手艺很好，剪得很漂亮。", True),
+    ("水管又漏水了，修了三次都没修好。", False),
+    ("这支笔写起来很流畅，很喜欢。", True),
+    ("被子太薄，晚上冷得睡不着。", False),
+    ("导游很热情，一路上讲得很有趣。", True),
+    ("门锁是坏的，一点也不安全。", False),
+    ("面包松软可口，每天都来买。", True),
+    ("米饭是硬的，菜里还有头发。", False),
+    ("地铁很方便，十分钟就到公司。", True),
+    ("网速太慢，看视频总是卡。", False),
+    ("画面很美，音乐也好听，还想再看一遍。", True),
+    ("歌手跑调，现场很混乱，后悔买票。", False),
+)
