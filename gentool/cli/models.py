@@ -23,6 +23,7 @@ COMMANDS = {
     "add": ("gentool.cli.models:add_command", "give a folder of weights a name"),
     "remove": ("gentool.cli.models:remove_command", "forget a name; the weights stay"),
     "verify": ("gentool.cli.models:verify_command", "compare a model's files with their sums"),
+    "cache": ("gentool.cli.models:cache_command", "what LiteRT keeps of models; --clear"),
 }
 
 
@@ -56,6 +57,19 @@ class AddFlags:
     name: str = argument("name", "NAME")
     place: str = argument("place", "PATH")
     changes: SetFlags = group("Model", SetFlags)
+
+
+@dataclass(frozen=True)
+class ClearFlags:
+    """What is removed."""
+
+    clear: bool | None = switch("--clear", "remove all of it; it is made again when needed")
+
+
+@dataclass(frozen=True)
+class CacheFlags:
+    cache: ClearFlags = group("Cache", ClearFlags)
+    output: OutputFlags = group("Output", OutputFlags)
 
 
 @dataclass(frozen=True)
@@ -153,6 +167,26 @@ def verify(console: Console, flags: ModelFlags) -> None:
         raise ModelError(wrong[0], "restore it from its source, or remove and add the model again")
 
 
+def cache(console: Console, flags: CacheFlags) -> None:
+    """Prints one line a graph with packed weights: megabytes, day of last use, what it was made of.
+
+    They are in the user's cache folder, so that a model opens at once the second time.
+    """
+    import datetime
+
+    from gentool.runtimes.litert import store
+
+    for graph in store.cached_graphs():
+        day = datetime.date.fromtimestamp(graph.used).isoformat()
+        if flags.output.json:
+            fields = {"path": str(graph.path), "title": graph.title, "bytes": graph.nbytes}
+            console.write(json.dumps(fields | {"used": day}, ensure_ascii=False) + "\n")
+        else:
+            console.write(f"{graph.nbytes / 1e6:8.1f} MB  {day}  {graph.title}\n")
+        if flags.cache.clear:
+            store.remove(graph.path)
+
+
 list_command = Command(list, ListFlags, "gentool models list --json")
 show_command = Command(show, ModelFlags, "gentool models show cpm-lm")
 add_command = Command(
@@ -162,6 +196,7 @@ add_command = Command(
 )
 remove_command = Command(remove, NameFlags, "gentool models remove cpm-lm")
 verify_command = Command(verify, ModelFlags, "gentool models verify cpm-lm")
+cache_command = Command(cache, CacheFlags, "gentool models cache --clear")
 
 command = Group(
     "models",

@@ -41,7 +41,7 @@ def told(done: Done, code: int, message: str, hint: str) -> None:
     ("arguments", "message", "hint"),
     [
         (["lst"], "no command lst", "did you mean list?"),
-        (["frobnicate"], "no command frobnicate", "commands: add, list, remove, show, verify"),
+        (["frobnicate"], "no command frobnicate", "commands: add, cache, list, remove, show, verify"),
         (["show"], "MODEL is missing", "gentool models show --help"),
         (["add", "mine"], "PATH is missing", "gentool models add --help"),
         (["add", "../x", LLAMA], "'../x' is no name of a model", "a letter or digit first"),
@@ -202,3 +202,20 @@ def test_a_model_is_completed_by_the_name_it_was_given(
     assert record["model"] == "mine" and len(record["samples"][0]["ids"]) <= 3
     shutil.rmtree(folder)
     told(run("verify", "mine"), 3, "model.safetensors does not exist", "put it there")
+
+
+def test_what_litert_keeps_is_shown_and_cleared(tmp_path: Path) -> None:
+    env = {"XDG_CACHE_HOME": str(tmp_path)}
+    assert gentool("models", "cache", env=env).out == ""
+    assert (
+        gentool("complete", "今天", "--max-tokens", "1", "--precision", "int8", env=env).code == 0
+    )
+    shown = gentool("models", "cache", env=env).out
+    assert "tiny-zh" in shown and "int8" in shown and shown.count("\n") == 1
+    fields = json.loads(gentool("models", "cache", "--json", env=env).out)
+    assert fields["bytes"] > 4e6 and Path(fields["path"]).exists()
+    assert gentool("models", "cache", "--clear", env=env).out == shown
+    assert gentool("models", "cache", env=env).out == "" and not Path(fields["path"]).exists()
+    assert (
+        gentool("complete", "今天", "--max-tokens", "1", "--precision", "int8", env=env).code == 0
+    )

@@ -33,7 +33,7 @@ HASH_BYTES = 1 << 22  # read at a time
 GRAPH, WEIGHTS, RECORD = "graph.tflite", "weights.xnnpack", "record.json"
 
 
-class Kept(NamedTuple):
+class CachedGraph(NamedTuple):
     """A graph in the cache folder: of which model, its bytes on the disk, when it was last used."""
 
     path: Path
@@ -71,7 +71,7 @@ def store_folder() -> Path | None:
     return None if cache.make_private(path, stat.S_IRWXG | stat.S_IRWXO) else path
 
 
-def kept() -> list[Kept]:
+def cached_graphs() -> list[CachedGraph]:
     """What is kept, the last used first."""
     folder = store_folder()
     found = []
@@ -79,7 +79,7 @@ def kept() -> list[Kept]:
         with contextlib.suppress(OSError, ValueError, KeyError):
             record = json.loads((path / RECORD).read_bytes())
             used = (path / RECORD).stat().st_mtime
-            found.append(Kept(path, record["title"], _disk_bytes(path), used))
+            found.append(CachedGraph(path, record["title"], _disk_bytes(path), used))
     return sorted(found, key=lambda item: -item.used)
 
 
@@ -93,7 +93,7 @@ def is_intact(path: Path) -> bool:
     """Whether the contents of what is kept are as they were written; reads all of them."""
     try:
         record = json.loads((path / RECORD).read_bytes())
-        return _known(path) == record["files"] and all(
+        return _file_stats(path) == record["files"] and all(
             sha256(path / name) == record["sha256"][name] for name in (GRAPH, WEIGHTS)
         )
     except (OSError, ValueError, KeyError, TypeError):
@@ -104,7 +104,7 @@ def _open(path: Path, threads: int) -> Program | None:
     """The program kept at a path, if there is one and its files are as they were left."""
     try:
         record = json.loads((path / RECORD).read_bytes())
-        whole = record["files"] == _known(path)
+        whole = record["files"] == _file_stats(path)
         with open(path / GRAPH, "rb") as file:
             whole &= hashlib.sha256(file.read(record["head"])).hexdigest() == record["head sha256"]
     except FileNotFoundError:
@@ -119,7 +119,7 @@ def _open(path: Path, threads: int) -> Program | None:
     except RuntimeError:
         program = None
     # the graph is without weights: had XNNPACK packed any anew, they would be zeros
-    if program is None or _known(path) != record["files"]:
+    if program is None or _file_stats(path) != record["files"]:
         shutil.rmtree(path, ignore_errors=True)
         return None
     with contextlib.suppress(OSError):
@@ -163,7 +163,7 @@ def _finish(part: Path, title: str, head: int) -> None:
         "head": head,
         "head sha256": head_sha256,
         "sha256": {name: sha256(part / name) for name in (GRAPH, WEIGHTS)},
-        "files": _known(part),
+        "files": _file_stats(part),
     }
     (part / RECORD).write_text(json.dumps(record), "utf-8")
     for name in (GRAPH, WEIGHTS, RECORD):
@@ -189,7 +189,7 @@ def _make_room(folder: Path, needed: int) -> None:
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > STALE_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
-    items = kept()
+    items = cached_graphs()
     total = needed + sum(item.nbytes for item in items)
     while items and total > MAX_BYTES:
         oldest = items.pop()
@@ -197,7 +197,7 @@ def _make_room(folder: Path, needed: int) -> None:
         total -= oldest.nbytes
 
 
-def _known(path: Path) -> dict[str, list[int]]:
+def _file_stats(path: Path) -> dict[str, list[int]]:
     """What the files of a graph are known by."""
     found = {}
     for name in (GRAPH, WEIGHTS):

@@ -70,7 +70,7 @@ def test_a_second_start_maps_what_the_first_made(
 
 def test_disk_space_is_that_of_the_weights(tmp_path: Path, folder: Path) -> None:
     logits(save(tmp_path / "a.safetensors"), "fp32")
-    (kept,) = store.kept()
+    (kept,) = store.cached_graphs()
     packed = (kept.path / store.WEIGHTS).stat().st_size
     assert kept.nbytes < 1.5 * packed
     assert kept.title == f"{tmp_path / 'a.safetensors'}, fp32"
@@ -199,20 +199,20 @@ def test_a_folder_that_cannot_be_used(tmp_path: Path, folder: Path) -> None:
 def test_the_oldest_goes(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [save(tmp_path / f"{seed}.safetensors", seed) for seed in range(3)]
     logits(paths[0])
-    (first,) = store.kept()
+    (first,) = store.cached_graphs()
     monkeypatch.setattr(store, "MAX_BYTES", int(2.5 * first.nbytes))
     logits(paths[1])
     os.utime(first.path / store.RECORD, (1, 1))
     logits(paths[0])  # used again
-    (second,) = (item for item in store.kept() if item.path != first.path)
+    (second,) = (item for item in store.cached_graphs() if item.path != first.path)
     os.utime(second.path / store.RECORD, (2, 2))
     logits(paths[2])
-    titles = [item.title.split("/")[-1] for item in store.kept()]
+    titles = [item.title.split("/")[-1] for item in store.cached_graphs()]
     assert titles == ["2.safetensors, int8", "0.safetensors, int8"]
     monkeypatch.setattr(store, "MAX_BYTES", first.nbytes // 2)
     more = save(tmp_path / "more.safetensors", 4)
     assert logits(more)[1] and logits(more)[1]  # larger than the limit: made each time
-    assert len(store.kept()) == 2
+    assert len(store.cached_graphs()) == 2
 
 
 def test_what_a_run_has_given_up_is_removed(tmp_path: Path, folder: Path) -> None:
