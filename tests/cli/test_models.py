@@ -41,7 +41,11 @@ def told(done: Done, code: int, message: str, hint: str) -> None:
     ("arguments", "message", "hint"),
     [
         (["lst"], "no command lst", "did you mean list?"),
-        (["frobnicate"], "no command frobnicate", "commands: add, cache, list, remove, show, verify"),
+        (
+            ["frobnicate"],
+            "no command frobnicate",
+            "commands: add, cache, list, remove, show, verify",
+        ),
         (["show"], "MODEL is missing", "gentool models show --help"),
         (["add", "mine"], "PATH is missing", "gentool models add --help"),
         (["add", "../x", LLAMA], "'../x' is no name of a model", "a letter or digit first"),

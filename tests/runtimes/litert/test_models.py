@@ -15,34 +15,31 @@ from gentool.runtimes.litert import quantize
 from gentool.runtimes.litert.lower import stored_precision
 
 GOLDEN = Path(__file__).parents[2] / "golden"
-SHARED = Path(__file__).parents[4] / "shared" / "golden"
 TOLERANCE = 1e-4  # the wrong gelu is 7e-4 away
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/golden")
 
-# a checkpoint -> the folder of its goldens, and what its own folder does not say
-HERE = {"hf_gpt2": "hf_gpt2", "hf_llama": "hf_llama"}
-THERE = {
-    "cpm_megatron/a/hf": "cpm_megatron/a",
-    "cpm_megatron/a/ckpt": "cpm_megatron/a",
-    "cpm_lm_tf2/a/saved_model": "cpm_lm_tf2/a",
-    "gpt2_ml/a": "gpt2_ml/a",
-    "bert_gpt2_chinese/a": "bert_gpt2_chinese/a",
-    "hf_llama3/a": "hf_llama3/a",
-    "hf_qwen2/a": "hf_qwen2/a",
-    "hf_qwen3/a": "hf_qwen3/a",
-    "hf_gemma/a": "hf_gemma/a",
-    "hf_gemma2/a": "hf_gemma2/a",
+# a checkpoint -> the folder of its goldens
+ROWS = {
+    "hf_gpt2": "hf_gpt2",
+    "hf_llama": "hf_llama",
+    "cpm_megatron/hf": "cpm_megatron",
+    "cpm_megatron/ckpt": "cpm_megatron",
+    "cpm_lm_tf2/saved_model": "cpm_lm_tf2",
+    "gpt2_ml": "gpt2_ml",
+    "bert_gpt2_chinese": "bert_gpt2_chinese",
+    "hf_llama3": "hf_llama3",
+    "hf_qwen2": "hf_qwen2",
+    "hf_qwen3": "hf_qwen3",
+    "hf_gemma": "hf_gemma",
+    "hf_gemma2": "hf_gemma2",
 }
-OVERRIDES = dict.fromkeys(("cpm_megatron/a/ckpt", "cpm_lm_tf2/a/saved_model"), {"arch.n_head": 4})
+# what a checkpoint's own folder does not say
+OVERRIDES = dict.fromkeys(("cpm_megatron/ckpt", "cpm_lm_tf2/saved_model"), {"arch.n_head": 4})
 
 
-@pytest.mark.parametrize(
-    "name", [*HERE, *(pytest.param(name, marks=needs_shared) for name in THERE)]
-)
+@pytest.mark.parametrize("name", ROWS)
 def test_logits_of_the_original_code(name: str) -> None:
-    root, golden = (GOLDEN, HERE) if name in HERE else (SHARED, THERE)
-    runtime = litert_models.opened(str(root / name), OVERRIDES.get(name, {}), "fp32")
-    expected = np.load(root / golden[name] / "golden.npz")
+    runtime = litert_models.opened(str(GOLDEN / name), OVERRIDES.get(name, {}), "fp32")
+    expected = np.load(GOLDEN / ROWS[name] / "golden.npz")
     texts = [key for key in expected if key.startswith("ids_")]
     assert texts
     for key in texts:
