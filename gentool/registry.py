@@ -61,7 +61,7 @@ def describe(name: str, place: str, overrides: Mapping[str, object]) -> ModelCon
     with their sums. Where configs/ has that name, its sampling and tokenizer settings are taken
     over, and its numbers must be those of the folder."""
     path = lookup.locate(place)
-    data = lookup.keys(path)
+    data = lookup.model_fields(path)
     shipped = lookup.configs() / f"{name}.yaml"
     if shipped.is_file():
         data = _completed(data, schema.read_yaml(shipped), place, name)

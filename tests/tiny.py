@@ -63,4 +63,4 @@ def make_engine(
     dtype: str = "float32",
 ):
     params = load(Arrays(arrays), arch, dtype)
-    return Engine(XlaRuntime(llama, arch, params, (backend.Rule(1, chosen),)))
+    return Engine(XlaRuntime(llama, arch, params, (backend.BackendRule(1, chosen),)))

@@ -31,10 +31,10 @@ def load(model: str, overrides: Mapping[str, object] = NOTHING) -> ModelConfig:
 
 def _load(model: str, overrides: Mapping[str, object]) -> ModelConfig:
     path = locate(model)
-    return checked(path, keys(path), overrides)
+    return checked(path, model_fields(path), overrides)
 
 
-def keys(path: Path) -> dict[str, Any]:
+def model_fields(path: Path) -> dict[str, Any]:
     """What a file that `locate` found says, as the keys of a model's YAML."""
     return folder.describe(path.parent) if folder.is_such(path) else read_yaml(path, _to(path))
 

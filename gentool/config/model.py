@@ -169,7 +169,7 @@ class ModelFile(Strict):
     sha256: dict[Words, Digest] = {}  # of the files above, by path
 
     @model_validator(mode="after")
-    def _fits(self) -> ModelFile:
+    def _consistent(self) -> ModelFile:
         a = self.arch
         learned = self.family in LEARNED_POSITIONS
         if learned and (a.n_kv_head, a.n_head * a.d_head) != (a.n_head, a.d_model):

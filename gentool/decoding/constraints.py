@@ -168,14 +168,14 @@ def following(constraint: Constraint, prompt: Sequence[int]) -> Following:
     )
 
 
-class Rule(NamedTuple):
+class GrammarText(NamedTuple):
     """A grammar in llguidance's syntax, and the flag it comes from, for messages."""
 
     name: str
     grammar: str
 
 
-def regex(pattern: str) -> Rule:
+def regex(pattern: str) -> GrammarText:
     """The rule that the complete continuation matches `pattern`. Syntax and meaning are those of
     Rust's regexes, but \\d is 0 to 9; there is no look-around, no \\b and no \\1."""
     _check_text("--regex", pattern)
@@ -189,10 +189,10 @@ def regex(pattern: str) -> Rule:
             f"--regex is '{_short(pattern)}': {cause}",
             r"use the syntax of Rust's regexes, without look-around, \b and \1",
         )
-    return Rule(f"--regex '{_short(pattern)}'", grammar)
+    return GrammarText(f"--regex '{_short(pattern)}'", grammar)
 
 
-def json_schema(given: str) -> Rule:
+def json_schema(given: str) -> GrammarText:
     """The rule that the continuation is a JSON text of a schema. `given` is the schema itself,
     which begins with {, or a file of it. Properties come in the schema's order."""
     _check_text("--json-schema", given)
@@ -217,7 +217,7 @@ def json_schema(given: str) -> Rule:
             f"{flag}: {' '.join(problem.split())}", "change the schema; not all keywords are known"
         )
     grammar = f'%llguidance {{"no_forcing": true}}\nstart: %json {schema_json}'
-    return Rule(f"--json-schema '{_short(given)}'", grammar)
+    return GrammarText(f"--json-schema '{_short(given)}'", grammar)
 
 
 class GrammarState:
@@ -244,7 +244,7 @@ class Grammar:
     """The restriction to continuations that match a rule completely. A text can end only where it
     matches; a row that is cut off at its maximum number of tokens is the beginning of a match."""
 
-    def __init__(self, rule: Rule, vocabulary: Vocabulary) -> None:
+    def __init__(self, rule: GrammarText, vocabulary: Vocabulary) -> None:
         self.name, self._vocabulary = rule.name, vocabulary
         # for llguidance an id with other bytes in another context is another token
         tokens = list(vocabulary.texts[0])

@@ -31,7 +31,7 @@ class PendingPrefix(NamedTuple):
 
 
 @dataclass
-class _Node:
+class _ComputedPrefix:
     """A computed prefix, its most probable next tokens with the mass of each, how many of these are
     explored, and the mass of all unexplored ones."""
 
@@ -48,7 +48,7 @@ class Expansion:
     def __init__(self, root: Root, index: int, options: TreeOptions) -> None:
         self.root, self.index, self.options = root, index, options
         self.computed = self.tokens = 0  # prefixes, and tokens that went through the engine
-        self._nodes: list[_Node] = []
+        self._nodes: list[_ComputedPrefix] = []
         self._heap: list[tuple[float, int]] = []  # -mass of a node's next token, node
         self._add_node(PendingPrefix((), 1.0), root.logits)
 
@@ -107,7 +107,9 @@ class Expansion:
         tokens = kept[np.argsort(-w[kept], kind="stable")]
         masses = w[tokens] * (prefix.mass / w.sum())
         unexplored = prefix.mass if len(kept) < len(allowed) else float(masses.sum())
-        self._nodes.append(_Node(prefix.ids, tokens.astype(np.int32), masses, 0, unexplored))
+        self._nodes.append(
+            _ComputedPrefix(prefix.ids, tokens.astype(np.int32), masses, 0, unexplored)
+        )
         self._enqueue(len(self._nodes) - 1)
         return []
 

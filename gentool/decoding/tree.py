@@ -72,7 +72,7 @@ class Level(NamedTuple):
     nodes: np.ndarray  # [R]
 
 
-class _Node(NamedTuple):
+class _SharedPrefix(NamedTuple):
     """An unfinished prefix, and the samples that drew it, as indices into all samples."""
 
     root: int
@@ -98,12 +98,12 @@ def sample(
     rows = np.repeat(np.array([root.row for root in roots]), count)
     numbers = RandomNumbers(seed, strata)
     numbers.add(rows, np.tile(index, len(roots)))
-    nodes = [_Node(r, (), r * count + np.arange(count), 1.0) for r in range(len(roots))]
+    nodes = [_SharedPrefix(r, (), r * count + np.arange(count), 1.0) for r in range(len(roots))]
     logits = np.stack([root.logits for root in roots])  # [nodes, V]
     cache = None
     while True:
         leaves: list[Leaf] = []
-        next_nodes: list[tuple[int, _Node]] = []  # place of the parent, node
+        next_nodes: list[tuple[int, _SharedPrefix]] = []  # place of the parent, node
         for place, node, u in _open_nodes(nodes, numbers, closed):
             root = roots[node.root]
             w = distribution(logits[place], root, node.ids, options)
@@ -133,8 +133,8 @@ def sample(
 
 
 def _open_nodes(
-    nodes: list[_Node], numbers: RandomNumbers, closed: set[int]
-) -> Iterator[tuple[int, _Node, np.ndarray]]:
+    nodes: list[_SharedPrefix], numbers: RandomNumbers, closed: set[int]
+) -> Iterator[tuple[int, _SharedPrefix, np.ndarray]]:
     """Yields place, node and the random numbers of its samples, for roots that are not closed."""
     samples = np.concatenate([node.samples for node in nodes])
     u = numbers.at(samples, np.full(len(samples), len(nodes[0].ids)))
@@ -145,12 +145,12 @@ def _open_nodes(
 
 
 def _children(
-    node: _Node,
+    node: _SharedPrefix,
     w: np.ndarray,
     u: np.ndarray,
     numbers: RandomNumbers,
     forced: ForcedPrefixes | None,
-) -> list[_Node]:
+) -> list[_SharedPrefix]:
     """Groups the node's samples by the token that each draws by its number u from weights w [V];
     children are in order of ids."""
     forced_ids = _forced_ids(node, forced) if forced else np.full(len(u), -1)
@@ -165,7 +165,7 @@ def _children(
     probability = np.where(forced_ids >= 0, 1.0, high - low)
     ids, first, group = np.unique(drawn, return_index=True, return_inverse=True)
     return [
-        _Node(
+        _SharedPrefix(
             node.root,
             (*node.ids, int(id)),
             node.samples[group == number],
@@ -175,19 +175,19 @@ def _children(
     ]
 
 
-def _forced_ids(node: _Node, forced: ForcedPrefixes) -> np.ndarray:
+def _forced_ids(node: _SharedPrefix, forced: ForcedPrefixes) -> np.ndarray:
     """The next token that each of the node's samples must take [n], -1 where it is drawn."""
     step = len(node.ids)
     prefixes = [forced.prefixes[sample] for sample in node.samples]
     return np.array([ids[step] if step < len(ids) else -1 for ids in prefixes])
 
 
-def _leaf(node: _Node, finished: bool, index: np.ndarray) -> Leaf:
+def _leaf(node: _SharedPrefix, finished: bool, index: np.ndarray) -> Leaf:
     samples = tuple(index[node.samples % len(index)].tolist())
     return Leaf(node.root, node.ids, finished, node.mass, samples)
 
 
-def _level(leaves: list[Leaf], next_nodes: list[_Node], roots: int) -> Level:
+def _level(leaves: list[Leaf], next_nodes: list[_SharedPrefix], roots: int) -> Level:
     rows, distinct = np.zeros((2, roots), int)
     for node in next_nodes:
         rows[node.root] += len(node.samples)

@@ -24,7 +24,7 @@ from gentool.models.weights import Weight
 from gentool.runtimes import Runtime
 from gentool.tokenizers import Tokenizer
 from gentool.tokenizers.token_bytes import Pieces, pieces
-from gentool.voting.answers import Rule
+from gentool.voting.answers import AnswerRule
 from gentool.voting.examples import parse_few_shot
 from gentool.voting.tally import BUDGET, Ballot, Tally
 
@@ -223,7 +223,7 @@ class Model:
             batch_invariant=batch_invariant,
             search=Sampled(stratified),
         )
-        rule = Rule(answer_regex, simplified)
+        rule = AnswerRule(answer_regex, simplified)
         ballot = Ballot(n, curtail, confidence, exact, budget=budget, rule=rule)
         *_, last = self.votes(request, [ballot])
         return last

@@ -69,7 +69,7 @@ def attention(
 
 
 def mlp(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor) -> Tensor:
-    """The output of the MLP for x [..., D], to be added to x."""
+    """Norm and MLP of the residual stream x [..., D]: what is added to it."""
     hidden = ops.linear(norm(ops, arch, x, w["mlp_norm"]), w["gate_up"])  # [..., 2F]
     return ops.linear(ops.geglu(hidden), w["down"])
 

@@ -67,7 +67,7 @@ def queries_keys_values(ops: Ops, arch: Arch, qkv: Tensor) -> tuple[Tensor, Tens
 
 
 def mlp(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor) -> Tensor:
-    """The output of the MLP for x [..., D], to be added to x."""
+    """Norm and MLP of the residual stream x [..., D]: what is added to it."""
     normed = ops.layer_norm(x, w["mlp_norm"], w["mlp_norm_bias"], arch.norm_eps)
     hidden = ops.gelu(ops.linear(normed, w["up"], w["up_bias"]), arch.activation)  # [..., F]
     return ops.linear(hidden, w["down"], w["down_bias"])

@@ -68,7 +68,7 @@ def queries_keys_values(ops: Ops, arch: Arch, qkv: Tensor) -> tuple[Tensor, Tens
 
 
 def mlp(ops: Ops, arch: Arch, w: dict[str, Tensor], x: Tensor) -> Tensor:
-    """The output of the MLP for x [..., D], to be added to x."""
+    """Norm and MLP of the residual stream x [..., D]: what is added to it."""
     hidden = ops.linear(ops.rms_norm(x, w["mlp_norm"], arch.norm_eps), w["gate_up"])  # [..., 2F]
     return ops.linear(ops.swiglu(hidden), w["down"])
 

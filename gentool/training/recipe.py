@@ -64,7 +64,7 @@ class Recipe(Strict):
     sampling: SamplingParams = SamplingParams()  # goes into the finished model's YAML
 
     @model_validator(mode="after")
-    def _fits(self) -> Recipe:
+    def _consistent(self) -> Recipe:
         if self.arch.n_vocab > 1 << 16:
             raise ValueError(f"arch.n_vocab {self.arch.n_vocab} is more than 65536")
         if strange := sorted({*self.data.without_speakers} - {*self.data.sources}):

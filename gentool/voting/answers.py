@@ -11,7 +11,7 @@ from functools import cache
 from typing import NamedTuple
 
 from gentool.errors import UsageError
-from gentool.voting.characters import DASHES, HYPHENS, is_signed, normalized
+from gentool.voting.characters import DASHES, HYPHENS, is_minus_sign, normalized
 from gentool.voting.numbers import is_number, number
 
 # Brackets and quotes, each opening one before the one that closes it.
@@ -31,7 +31,7 @@ APOSTROPHE = re.compile(r"[A-Za-zÀ-ÿ]['’＇][A-Za-zÀ-ÿ]")  # don't
 MAX_PASSES = 4  # some characters are simplified in two steps, 薴 to 苧 to 苎
 
 
-class Rule(NamedTuple):
+class AnswerRule(NamedTuple):
     """How an answer is extracted from a text, and whether traditional characters are simplified
     before answers are compared. The regex is matched against the normalized text."""
 
@@ -39,10 +39,10 @@ class Rule(NamedTuple):
     simplified: bool = False
 
 
-DEFAULT = Rule()
+DEFAULT = AnswerRule()
 
 
-def answer(text: str, rule: Rule = DEFAULT) -> str | None:
+def answer(text: str, rule: AnswerRule = DEFAULT) -> str | None:
     """The answer in normal form; None if there is none."""
     extracted = extract(normalized(text), rule.regex)
     if extracted is None:
@@ -55,7 +55,7 @@ def answer(text: str, rule: Rule = DEFAULT) -> str | None:
     return number(stripped) or None
 
 
-def spelling(text: str, rule: Rule = DEFAULT) -> str:
+def spelling(text: str, rule: AnswerRule = DEFAULT) -> str:
     """The answer as the text writes it, for people; empty if there is none."""
     normal_form = answer(text, rule)
     if normal_form is None:
@@ -162,7 +162,7 @@ def _begins_number(text: str, start: int, end: int) -> bool:
         return text[start + 1 : start + 2].isdecimal()
     rest = text[start + 1 : end]
     chinese = rest[:1] not in SIGNS and is_number(rest)
-    return (text[start] in DASHES and chinese) or is_signed(text, start)
+    return (text[start] in DASHES and chinese) or is_minus_sign(text, start)
 
 
 @cache

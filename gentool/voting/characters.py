@@ -85,7 +85,7 @@ def _form(c: str) -> _Form:
     return _Form(text, number=enclosed and not NUMERALS.isdisjoint(text))
 
 
-def is_signed(text: str, at: int) -> bool:
+def is_minus_sign(text: str, at: int) -> bool:
     """Whether a minus sign and not a dash or a bullet stands at `at`: -3, –x, -√2, but not ——3."""
     before = text[at - 1] if at else ""
     return before not in {*DASHES, ".", "．"} and bool(SIGN.match(text, at))

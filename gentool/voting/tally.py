@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gentool.errors import UsageError
-from gentool.voting.answers import Rule
+from gentool.voting.answers import AnswerRule
 
 Way = Literal["sampled", "certified", "exact", "greedy"]
 Verdict = Literal["running", "decided", "certified", "undecided", "exact", "estimated"]
@@ -34,7 +34,7 @@ class Ballot:
     greedy: bool = False
     budget: int = BUDGET
     within: float = 0.0
-    rule: Rule = Rule()
+    rule: AnswerRule = AnswerRule()
 
     def __post_init__(self) -> None:
         if self.confidence is not None and not 0 < self.confidence < 1:

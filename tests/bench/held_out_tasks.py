@@ -16,11 +16,11 @@ from gentool.generation.request import Request
 from gentool.generation.session import Model
 from gentool.training.synthetic import documents as synthetic
 from gentool.voting.accuracy import Proportion, accuracy
-from gentool.voting.answers import Rule, answer
+from gentool.voting.answers import AnswerRule, answer
 from gentool.voting.tally import Ballot
 
 # the text of an answer, not what follows it: a full stop, a comma
-RULE = Rule(r"^[^。，；]*")
+RULE = AnswerRule(r"^[^。，；]*")
 BALLOTS = [Ballot(300, rule=RULE), Ballot(1, greedy=True, rule=RULE), Ballot(exact=True, rule=RULE)]
 
 
@@ -38,8 +38,8 @@ def accuracies(
             continue
         prompt, label = prompts[tally.prompt]
         winner = tally.winner.answer if tally.winner else None
-        pairs[tally.way].append((str(answer(label, Rule())), winner))
-        if winner != answer(label, Rule()):
+        pairs[tally.way].append((str(answer(label, AnswerRule())), winner))
+        if winner != answer(label, AnswerRule()):
             wrong.append(f"{tally.way}: {prompt.splitlines()[-1]}{winner} ({label})")
     return {way: accuracy(of_way).all for way, of_way in pairs.items()}, wrong
 

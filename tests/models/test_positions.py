@@ -145,7 +145,7 @@ def test_hierarchical_positions_equal_a_longer_table(path: backend.Backend) -> N
         source = Arrays(arrays | {"position": position})
         plan = weights.plan(source, gpt2, one)
         params = xla_weights.load(source, plan, 2, tf.float32)
-        engine = Engine(XlaRuntime(gpt2, one, params, (backend.Rule(1, path),)))
+        engine = Engine(XlaRuntime(gpt2, one, params, (backend.BackendRule(1, path),)))
         logits.append(engine.prefill(ids, all_positions=True)[1])
     np.testing.assert_allclose(*logits, rtol=0, atol=1e-4)
     assert np.abs(logits[0]).max() > 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gentool.errors import UsageError
 from gentool.voting import answers
-from gentool.voting.answers import Rule, answer, spelling
+from gentool.voting.answers import AnswerRule, answer, spelling
 from gentool.voting.characters import DASHES, normalized
 from gentool.voting.numbers import is_number
 
@@ -354,14 +354,14 @@ def test_single_numerals_are_the_numbers_unicode_says():
 @pytest.mark.parametrize(
     ("text", "rule", "shown"),
     [
-        (" 十二。", Rule(), "十二"),
-        ("（Ｐａｒｉｓ）", Rule(), "Ｐａｒｉｓ"),
-        ("1,000", Rule(), "1,000"),
-        ("答案是：十二。", Rule("答案是.(.*)"), "十二"),
+        (" 十二。", AnswerRule(), "十二"),
+        ("（Ｐａｒｉｓ）", AnswerRule(), "Ｐａｒｉｓ"),
+        ("1,000", AnswerRule(), "1,000"),
+        ("答案是：十二。", AnswerRule("答案是.(.*)"), "十二"),
         # the regex fits only what NFKC made of the text
-        ("答案：十二", Rule("答案:(.*)"), "十二"),
-        ("价格＄５", Rule(r"\$[0-9]"), "$5"),
-        ("不知道", Rule("答案.(.*)"), ""),
+        ("答案：十二", AnswerRule("答案:(.*)"), "十二"),
+        ("价格＄５", AnswerRule(r"\$[0-9]"), "$5"),
+        ("不知道", AnswerRule("答案.(.*)"), ""),
     ],
 )
 def test_people_see_what_was_written(text, rule, shown):
@@ -384,7 +384,7 @@ def test_people_see_what_was_written(text, rule, shown):
     ],
 )
 def test_a_regex_cuts_the_answer_out(text, regex, found):
-    assert answer(text, Rule(regex)) == found
+    assert answer(text, AnswerRule(regex)) == found
 
 
 @pytest.mark.parametrize(
@@ -399,12 +399,12 @@ def test_a_regex_cuts_the_answer_out(text, regex, found):
 )
 def test_a_wrong_regex_is_named(regex, problem):
     with pytest.raises(UsageError) as e:
-        answer("北京", Rule(regex))
+        answer("北京", AnswerRule(regex))
     assert regex in e.value.message and problem in e.value.message and e.value.hint
 
 
 def test_a_regex_python_warns_of_is_used():
-    assert answer("x[", Rule("[[]")) == "["
+    assert answer("x[", AnswerRule("[[]")) == "["
 
 
 # Traditional and simplified
@@ -423,7 +423,7 @@ def test_a_regex_python_warns_of_is_used():
 )
 def test_traditional_is_simplified_when_asked(text, found):
     pytest.importorskip("opencc")
-    assert answer(text, Rule(simplified=True)) == found
+    assert answer(text, AnswerRule(simplified=True)) == found
     if "萬" not in text:
         assert answer(text) == text.rstrip("。")
 
@@ -431,7 +431,7 @@ def test_traditional_is_simplified_when_asked(text, found):
 @given(st.one_of(texts, st.text("臺灣髮發乾後麵薴幺麽萬億 。", max_size=8)))
 def test_a_simplified_answer_is_its_own_answer(text):
     pytest.importorskip("opencc")
-    rule = Rule(simplified=True)
+    rule = AnswerRule(simplified=True)
     found = answer(text, rule)
     if found is not None:
         assert answer(found, rule) == found
@@ -439,7 +439,7 @@ def test_a_simplified_answer_is_its_own_answer(text):
 
 def test_what_is_no_unicode_is_not_simplified():
     pytest.importorskip("opencc")
-    assert answer("臺\ud800", Rule(simplified=True)) == "臺\ud800"
+    assert answer("臺\ud800", AnswerRule(simplified=True)) == "臺\ud800"
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch):
@@ -447,7 +447,7 @@ def test_without_the_library_it_says_what_to_install(monkeypatch):
     answers._converter.cache_clear()
     try:
         with pytest.raises(UsageError) as e:
-            answer("臺灣", Rule(simplified=True))
+            answer("臺灣", AnswerRule(simplified=True))
         assert e.value.hint == "pip install 'gentool[chinese]'"
         assert answer("臺灣") == "臺灣"
     finally:

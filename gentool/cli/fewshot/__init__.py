@@ -204,7 +204,7 @@ def ballot_of(flags: VoteFlags) -> Ballot:
     """How many samples are drawn, and how they are counted."""
     from gentool.voting import answers, tally
 
-    rule = answers.Rule(flags.answer_regex or "", bool(flags.simplified))
+    rule = answers.AnswerRule(flags.answer_regex or "", bool(flags.simplified))
     answers.answer("1", rule)  # a wrong regex is an error before a model is opened
     return tally.Ballot(
         n=flags.n or SAMPLES,

@@ -32,7 +32,7 @@ ONEDNN = Backend("products of oneDNN", ops.onednn)
 GRAPH = Backend("nothing compiled", ops.graph)
 
 
-class Rule(NamedTuple):
+class BackendRule(NamedTuple):
     """The backend for products of `rows` rows and more, in models of width D >= `width`."""
 
     rows: int
@@ -43,41 +43,41 @@ class Rule(NamedTuple):
 # Milliseconds of all products of 12 x 768 on two Zen 4 cores, compiled layers / oneDNN:
 CPU = {
     "float32": (
-        Rule(1, XLA_LAYER),  # 14 / 15
-        Rule(2, ONEDNN, 512),  # 28 / 14; 4 rows 28 / 20; 8 rows 31 / 23
-        Rule(9, XLA_LAYER),  # 16 rows 36 / 75; 64 rows 76 / 110; 512 rows 437 / 467
+        BackendRule(1, XLA_LAYER),  # 14 / 15
+        BackendRule(2, ONEDNN, 512),  # 28 / 14; 4 rows 28 / 20; 8 rows 31 / 23
+        BackendRule(9, XLA_LAYER),  # 16 rows 36 / 75; 64 rows 76 / 110; 512 rows 437 / 467
     ),
     "bfloat16": (
-        Rule(1, XLA_LAYER),  # 7 / 13
-        Rule(2, ONEDNN),  # 12 / 13; 8 rows 25 / 16; 64 rows 110 / 38; 512 rows 454 / 220
+        BackendRule(1, XLA_LAYER),  # 7 / 13
+        BackendRule(2, ONEDNN),  # 12 / 13; 8 rows 25 / 16; 64 rows 110 / 38; 512 rows 454 / 220
     ),
-    "float16": (Rule(1, XLA_LAYER),),
+    "float16": (BackendRule(1, XLA_LAYER),),
 }
 
 
-Rules = tuple[Rule, ...]
+BackendRules = tuple[BackendRule, ...]
 
 
-def rules(device: Device, stored: str, width: int, xla: bool | None) -> Rules:
+def rules(device: Device, stored: str, width: int, xla: bool | None) -> BackendRules:
     """The rules for weights of dtype `stored` in a model of this width D; `xla` is the user's
     choice, None for the fastest. If the processor does not multiply bfloat16, oneDNN's products
     are slower than a cast in XLA."""
     if xla is False:
-        return (Rule(1, GRAPH),)
+        return (BackendRule(1, GRAPH),)
     if device == "GPU":
-        return (Rule(1, XLA_STEP),)
+        return (BackendRule(1, XLA_STEP),)
     if xla or (stored == "bfloat16" and not fast_bf16()):
-        return (Rule(1, XLA_LAYER),)
+        return (BackendRule(1, XLA_LAYER),)
     kept = [rule for rule in CPU[stored] if rule.width <= width]
     return (kept[0], *(b for a, b in itertools.pairwise(kept) if a.backend is not b.backend))
 
 
-def backend_for(rules: Rules, rows: int) -> Backend:
+def backend_for(rules: BackendRules, rows: int) -> Backend:
     """The backend for products of this number of rows."""
     return next(rule.backend for rule in reversed(rules) if rule.rows <= rows)
 
 
-def describe(rules: Rules) -> str:
+def describe(rules: BackendRules) -> str:
     """The rules as a phrase."""
     first, *more = rules
     phrases = [f"{rule.backend.phrase} from {rule.rows} rows" for rule in more]

@@ -25,7 +25,7 @@ from gentool.runtimes.ops import Tensor
 from gentool.runtimes.rows import take_rows
 from gentool.runtimes.xla import backend, buckets, device, kv_cache, ops, weights
 from gentool.runtimes.xla.attention import attention, log_n, write_kv
-from gentool.runtimes.xla.backend import Backend, Rules
+from gentool.runtimes.xla.backend import Backend, BackendRules
 from gentool.runtimes.xla.kv_cache import KV, PrefixCache, RowCache
 
 
@@ -59,7 +59,7 @@ class XlaRuntime:
     """The weights, the compiled layer, and steps through all layers to the logits or to the hidden
     states before the head. `rules` choose the backend."""
 
-    def __init__(self, family: ModuleType, arch: Arch, params: Params, rules: Rules) -> None:
+    def __init__(self, family: ModuleType, arch: Arch, params: Params, rules: BackendRules) -> None:
         self.family, self.arch, self.params, self.rules = family, arch, params, rules
         compiled_step = rules[0].backend is backend.XLA_STEP
         self.layer = ops.compiled(functools.partial(self._layer, backend.XLA_LAYER))
