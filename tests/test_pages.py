@@ -4,6 +4,7 @@ READMEs say the same, lines are short. `make pages` writes the transcripts anew.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -179,16 +180,19 @@ def test_named_files_exist(page: str) -> None:
                 assert any((place / name).exists() for place in places), name
 
 
-def parameters(name: str) -> list[click.Parameter]:
-    module, attribute = COMMANDS[name][0].split(":")
-    return getattr(import_module(module), attribute).params
+def parameters(place: str) -> list[click.Parameter]:
+    """The parameters of the command at module:attribute, and of the commands in it."""
+    module, attribute = place.split(":")
+    command = getattr(import_module(module), attribute)
+    inner = (parameters(place) for place, _ in getattr(command, "table", {}).values())
+    return [*command.params, *itertools.chain.from_iterable(inner)]
 
 
 def test_named_flags_exist() -> None:
     """Flags in code spans are gentool's; those of other programs stand in whole commands."""
     known = {"--version"}
-    for name in COMMANDS:
-        known |= {flag for param in parameters(name) for flag in param.opts + param.secondary_opts}
+    for place, _ in COMMANDS.values():
+        known |= {flag for param in parameters(place) for flag in param.opts + param.secondary_opts}
     for page in PAGES:
         for span in CODE.findall(prose(page)):
             if span.startswith(("-", "gentool ")):

@@ -111,8 +111,7 @@ def choose(console: Console, flags: Flags) -> None:
     config = flags.model.config()
     if flags.output.output not in (None, "-"):
         console.redirect(flags.output.output)
-    with console.loading(config.name):
-        model = flags.model.open(config)
+    model = flags.model.open(console, config)
     console.detail(model.describe())
     choices = model.choose(
         prompt,

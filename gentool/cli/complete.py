@@ -99,8 +99,7 @@ def complete(console: Console, flags: Flags) -> None:
     if not prompts:
         console.overwrite()
         return
-    with console.loading(config.name):
-        model = flags.model.open(config)
+    model = flags.model.open(console, config)
     console.overwrite()
     console.detail(f"{model.describe()}, seed {request.seed}")
     meter = Meter(flags.grammar)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +22,7 @@ from gentool.config.sampling import SamplingParams, parameters
 from gentool.errors import UsageError
 
 if TYPE_CHECKING:
+    from gentool.cli.console import Console
     from gentool.config.model import ModelConfig
     from gentool.generation.request import Search
     from gentool.generation.session import Model
@@ -95,11 +97,32 @@ class ModelFlags:
 
         return lookup.load(self.model or DEFAULT_MODEL, dict(self.set))
 
-    def open(self, config: ModelConfig) -> Model:
+    def open(self, console: Console, config: ModelConfig) -> Model:
         """Opens the model."""
-        from gentool.generation import opening
+        return open_model(console, config, self.precision, self.xla, self.threads)
 
-        return opening.open_model(config, self.precision, self.xla, self.threads)
+
+def open_model(
+    console: Console,
+    config: ModelConfig,
+    precision: str | None,
+    xla: bool | None,
+    threads: int | None,
+) -> Model:
+    """Opens a model; a terminal is told what is loaded, and what int8 takes where `auto` left large
+    weights in 16 bits."""
+    from gentool.generation import opening
+
+    with console.loading(config.name):
+        model = opening.open_model(config, precision, xla, threads)
+    auto = (precision or config.precision) == "auto" and xla is None
+    if auto and model.precision in ("fp16", "bf16"):
+        count = sum(math.prod(weight.shape) for weight in model.plan.values())
+        console.after(
+            f"{config.name} takes {2 * count / 1e9:.1f} GB in {model.precision};"
+            f" with --precision int8 {count / 1e9:.1f} GB"
+        )
+    return model
 
 
 @dataclass(frozen=True)

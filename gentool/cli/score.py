@@ -128,8 +128,7 @@ def score(console: Console, flags: Flags) -> None:
     if not rows:
         console.overwrite()
         return
-    with console.loading(config.name):
-        model = flags.model.open(config)
+    model = flags.model.open(console, config)
     _ = model.tokenizer  # without one no row can be scored
     console.overwrite()
     console.detail(model.describe())

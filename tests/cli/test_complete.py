@@ -447,3 +447,17 @@ def test_a_signal_when_the_result_is_done_ends_it_quietly(number: int) -> None:
     done = subprocess.run(run, env=CLEAN, capture_output=True, timeout=60)
     assert done.stdout.startswith(b"gentool ")
     assert (done.returncode, done.stderr) == (-number, b"")
+
+
+def test_a_terminal_is_told_what_int8_would_take() -> None:
+    """Where `auto` leaves weights in 16 bits: here any, because the limit is 0."""
+    program = (
+        "import sys; from gentool import cli; from gentool.generation import opening;"
+        "opening.MAX_FP32_BYTES = 0;"
+        f"sys.argv[1:] = ['complete', '{WEATHER}', '--max-tokens', '1'];"
+        "sys.exit(cli.main())"
+    )
+    screen = Screen()
+    run = [sys.executable, "-c", program]
+    subprocess.run(run, env=CLEAN, stdout=screen.slave, stderr=screen.slave, check=True, timeout=90)
+    assert "tiny-zh takes 0.0 GB in fp16; with --precision int8 0.0 GB" in screen.read()

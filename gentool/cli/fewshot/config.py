@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from gentool.cli.flags import open_model
 from gentool.errors import Exit, GentoolError
 
 if TYPE_CHECKING:
+    from gentool.cli.console import Console
     from gentool.config.model import ModelConfig
     from gentool.generation.request import Request
     from gentool.generation.session import Model
@@ -23,11 +25,9 @@ class VoteConfig(NamedTuple):
     request: Request
     ballot: Ballot
 
-    def open_model(self) -> Model:
+    def open_model(self, console: Console) -> Model:
         """Opens the model."""
-        from gentool.generation import opening
-
-        return opening.open_model(self.model, self.precision, self.xla, self.threads)
+        return open_model(console, self.model, self.precision, self.xla, self.threads)
 
     @property
     def limit_flag(self) -> str:

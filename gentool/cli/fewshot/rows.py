@@ -59,8 +59,7 @@ def vote_on_rows(
             done = journal.resume(Path(output.path), run, prompts, seed)
     if seed is None and done.seed is not None:
         config = config._replace(request=replace(config.request, seed=done.seed))
-    with console.loading(config.model.name):
-        model = config.open_model()
+    model = config.open_model(console)
     console.overwrite(keep=done.size)
     console.detail(f"{model.describe()}, seed {config.request.seed}")
     records = list(done.records)

@@ -33,8 +33,7 @@ def vote(
 
     if output.plot:
         plot.check()
-    with console.loading(config.model.name):
-        model = config.open_model()
+    model = config.open_model(console)
     request = config.request
     console.overwrite()
     console.detail(f"{model.describe()}, seed {request.seed}")
