@@ -180,7 +180,7 @@ def text(model: ModelFile) -> str:
     return "".join(lines)
 
 
-def files(model: ModelConfig) -> list[Path]:
+def model_files(model: ModelConfig) -> list[Path]:
     """The files of a model's weights and tokenizer."""
     weights = checkpoints.open_checkpoint(model.folder / model.checkpoint, model.format).files
     return [
@@ -191,13 +191,13 @@ def files(model: ModelConfig) -> list[Path]:
 
 def with_sums(model: ModelConfig) -> ModelConfig:
     """The model with the SHA-256 of all its files, read for it."""
-    sums = {_key(model, path): digest(path) for path in files(model)}
+    sums = {_key(model, path): digest(path) for path in model_files(model)}
     return model.model_copy(update={"sha256": sums})
 
 
 def verify(model: ModelConfig) -> Iterator[tuple[str, Sum]]:
     """Each file of a model, and whether it is the one that was recorded."""
-    found = {_key(model, path): path for path in files(model)}
+    found = {_key(model, path): path for path in model_files(model)}
     for key in {**model.sha256, **found}:
         path = found.get(key, model.folder / key)
         if not path.is_file():

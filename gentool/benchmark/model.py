@@ -156,7 +156,7 @@ def decode_loop(
     from gentool.decoding import loop
 
     options = loop.DecodeOptions(sampling, SEED, generate)
-    samples = [loop.Row(0, sample) for sample in range(rows)]
+    samples = [loop.Sample(0, sample) for sample in range(rows)]
     prefix, logits = engine.prefill(ids)
     prompt = loop.Prompt(np.array(ids), prefix, logits[0], generate)
 

@@ -248,7 +248,8 @@ class Grammar:
         self.name, self._vocabulary = rule.name, vocabulary
         # for llguidance an id with other bytes in another context is another token
         tokens = list(vocabulary.texts[0])
-        self._extra: list[tuple[np.ndarray, int]] = []  # of a context: ids, their first token
+        # by context: the ids whose bytes differ there, and the first of their llguidance tokens
+        self._extra: list[tuple[np.ndarray, int]] = []
         for texts in vocabulary.texts:
             pairs = enumerate(zip(vocabulary.texts[0], texts, strict=True))
             ids = [id for id, (default, in_context) in pairs if default != in_context]
@@ -288,10 +289,10 @@ class Grammar:
         if (known := self._states.get(text)) is not None:
             return known
         ids, first = self._extra[context]
-        place = int(np.searchsorted(ids, token))
-        is_extra = place < len(ids) and ids[place] == token
+        index = int(np.searchsorted(ids, token))
+        is_extra = index < len(ids) and ids[index] == token
         matcher = state.matcher.deep_copy()
-        if not matcher.consume_token(first + place if is_extra else token):
+        if not matcher.consume_token(first + index if is_extra else token):
             raise ValueError(f"{self.name} does not allow token {token} after {state.text!r}")
         self._states[text] = new_state = GrammarState(text, matcher)
         return new_state
@@ -355,8 +356,8 @@ def _completing_tokens(banned: Sequence[bytes], pieces: Sequence[bytes]) -> dict
     starts = np.cumsum([0, *(len(piece) + 1 for piece in pieces)])
     completing: dict[bytes, set[int]] = {}
     for text in banned:
-        places = [match.start() for match in re.finditer(re.escape(text), joined)]
-        containing = np.searchsorted(starts, places, side="right") - 1
+        positions = [match.start() for match in re.finditer(re.escape(text), joined)]
+        containing = np.searchsorted(starts, positions, side="right") - 1
         completing.setdefault(b"", set()).update(containing.tolist())
         for size in range(1, len(text)):
             rest = text[size:]

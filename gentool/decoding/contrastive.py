@@ -43,8 +43,9 @@ def search(
     prefix, hidden = engine.prefill(ids, all_positions=True, hidden=True)  # [T, D]
     max_new_tokens = min(options.max_new_tokens, context - n_prompt)
     k = min(options.k, engine.arch.n_vocab)
-    text = np.empty((n_prompt + max_new_tokens, engine.arch.d_model))  # unit vectors of all tokens
-    text[:n_prompt] = _unit_vectors(hidden)
+    # unit vectors of all tokens
+    text_vectors = np.empty((n_prompt + max_new_tokens, engine.arch.d_model))
+    text_vectors[:n_prompt] = _unit_vectors(hidden)
     rows, last = None, hidden[-1:]  # [1, D]
     parents = np.zeros(k, int)
     output: list[int] = []
@@ -68,9 +69,9 @@ def search(
             hidden=True,
         )
         vectors = _unit_vectors(states[: len(candidates), 0])  # [C, D]
-        similarity = (vectors @ text[: n_prompt + step].T).max(axis=-1)  # [C]
+        similarity = (vectors @ text_vectors[: n_prompt + step].T).max(axis=-1)  # [C]
         best = int(((1 - options.alpha) * p - options.alpha * similarity).argmax())
-        text[n_prompt + step] = vectors[best]
+        text_vectors[n_prompt + step] = vectors[best]
         parents, last, id = np.full(k, best), states[best], int(candidates[best])
         output.append(id)
         top_ids = top_k_ids(logprobs, top_logprobs) if top_logprobs else ()

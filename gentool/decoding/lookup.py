@@ -21,8 +21,8 @@ def draft(ids: Sequence[int], count: int) -> list[int]:
         ngram = text[-size:]
         for end in range(len(text) - 1, size - 1, -1):
             if text[end - 1] == ngram[-1] and text[end - size : end] == ngram:
-                for place in range(end, end + count):
-                    text.append(text[place])
+                for position in range(end, end + count):
+                    text.append(text[position])
                 return text[len(ids) :]
     return []
 

@@ -37,12 +37,12 @@ class Prompt(NamedTuple):
     max_new_tokens: int
 
 
-class Row(NamedTuple):
-    """A sample of a prompt: the keys of its random numbers (row and sample), and the token it must
-    begin with, if any."""
+class Sample(NamedTuple):
+    """A sample of a prompt: the two keys of its random numbers, and the token it must begin with,
+    if any."""
 
-    row: int
-    sample: int
+    rng_row: int
+    rng_sample: int
     forced_first: int | None = None
 
 
@@ -78,12 +78,12 @@ class Token(NamedTuple):
 class _RowState:
     """The state of one row."""
 
-    def __init__(self, prompt: int, keys: Row, lookup: int, constraint: Any) -> None:
+    def __init__(self, prompt: int, keys: Sample, lookup: int, constraint: Any) -> None:
         self.prompt, self.keys = prompt, keys
         self.constraint = constraint  # its ConstraintState, if there is a constraint
         self.output: list[int] = []
         self.drafter, self.draft = Drafter(lookup), list[int]()
-        self.computed = 0  # tokens of the output before the last step of the model
+        self.length_when_drafted = 0  # tokens of the output when `draft` was made
         self.stopped = False
 
 
@@ -99,8 +99,8 @@ class DecodeLoop:
         self._rows: list[_RowState] = []
         self._numbers = RandomNumbers(options.seed, options.strata)
         self._cache: Rows | None = None
-        self._place: dict[int, int] = {}  # row -> its place in the KV cache and in the logits
-        self._logits: np.ndarray | None = None  # [places, T, V] of the last step of the model
+        self._slot: dict[int, int] = {}  # row -> its slot: index in the KV cache and in the logits
+        self._logits: np.ndarray | None = None  # [slots, T, V] of the last step of the model
         self._column = 0  # index into T of the logits that are drawn from next
         self._joining: list[int] = []  # rows that are not in the KV cache yet
         self._accepted: list[int] = []  # rows whose draft came true: they draw from the next column
@@ -111,14 +111,14 @@ class DecodeLoop:
         """Whether all rows have ended."""
         return not self._joining and all(self._rows[row].stopped for row in self._live)
 
-    def add(self, prompt: Prompt, samples: Sequence[Row]) -> range:
+    def add(self, prompt: Prompt, samples: Sequence[Sample]) -> range:
         """Adds samples of a prompt; returns their row numbers."""
         first = len(self._rows)
         constraint = self._constraint.start(prompt.ids.tolist()) if self._constraint else None
         lookup = self._options.lookup
-        self._rows += [_RowState(len(self._prompts), row, lookup, constraint) for row in samples]
+        self._rows += [_RowState(len(self._prompts), keys, lookup, constraint) for keys in samples]
         self._prompts.append(prompt)
-        self._numbers.add([row.row for row in samples], [row.sample for row in samples])
+        self._numbers.add([keys.rng_row for keys in samples], [keys.rng_sample for keys in samples])
         rows = range(first, len(self._rows))
         self._joining += rows
         return rows
@@ -157,8 +157,8 @@ class DecodeLoop:
         first = [self._prompts[self._rows[row].prompt].logits for row in joining]
         if self._logits is None or not drawing:
             return np.stack(first)
-        places = [self._place[row] for row in drawing]
-        current = take_rows(self._logits[:, self._column], places)
+        slots = [self._slot[row] for row in drawing]
+        current = take_rows(self._logits[:, self._column], slots)
         return np.concatenate([current, np.stack(first)]) if first else current
 
     def _compute(self) -> None:
@@ -167,12 +167,12 @@ class DecodeLoop:
         if options.lookup:
             self._draft()
         drafted = any(self._rows[row].draft for row in live)
-        present = list(self._place)
+        present = list(self._slot)
         if self._cache is not None and options.lookup:
             kept = [max(0, len(self._rows[row].output) - 1) for row in present]
             self._engine.rewind(self._cache, np.array(kept))
         rows = live
-        joined = any(row not in self._place for row in live)
+        joined = any(row not in self._slot for row in live)
         if (
             present
             and not joined
@@ -180,31 +180,31 @@ class DecodeLoop:
         ):
             rows = present  # stopped rows are still computed: cheaper here than another shape
         new, alive = np.zeros((len(rows), 1 + options.lookup * drafted), int), set(live)
-        for place, row in enumerate(rows):
+        for slot, row in enumerate(rows):
             if row in alive:
                 state = self._rows[row]
                 tokens = [state.output[-1], *state.draft]
-                new[place, : len(tokens)] = tokens
+                new[slot, : len(tokens)] = tokens
         self._cache, self._logits = self._engine.extend(
             [prompt.prefix for prompt in self._prompts],
             self._cache,
             [self._rows[row].prompt for row in rows],
-            [self._place.get(row, -1) for row in rows],
+            [self._slot.get(row, -1) for row in rows],
             new,
             max_new_tokens=options.max_new_tokens + options.lookup,
         )
-        self._place = {row: place for place, row in enumerate(rows)}
+        self._slot = {row: slot for slot, row in enumerate(rows)}
 
     def _draft(self) -> None:
         """Records how many tokens of the last drafts were accepted, and drafts the next tokens of
         each live row."""
         for row in self._live:
             state = self._rows[row]
-            accepted = len(state.output) - state.computed - 1
+            accepted = len(state.output) - state.length_when_drafted - 1
             state.drafter.record(len(state.draft), accepted)
             prompt = self._prompts[state.prompt].ids.tolist()
             state.draft = state.drafter.draft([*prompt, *state.output])
-            state.computed = len(state.output)
+            state.length_when_drafted = len(state.output)
 
     def _draw(self, rows: list[int], current: np.ndarray) -> list[Token]:
         """Draws one token for each of `rows`, whose logits are `current` [n, V]."""
@@ -221,7 +221,7 @@ class DecodeLoop:
         logprobs = log_probabilities(current, np.array(ids))
         all_logprobs = normalized(current) if options.top_logprobs else None
         tokens = []
-        for place, (row, state, id) in enumerate(zip(rows, states, ids, strict=True)):
+        for index, (row, state, id) in enumerate(zip(rows, states, ids, strict=True)):
             state.output.append(id)
             complete = False
             if self._constraint:
@@ -229,10 +229,10 @@ class DecodeLoop:
                 complete = not options.end and self._constraint.only_ends(state.constraint)
             top: tuple[tuple[int, float], ...] = ()
             if all_logprobs is not None:
-                top_ids = top_k_ids(all_logprobs[place], options.top_logprobs)
-                top = tuple((int(i), float(all_logprobs[place, i])) for i in top_ids)
+                top_ids = top_k_ids(all_logprobs[index], options.top_logprobs)
+                top = tuple((int(i), float(all_logprobs[index, i])) for i in top_ids)
             ended = id in options.end
-            tokens.append(Token(row, id, float(logprobs[place]), ended, complete, top))
+            tokens.append(Token(row, id, float(logprobs[index]), ended, complete, top))
         return tokens
 
     def _masked(
@@ -243,8 +243,8 @@ class DecodeLoop:
         constraint, options = self._constraint, self._options
         masks = [constraint.allowed(s.constraint) if constraint else None for s in states]
         too_short = [
-            place
-            for place, state in enumerate(states)
+            index
+            for index, state in enumerate(states)
             # a complete text has to end, however short it is
             if len(state.output) < options.min_new_tokens
             and not (constraint and constraint.only_ends(state.constraint))
@@ -253,7 +253,7 @@ class DecodeLoop:
             return logits
         logits = logits.copy() if logits is original else logits
         logits[np.ix_(too_short, sorted(options.end))] = -np.inf
-        for place, mask in enumerate(masks):
+        for index, mask in enumerate(masks):
             if mask is not None:
-                logits[place, ~mask] = -np.inf
+                logits[index, ~mask] = -np.inf
         return logits

@@ -15,32 +15,34 @@ LOGITS_PER_CALL = 1 << 24  # 64 MB
 ROWS_PER_CALL = 64  # of log-probabilities
 
 
-def score(engine: Engine, ids: Sequence[int], window: int, stride: int, first: int) -> np.ndarray:
-    """Natural log-probabilities, float64, of all `ids` but the `first` ones, which every window
-    begins with. If `first` is 0, windows begin with their own tokens, and the first token is not
+def score(engine: Engine, ids: Sequence[int], window: int, stride: int, n_first: int) -> np.ndarray:
+    """Natural log-probabilities, float64, of all `ids` but the first `n_first`, which every window
+    begins with. If `n_first` is 0, windows begin with their own tokens, and the first token is not
     scored. A window is `window` tokens long and the next one begins `stride` later, so a token is
     predicted from all tokens before it, or from at least window - stride of them."""
-    start, rest = list(ids[:first]), ids[first:]
+    start, rest = list(ids[:n_first]), ids[n_first:]
     # tokens of a chunk of logits, a power of two: a bucket of the runtime
     chunk_size = max(16, 1 << (LOGITS_PER_CALL // engine.arch.n_vocab).bit_length() - 1)
     logprobs: list[np.ndarray] = [np.empty(0)]
-    for begin, new, end in windows(len(rest), window - first, stride, 0 if first else 1):
+    for begin, new, end in windows(len(rest), window - n_first, stride, 0 if n_first else 1):
         inputs = [*start, *rest[begin : end - 1]]
-        n_context = first + new - begin - 1  # inputs whose next token is scored already
+        n_context = n_first + new - begin - 1  # inputs whose next token is scored already
         prefix = engine.prefill(inputs[:n_context])[0] if n_context else None
         for chunk_start in range(n_context, len(inputs), chunk_size):
             chunk = inputs[chunk_start : chunk_start + chunk_size]
             prefix, logits = engine.prefill(chunk, prefix, all_positions=True)
-            target = begin + chunk_start + 1 - first
+            target = begin + chunk_start + 1 - n_first
             targets = rest[target : target + len(chunk)]
             logprobs.append(_log_probabilities(finite(logits), targets))
     return np.concatenate(logprobs)
 
 
-def windows(count: int, width: int, stride: int, first: int) -> Iterator[tuple[int, int, int]]:
-    """Yields the windows over tokens `first` to `count`: the begin of each, and the first and the
-    end of the tokens it predicts, which may be one more than the `width` tokens it holds."""
-    begin, new, stride = 0, first, min(stride, width)
+def windows(
+    count: int, width: int, stride: int, first_scored: int
+) -> Iterator[tuple[int, int, int]]:
+    """Yields the windows over tokens `first_scored` to `count`: the begin of each, and the first
+    and the end of the tokens it predicts, up to one more than the `width` tokens it holds."""
+    begin, new, stride = 0, first_scored, min(stride, width)
     while new < count:
         end = min(begin + width + 1, count)
         yield begin, new, end

@@ -27,7 +27,7 @@ class Root(NamedTuple):
 
     prefix: Prefix
     logits: np.ndarray
-    row: int
+    rng_row: int
     adjust: Adjust
     stops: Stops
     max_new_tokens: int
@@ -65,11 +65,11 @@ class Leaf(NamedTuple):
 
 class Level(NamedTuple):
     """The result of one step. `rows` unfinished samples of each root continue, as `nodes` distinct
-    prefixes, which are computed next if the root is not closed."""
+    prefixes, which are computed next if the root is not closed. Both are counts by root."""
 
     leaves: list[Leaf]
-    rows: np.ndarray  # [R]
-    nodes: np.ndarray  # [R]
+    rows: np.ndarray  # [roots]
+    nodes: np.ndarray  # [roots]
 
 
 class _SharedPrefix(NamedTuple):
@@ -95,7 +95,7 @@ def sample(
     to `closed`, which are then computed no further. `forced` is for a single root."""
     count, closed = len(samples), set() if closed is None else closed
     index = np.array(list(samples))
-    rows = np.repeat(np.array([root.row for root in roots]), count)
+    rows = np.repeat(np.array([root.rng_row for root in roots]), count)
     numbers = RandomNumbers(seed, strata)
     numbers.add(rows, np.tile(index, len(roots)))
     nodes = [_SharedPrefix(r, (), r * count + np.arange(count), 1.0) for r in range(len(roots))]
@@ -103,10 +103,10 @@ def sample(
     cache = None
     while True:
         leaves: list[Leaf] = []
-        next_nodes: list[tuple[int, _SharedPrefix]] = []  # place of the parent, node
-        for place, node, u in _open_nodes(nodes, numbers, closed):
+        next_nodes: list[tuple[int, _SharedPrefix]] = []  # index of the parent in `nodes`, node
+        for parent, node, u in _open_nodes(nodes, numbers, closed):
             root = roots[node.root]
-            w = distribution(logits[place], root, node.ids, options)
+            w = distribution(logits[parent], root, node.ids, options)
             if not w.any():
                 leaves.append(_leaf(node, False, index))
                 continue
@@ -115,9 +115,9 @@ def sample(
                 if ended or len(child.ids) >= root.max_new_tokens:
                     leaves.append(_leaf(child, ended, index))
                 else:
-                    next_nodes.append((place, child))
+                    next_nodes.append((parent, child))
         yield _level(leaves, [node for _, node in next_nodes], len(roots))
-        next_nodes = [(place, node) for place, node in next_nodes if node.root not in closed]
+        next_nodes = [(parent, node) for parent, node in next_nodes if node.root not in closed]
         if not next_nodes:
             return
         nodes = [node for _, node in next_nodes]
@@ -125,7 +125,7 @@ def sample(
             [root.prefix for root in roots],
             cache,
             [node.root for node in nodes],
-            [place for place, _ in next_nodes],
+            [parent for parent, _ in next_nodes],
             np.array([node.ids[-1:] for node in nodes]),
             max_new_tokens=options.max_new_tokens,
         )
@@ -135,13 +135,13 @@ def sample(
 def _open_nodes(
     nodes: list[_SharedPrefix], numbers: RandomNumbers, closed: set[int]
 ) -> Iterator[tuple[int, _SharedPrefix, np.ndarray]]:
-    """Yields place, node and the random numbers of its samples, for roots that are not closed."""
+    """Yields the index, the node and its samples' random numbers, where the root is not closed."""
     samples = np.concatenate([node.samples for node in nodes])
     u = numbers.at(samples, np.full(len(samples), len(nodes[0].ids)))
     ends = np.cumsum([len(node.samples) for node in nodes])
-    for place, (node, end) in enumerate(zip(nodes, ends, strict=True)):
+    for index, (node, end) in enumerate(zip(nodes, ends, strict=True)):
         if node.root not in closed:
-            yield place, node, u[end - len(node.samples) : end]
+            yield index, node, u[end - len(node.samples) : end]
 
 
 def _children(

@@ -57,12 +57,12 @@ def _samples(
     for prompt in group:
         ids = prepared.prompts[prompt]
         prefix, logits = engine.prefill(ids)
-        rows = [loop.Row(request.rows[prompt], sample) for sample in samples]
+        drawn = [loop.Sample(request.rows[prompt], sample) for sample in samples]
         if isinstance(search, Alternatives):
             first = top_k_ids(logits[0], request.n)
-            rows = [row._replace(forced_first=int(first[row.sample])) for row in rows]
+            drawn = [s._replace(forced_first=int(first[s.rng_sample])) for s in drawn]
         computed = loop.Prompt(np.array(ids), prefix, logits[0], prepared.max_new_tokens(prompt))
-        decoding.add(computed, rows)
+        decoding.add(computed, drawn)
         keys += [(prompt, sample) for sample in samples]
     builders = [SampleBuilder(prepared, prompt) for prompt, _ in keys]
     while not decoding.done:

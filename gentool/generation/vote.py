@@ -188,7 +188,7 @@ def _estimated(
     unexplored tokens, and samples the texts that continue them with these."""
     frontier, n, seed = expansion.frontier(), counter.ballot.n, prepared.request.seed
     cumulated = np.cumsum([mass for _, _, mass in frontier])
-    u = uniform(seed, np.array(expansion.root.row), np.arange(n), np.array(SELECT_STEP))
+    u = uniform(seed, np.array(expansion.root.rng_row), np.arange(n), np.array(SELECT_STEP))
     drawn = np.searchsorted(cumulated, u * cumulated[-1], side="right")
     excluded = {ids: explored for ids, explored, _ in frontier}
     for wave in _waves(counter.ballot, _max_rows(prepared)):

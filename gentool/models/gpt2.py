@@ -6,7 +6,7 @@ logits.
 from __future__ import annotations
 
 from gentool.config.model import Arch
-from gentool.models.names import Dialect, TensorRef, take, transposed
+from gentool.models.names import Dialect, TensorRef, as_stored, transposed
 from gentool.models.positions import learned
 from gentool.runtimes.ops import Attend, Ops, Tensor
 
@@ -89,24 +89,24 @@ def _hugging_face(prefix: str) -> Dialect:
     h = prefix + "h.{i}."
     return Dialect(
         {
-            "embedding": take(f"{prefix}wte.weight"),
-            "position": take(f"{prefix}wpe.weight"),
-            "final_norm": take(f"{prefix}ln_f.weight"),
-            "final_norm_bias": take(f"{prefix}ln_f.bias"),
+            "embedding": as_stored(f"{prefix}wte.weight"),
+            "position": as_stored(f"{prefix}wpe.weight"),
+            "final_norm": as_stored(f"{prefix}ln_f.weight"),
+            "final_norm_bias": as_stored(f"{prefix}ln_f.bias"),
         },
         {
-            "attention_norm": take(f"{h}ln_1.weight"),
-            "attention_norm_bias": take(f"{h}ln_1.bias"),
+            "attention_norm": as_stored(f"{h}ln_1.weight"),
+            "attention_norm_bias": as_stored(f"{h}ln_1.bias"),
             "qkv": transposed(f"{h}attn.c_attn.weight"),
-            "qkv_bias": take(f"{h}attn.c_attn.bias"),
+            "qkv_bias": as_stored(f"{h}attn.c_attn.bias"),
             "attention_out": transposed(f"{h}attn.c_proj.weight"),
-            "attention_out_bias": take(f"{h}attn.c_proj.bias"),
-            "mlp_norm": take(f"{h}ln_2.weight"),
-            "mlp_norm_bias": take(f"{h}ln_2.bias"),
+            "attention_out_bias": as_stored(f"{h}attn.c_proj.bias"),
+            "mlp_norm": as_stored(f"{h}ln_2.weight"),
+            "mlp_norm_bias": as_stored(f"{h}ln_2.bias"),
             "up": transposed(f"{h}mlp.c_fc.weight"),
-            "up_bias": take(f"{h}mlp.c_fc.bias"),
+            "up_bias": as_stored(f"{h}mlp.c_fc.bias"),
             "down": transposed(f"{h}mlp.c_proj.weight"),
-            "down_bias": take(f"{h}mlp.c_proj.bias"),
+            "down_bias": as_stored(f"{h}mlp.c_proj.bias"),
         },
         ignored=r"\.attn\.(masked_)?bias$|^lm_head\.weight$",
     )
@@ -122,7 +122,7 @@ def _weights_and_biases(
         names = [layer + theirs.format(x) for x in ("query", "key", "value")]
         names = names if "{}" in theirs else names[:1]
         refs[ours] = TensorRef(tuple(f"{name}/{kinds[0]}" for name in names), is_transposed)
-        refs[f"{ours}_bias"] = take(*(f"{name}/{kinds[1]}" for name in names))
+        refs[f"{ours}_bias"] = as_stored(*(f"{name}/{kinds[1]}" for name in names))
     return refs
 
 
@@ -142,13 +142,13 @@ DIALECTS = {
     "hugging face, no prefix": _hugging_face(""),
     "megatron": Dialect(
         {
-            "embedding": take("word_embeddings.weight"),
-            "position": take("position_embeddings.weight"),
-            "final_norm": take("transformer.final_layernorm.weight"),
-            "final_norm_bias": take("transformer.final_layernorm.bias"),
+            "embedding": as_stored("word_embeddings.weight"),
+            "position": as_stored("position_embeddings.weight"),
+            "final_norm": as_stored("transformer.final_layernorm.weight"),
+            "final_norm_bias": as_stored("transformer.final_layernorm.bias"),
         },
         {
-            ours + end: take(f"{_MEGATRON}{theirs}.{kind}")
+            ours + end: as_stored(f"{_MEGATRON}{theirs}.{kind}")
             for ours, theirs in {
                 "attention_norm": "input_layernorm",
                 "qkv": "attention.query_key_value",
@@ -162,10 +162,10 @@ DIALECTS = {
     ),
     "bert4keras": Dialect(
         {
-            "embedding": take("gpt/embeddings/word_embeddings"),
-            "position": take("gpt/embeddings/position_embeddings"),
-            "final_norm": take("gpt/output/LayerNorm/gamma"),
-            "final_norm_bias": take("gpt/output/LayerNorm/beta"),
+            "embedding": as_stored("gpt/embeddings/word_embeddings"),
+            "position": as_stored("gpt/embeddings/position_embeddings"),
+            "final_norm": as_stored("gpt/output/LayerNorm/gamma"),
+            "final_norm_bias": as_stored("gpt/output/LayerNorm/beta"),
         },
         keras_layer(
             "gpt/transformer/layer_{i}/",
@@ -180,10 +180,10 @@ DIALECTS = {
     ),
     "CPM-LM-TF2": Dialect(
         {
-            "embedding": take("gpt/embedding/embeddings"),
-            "position": take("position_embeddings"),
-            "final_norm": take("gpt/LayerNorm_final_norm/gamma"),
-            "final_norm_bias": take("gpt/LayerNorm_final_norm/beta"),
+            "embedding": as_stored("gpt/embedding/embeddings"),
+            "position": as_stored("position_embeddings"),
+            "final_norm": as_stored("gpt/LayerNorm_final_norm/gamma"),
+            "final_norm_bias": as_stored("gpt/LayerNorm_final_norm/beta"),
         },
         keras_layer(
             "gpt/layer{i:02}/",

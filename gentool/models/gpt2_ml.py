@@ -7,7 +7,7 @@ from __future__ import annotations
 from gentool.config.model import Arch
 from gentool.models import gpt2
 from gentool.models.gpt2 import head, keras_layer, mlp, positional, queries_keys_values
-from gentool.models.names import Dialect, take
+from gentool.models.names import Dialect, as_stored
 from gentool.runtimes.ops import Attend, Ops, Tensor
 
 __all__ = [
@@ -68,10 +68,10 @@ def final(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
 DIALECTS = {
     "tensorflow 1": Dialect(
         {
-            "embedding": take("newslm/embeddings/word_embed"),
-            "position": take("newslm/embeddings/pos_embed"),
-            "embedding_norm": take("newslm/embeddings/LayerNorm_embed_norm/gamma"),
-            "embedding_norm_bias": take("newslm/embeddings/LayerNorm_embed_norm/beta"),
+            "embedding": as_stored("newslm/embeddings/word_embed"),
+            "position": as_stored("newslm/embeddings/pos_embed"),
+            "embedding_norm": as_stored("newslm/embeddings/LayerNorm_embed_norm/gamma"),
+            "embedding_norm_bias": as_stored("newslm/embeddings/LayerNorm_embed_norm/beta"),
         },
         keras_layer(
             "newslm/layer{i:02}/",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from gentool.config.model import Arch
-from gentool.models.names import Dialect, take
+from gentool.models.names import Dialect, as_stored
 from gentool.models.positions import Rotation, rotary
 from gentool.runtimes.ops import Attend, Ops, Tensor
 
@@ -100,12 +100,12 @@ def hugging_face(
     return {
         title: Dialect(
             {
-                "embedding": take(f"{prefix}embed_tokens.weight"),
-                "final_norm": take(f"{prefix}norm.weight"),
-                "head": take("lm_head.weight"),
+                "embedding": as_stored(f"{prefix}embed_tokens.weight"),
+                "final_norm": as_stored(f"{prefix}norm.weight"),
+                "head": as_stored("lm_head.weight"),
             },
             {
-                ours: take(*(f"{prefix}layers.{{i}}.{name}" for name in theirs))
+                ours: as_stored(*(f"{prefix}layers.{{i}}.{name}" for name in theirs))
                 for ours, theirs in {**parts, **overrides}.items()
             },
             ignored=r"rotary_emb\.inv_freq$|^lm_head\.weight$",

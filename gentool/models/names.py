@@ -27,7 +27,7 @@ class Dialect(NamedTuple):
     ignored: str = r"(?!)"  # matches nothing
 
 
-def take(*names: str) -> TensorRef:
+def as_stored(*names: str) -> TensorRef:
     """Tensors that are stored [out, in]."""
     return TensorRef(names)
 
@@ -40,8 +40,8 @@ def transposed(*names: str) -> TensorRef:
 def own(top: Iterable[str], layer: Iterable[str]) -> Dialect:
     """The dialect of our own names, which `gentool train` and `gentool convert` write."""
     return Dialect(
-        {name: take(name) for name in top},
-        {name: take(f"layers.{{i}}.{name}") for name in layer},
+        {name: as_stored(name) for name in top},
+        {name: as_stored(f"layers.{{i}}.{name}") for name in layer},
         ignored=r"^padding\.",
     )
 

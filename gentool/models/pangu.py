@@ -7,7 +7,7 @@ from __future__ import annotations
 from gentool.config.model import Arch
 from gentool.models import gpt2
 from gentool.models.gpt2 import head
-from gentool.models.names import Dialect, take, transposed
+from gentool.models.names import Dialect, as_stored, transposed
 from gentool.models.positions import learned
 from gentool.runtimes.ops import Attend, Ops, Tensor
 
@@ -96,15 +96,15 @@ _ATTENTION = "gpt/layer{i:02}/attention/"
 
 DIALECTS = {
     "PanGu-alpha-tf": Dialect(
-        {**_GPT2.top, "query_position": take("top_query")},
+        {**_GPT2.top, "query_position": as_stored("top_query")},
         {
             **_GPT2.layer,
             "residual_norm": _GPT2.top["final_norm"],
             "residual_norm_bias": _GPT2.top["final_norm_bias"],
             "query": transposed(f"{_ATTENTION}query_layer/kernel"),
-            "query_bias": take(f"{_ATTENTION}query_layer/bias"),
+            "query_bias": as_stored(f"{_ATTENTION}query_layer/bias"),
             "key_value": transposed(*(f"{_ATTENTION}{x}_layer/kernel" for x in ("key", "value"))),
-            "key_value_bias": take(*(f"{_ATTENTION}{x}_layer/bias" for x in ("key", "value"))),
+            "key_value_bias": as_stored(*(f"{_ATTENTION}{x}_layer/bias" for x in ("key", "value"))),
         },
     ),
 }

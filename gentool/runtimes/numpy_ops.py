@@ -18,12 +18,12 @@ def gather(table: np.ndarray, ids: np.ndarray | int) -> np.ndarray:
 
 
 def rotation(
-    positions: np.ndarray, frequency: np.ndarray, length: float
+    positions: np.ndarray, frequency: np.ndarray, scale: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines [..., E/2], times `length`, of positions [...] times frequency [E/2]."""
+    """Cosines and sines [..., E/2], times `scale`, of positions [...] times frequency [E/2]."""
     angle = positions[..., None].astype(np.float32) * frequency
     cosines, sines = np.cos(angle), np.sin(angle)
-    return (cosines, sines) if length == 1.0 else (cosines * length, sines * length)
+    return (cosines, sines) if scale == 1.0 else (cosines * scale, sines * scale)
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:

@@ -3,7 +3,10 @@ computes on TensorFlow's tensors, LiteRT's records a graph, numpy's computes on 
 support Python's operators + - * // %.
 
 Shape letters: N rows, T tokens in a call, L layers, D width, F width of the MLP, H query heads,
-G key/value heads, E head size, V vocabulary. A table may use one axis of rows for [N, T].
+G key/value heads, E head size (Ev that of a value), V vocabulary, B prefixes computed together, R
+rows of each, P slots of a prefix, M slots of a row's KV cache, S = N*T tokens of all rows, W of
+the tokens whose outputs are returned, Q queries of an attention, Y and Z any width. A table may use
+one axis [S] for [N, T].
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def take_rows(x: np.ndarray, places: Sequence[int] | np.ndarray) -> np.ndarray:
-    """x[places]; a view of x if `places` are its first rows in order."""
-    count = len(places)
-    return x[:count] if np.array_equal(places, np.arange(count)) else x[places]
+def take_rows(x: np.ndarray, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    """x[indices]; a view of x if `indices` are its first rows in order."""
+    count = len(indices)
+    return x[:count] if np.array_equal(indices, np.arange(count)) else x[indices]

@@ -15,7 +15,7 @@ from tiny import TINY, make_engine, random_weights
 from gentool.config.sampling import SamplingParams
 from gentool.decoding.filters import adjusted
 from gentool.decoding.lookup import Drafter, draft
-from gentool.decoding.loop import DecodeLoop, DecodeOptions, Prompt, Row
+from gentool.decoding.loop import DecodeLoop, DecodeOptions, Prompt, Sample
 from gentool.decoding.philox import uniform
 from gentool.decoding.sampling import BELOW_ONE, RandomNumbers, normalized, pick, top_k_ids
 from gentool.runtimes.xla import backend
@@ -29,7 +29,7 @@ def small():
     return make_engine(TINY, random_weights(TINY, 3), backend.GRAPH)
 
 
-class Sample(NamedTuple):
+class Case(NamedTuple):
     """A row of a test: its prompt by index, its keys, the token it must begin with."""
 
     prompt: int
@@ -48,7 +48,7 @@ def run(engine, prompts, rows, params=PARAMS, max_new_tokens=12, batch_invariant
     for prompt, ids in enumerate(prompts):
         prefix, logits = engine.prefill(ids)
         mine = [index for index, row in enumerate(rows) if row.prompt == prompt]
-        keys = [Row(rows[i].row, rows[i].sample, rows[i].first) for i in mine]
+        keys = [Sample(rows[i].row, rows[i].sample, rows[i].first) for i in mine]
         added = decoding.add(Prompt(np.array(ids), prefix, logits[0], max_new_tokens), keys)
         numbers |= dict(zip(added, mine, strict=True))
     actual = [[] for _ in rows]
@@ -63,7 +63,7 @@ def ids(actual):
 
 
 def rows_of(prompts, samples):
-    return [Sample(p, p, s) for p in range(prompts) for s in range(samples)]
+    return [Case(p, p, s) for p in range(prompts) for s in range(samples)]
 
 
 PROMPTS = [[5, 9, 5, 9, 5, 9, 5], list(range(20)), [7]]
@@ -97,7 +97,7 @@ def test_drafts_save_steps(small, monkeypatch):
     actual = run(
         small,
         [[5, 5, 5]],
-        [Sample(0, 0, 0)],
+        [Case(0, 0, 0)],
         SamplingParams(0.0, logit_bias=bias),
         max_new_tokens=33,
         lookup=7,
@@ -164,11 +164,11 @@ def test_greedy_under_filters_equals_a_run_without_a_cache(compiled, params):
     for _ in range(10):
         logits = numpy_llama.logits(TINY, weights, text)[-1:]
         text.append(int(adjusted(logits, params, [prompt], [text[4:]]).argmax()))
-    assert ids(run(engine, [prompt], [Sample(0, 0, 0)], params, max_new_tokens=10)) == [text[4:]]
+    assert ids(run(engine, [prompt], [Case(0, 0, 0)], params, max_new_tokens=10)) == [text[4:]]
 
 
 def test_recorded_tokens_are_the_most_probable(small):
-    (row,) = run(small, [PROMPTS[0]], [Sample(0, 0, 0)], max_new_tokens=5, top_logprobs=4)
+    (row,) = run(small, [PROMPTS[0]], [Case(0, 0, 0)], max_new_tokens=5, top_logprobs=4)
     text = list(PROMPTS[0])
     for token in row:
         own = normalized(small.prefill(text)[1])[0]
@@ -180,13 +180,13 @@ def test_recorded_tokens_are_the_most_probable(small):
 
 
 def test_rows_begin_with_their_forced_token(small):
-    rows = [Sample(0, 0, i, first) for i, first in enumerate((80, 3, 41))]
+    rows = [Case(0, 0, i, first) for i, first in enumerate((80, 3, 41))]
     actual = run(small, [PROMPTS[1]], rows, SamplingParams(0.0), max_new_tokens=6)
     for row, one in zip(rows, ids(actual), strict=True):
         alone = run(
             small,
             [[*PROMPTS[1], row.first]],
-            [Sample(0, 0, 0)],
+            [Case(0, 0, 0)],
             SamplingParams(0.0),
             max_new_tokens=5,
         )
@@ -302,7 +302,7 @@ def test_samples_of_a_prompt_do_not_depend_on_the_batch(small, prompts, order, s
     order.shuffle(rows)
     each = []
     for row in rows:
-        here = [Sample(0, row.row, row.sample)]
+        here = [Case(0, row.row, row.sample)]
         each += run(
             small, [prompts[row.prompt]], here, params, max_new_tokens=5, batch_invariant=True
         )
@@ -333,13 +333,13 @@ def test_rows_join_between_steps(small, batch_invariant, lookup):
             prompt = len(started)
             prefix, logits = engine.prefill(PROMPTS[prompt])
             computed = Prompt(np.array(PROMPTS[prompt]), prefix, logits[0], 12)
-            started.append(decoding.add(computed, [Row(prompt, 0), Row(prompt, 1)]))
+            started.append(decoding.add(computed, [Sample(prompt, 0), Sample(prompt, 1)]))
         if not decoding.done:
             for token in decoding.step():
                 actual.setdefault(token.row, []).append(token)
     assert decoding.done
     for prompt, rows in enumerate(started):
-        samples = [Sample(0, prompt, 0), Sample(0, prompt, 1)]
+        samples = [Case(0, prompt, 0), Case(0, prompt, 1)]
         alone = run(
             small,
             [PROMPTS[prompt]],

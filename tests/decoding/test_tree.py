@@ -63,7 +63,7 @@ def independent(engine, prompt, row, n, params, seed, strata, min_new_tokens):
     decoding = loop.DecodeLoop(engine, options)
     decoding.add(
         loop.Prompt(np.array(prompt), prefix, logits[0], MOST),
-        [loop.Row(row, sample) for sample in range(n)],
+        [loop.Sample(row, sample) for sample in range(n)],
     )
     actual = [[] for _ in range(n)]
     while not decoding.done:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gentool.config.model import Arch
-from gentool.models.names import Dialect, take
+from gentool.models.names import Dialect, as_stored
 from gentool.models.positions import learned
 from gentool.runtimes.ops import Attend, Ops, Tensor
 
@@ -42,6 +42,7 @@ def head(ops: Ops, arch: Arch, top: dict[str, Tensor], x: Tensor) -> Tensor:
 
 DIALECTS = {
     "toy": Dialect(
-        {"embedding": take("words"), "position": take("places")}, {"qkv": take("qkv.{i}")}
+        {"embedding": as_stored("words"), "position": as_stored("places")},
+        {"qkv": as_stored("qkv.{i}")},
     )
 }

@@ -1,5 +1,5 @@
-"""Attention in numpy over two kinds of keys and values: those of a prefix, which rows of a prompt
-share, and each row's own. Softmax is computed over both together, without joining them.
+"""Attention in numpy over the keys and values of a prefix, which rows of a prompt share, and each
+row's own. Softmax is computed over both together, without joining them.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def scoring(arch: Arch, layer: int, key_size: int) -> ScoreParams:
 
 
 def step_plan(cache: RowCache, positions: np.ndarray, n_head: int, workers: Workers) -> StepPlan:
-    """For tokens at positions [N, T]. Rows of one prefix are a group, or one for each thread; if
-    rows are to be independent of the batch, those of one length among them: so every product has
+    """For tokens at positions [N, T]. Rows of one prefix are a group, or one for each thread. If
+    results must not depend on the batch, rows of a group have one length too, so every product has
     the shape that it has for a row alone."""
     n, t = positions.shape
     if n == 1:
@@ -165,7 +165,7 @@ def _by_group(q: np.ndarray, groups: int) -> np.ndarray:
 
 
 def _matmul_rows_together(x: np.ndarray, shared: np.ndarray) -> np.ndarray:
-    """x [n, G, Q, A] times [G, A, B], all rows in one product for each of the G: [n, G, Q, B]."""
+    """x [n, G, Q, Y] times [G, Y, Z], all rows in one product for each of the G: [n, G, Q, Z]."""
     n, g, count, width = x.shape
     flat = x.transpose(1, 0, 2, 3).reshape(g, n * count, width)
     return np.matmul(flat, shared).reshape(g, n, count, -1).transpose(1, 0, 2, 3)
@@ -252,13 +252,13 @@ def _attend_block(
 
 
 def _write(plan: StepPlan, kv: LayerKV, k: np.ndarray, v: np.ndarray) -> None:
-    """Writes k and v [N, T, G, E] behind what the rows of slots have."""
+    """Writes k and v [N, T, G, E] after the keys and values that the rows have."""
     n, t = k.shape[:2]
     if plan.uniform is None:
-        slots, places = np.arange(n)[:, None], plan.length[:, None] + np.arange(t)  # [N, T]
+        slots, positions = np.arange(n)[:, None], plan.length[:, None] + np.arange(t)  # [N, T]
     for kept, new in ((kv.keys, k), (kv.values, v)):
         if plan.uniform is None:
-            kept[slots, :, places] = new
+            kept[slots, :, positions] = new
         else:
             kept[:n, :, plan.uniform : plan.keys] = new.transpose(0, 2, 1, 3)
 

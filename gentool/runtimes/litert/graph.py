@@ -50,7 +50,7 @@ class Weight(NamedTuple):
 
 @dataclass
 class _Buffer:
-    """A weight in the file, with what tells of its place and of its scales'."""
+    """A weight in the file, with the entries of its own position and that of its scales."""
 
     number: int
     weight: Weight
@@ -169,7 +169,7 @@ class GraphWriter:
         return self._op("RESHAPE", [x, self._constant(shape, "INT32")], [width], options, kind)
 
     def write(self, file: BinaryIO, progress: Progress = silent, workers: int = 1) -> None:
-        """The whole model. Weights are read, and quantised, by so many threads."""
+        """The whole model. Weights are read and quantised by `workers` threads."""
         self._end = at = -(-len(self._pack()) // ALIGNMENT) * ALIGNMENT
         buffers = list(self._buffers.values())
         written = 0
@@ -188,11 +188,11 @@ class GraphWriter:
     def write_stub(self, whole: BinaryIO, file: BinaryIO) -> int:
         """What `write` wrote to `whole`, with holes where weights lie that XNNPACK packs; gives the
         bytes of the flatbuffer at its start."""
-        places = [(0, self._end)]
+        ranges = [(0, self._end)]
         for buffer in self._buffers.values():
             entries = [buffer.scales_entry, None if buffer.packed else buffer.entry]
-            places += [(entry.offset, entry.size) for entry in entries if entry is not None]
-        for start, size in places:
+            ranges += [(entry.offset, entry.size) for entry in entries if entry is not None]
+        for start, size in ranges:
             whole.seek(start)
             file.seek(start)
             for left in range(size, 0, -COPY_BYTES):
@@ -306,7 +306,7 @@ class GraphWriter:
 
 
 def _read(buffers: Sequence[_Buffer], workers: int) -> Iterator[Stored]:
-    """The weights one after the other, each read ahead while those before it are written."""
+    """Yields the weights in order; `workers` threads read ahead while earlier ones are written."""
     if workers == 1:
         yield from (buffer.weight.read() for buffer in buffers)
         return

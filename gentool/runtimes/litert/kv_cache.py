@@ -30,7 +30,7 @@ class LayerKV(NamedTuple):
 
 @dataclass
 class _Memory:
-    """Keys and values of a prompt and of what continues it, of which `used` tokens are taken."""
+    """Keys and values of a prompt and its continuations; `used` tokens are taken."""
 
     layers: list[LayerKV]
     used: int
@@ -49,9 +49,11 @@ class PrefixCache(NamedTuple):
         return LayerKV(keys[:, : self.length], values[:, : self.length])
 
 
-def longer(shapes: Sequence[HeadShape], prefix: PrefixCache | None, new_tokens: int) -> PrefixCache:
-    """A prefix of `new_tokens` more, which are to be written. It is in the memory of the given one,
-    unless another one has grown there or there is no room."""
+def extend_prefix(
+    shapes: Sequence[HeadShape], prefix: PrefixCache | None, new_tokens: int
+) -> PrefixCache:
+    """A prefix with room for `new_tokens` after `prefix`. It shares the memory of `prefix`, unless
+    another prefix has grown there or the memory is full."""
     length = prefix.length if prefix else 0
     total = length + new_tokens
     if prefix is None:
@@ -70,8 +72,8 @@ def longer(shapes: Sequence[HeadShape], prefix: PrefixCache | None, new_tokens: 
 
 @dataclass
 class RowCache:
-    """What rows have beyond their prefixes. Row i is in slot slots[i]; the slots of N rows are 0 to
-    N - 1 in some order."""
+    """The KV cache of the rows' own tokens, after their prefixes. Row i is in slot slots[i]; the
+    slots of N rows are 0 to N - 1 in some order."""
 
     shapes: tuple[HeadShape, ...]
     batch_invariant: bool  # whether a row's bits must not depend on the others
@@ -95,14 +97,14 @@ def empty(
     return RowCache(tuple(shapes), batch_invariant, list(prefixes), layers, none, none, none, 0)
 
 
-def append(cache: RowCache, tokens: int) -> None:
-    """Counts so many more tokens of each row, whose keys and values are written."""
+def advance(cache: RowCache, tokens: int) -> None:
+    """Counts `tokens` more tokens of each row, whose keys and values are written."""
     cache.length = cache.length + tokens
     cache.longest += tokens
 
 
 def rewind(cache: RowCache, lengths: np.ndarray) -> None:
-    """Forgets what rows have beyond `lengths` [N]."""
+    """Drops the tokens of rows beyond `lengths` [N] tokens after their prefixes."""
     cache.length = np.minimum(cache.length, lengths)
     cache.longest = int(cache.length.max(initial=0))
 
@@ -139,7 +141,7 @@ def move(cache: RowCache, owner: np.ndarray, parents: np.ndarray, new_tokens: in
 
 
 def _grow(cache: RowCache, rows: int, tokens: int) -> None:
-    """Makes room for so many rows and tokens, at least doubling what is too small."""
+    """Makes room for `rows` rows and `tokens` tokens; a size that is too small at least doubles."""
     old_rows, _, old_tokens, _ = cache.layers[0].keys.shape
     if rows <= old_rows and tokens <= old_tokens:
         return
@@ -159,7 +161,7 @@ def _new_layers(shapes: Sequence[HeadShape], rows: tuple[int, ...], tokens: int)
 
 
 def _new_layer(shape: HeadShape, rows: tuple[int, ...], tokens: int) -> LayerKV:
-    """Memory that is taken when it is written. What was never written must be numbers: a weight of
-    0 does not hide others."""
+    """Memory that is taken when it is written. Unwritten slots must be finite: a weight of 0
+    does not hide NaN."""
     keys = np.zeros((*rows, shape.heads, tokens, shape.key), np.float32)
     return LayerKV(keys, np.zeros((*rows, shape.heads, tokens, shape.value), np.float32))

@@ -71,6 +71,9 @@ class _Lowering:
         at = {id(value): index for value, index in zip(self.piece.inputs, tensors, strict=True)}
         for value in self.values:
             at[id(value)] = self._operator(value, at)
+        for value in self.piece.inputs:
+            if id(value) in self.outputs:  # LiteRT wants another tensor: a copy of the same shape
+                at[id(value)] = self.writer.reshape(at[id(value)], value.width)
         self.writer.end([at[id(value)] for value in self.piece.outputs])
 
     def _operator(self, value: Value, at: dict[int, int]) -> int:
@@ -167,7 +170,7 @@ class _Lowering:
         return weight * self._vector(norm.attributes[0], offset)
 
     def _bias(self, name: str, bias: str | None, rows: slice, norm: Value | None) -> np.ndarray:
-        """A bias [out] in float32, plus what the bias of a norm before the product comes to."""
+        """A bias [out] in float32, plus the product with the bias of a norm before it."""
         total = self.weights.floats(bias)[rows].astype(np.float64) if bias else 0.0
         if norm is not None and norm.op == "layer_norm":
             weight = self.weights.floats(name)[rows].astype(np.float64)

@@ -1,4 +1,4 @@
-"""What is computed outside the graph of token ids and positions."""
+"""Inputs that depend on positions, computed outside the graph."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FIRST = 256  # positions whose rotations are computed at once, before more are
 
 Rotations = dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]
 """By the numbers of the cosines and sines among the positional inputs: cosines and sines
-[R, 1, 2, E/2], doubled, the first half of the sines negated."""
+[S, 1, 2, E/2], doubled, the first half of the sines negated."""
 
 
 class TopWeights(dict[str, Any]):
@@ -31,8 +31,8 @@ class TopWeights(dict[str, Any]):
 
 
 class PositionInputs:
-    """What layers need of positions: rotations are kept for all positions that came so far, rows of
-    learned tables are gathered from the file."""
+    """The inputs of layers that depend on positions: rotations are kept for all positions so
+    far, rows of learned tables are gathered from the file."""
 
     def __init__(
         self, family: ModuleType, arch: Arch, top: TopWeights, recording: Recording
@@ -46,7 +46,7 @@ class PositionInputs:
         self._count = 0  # positions kept
 
     def at(self, positions: np.ndarray) -> tuple[Any, list[np.ndarray], Rotations]:
-        """For positions [R]: what `embed` takes, its tensors [R, width] one after the other, and
+        """For positions [S]: what `embed` takes, its tensors [S, width] one after the other, and
         the rotations. Where all of them are rotations the first two are empty."""
         rotations: Rotations = {}
         if self._pairs:

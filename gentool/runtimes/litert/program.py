@@ -20,8 +20,8 @@ class Program:
     """The subgraphs of a graph file, which share one pool of threads."""
 
     def __init__(self, graph: str | bytes, threads: int, weight_cache: str = "") -> None:
-        """`graph` is a file's path, or a file's bytes. Weights as the processor wants them are
-        mapped from `weight_cache`, or written there if it does not exist."""
+        """`graph` is a file's path, or a file's bytes. Weights packed for the processor
+        are mapped from `weight_cache`, or written there if it does not exist."""
         from ai_edge_litert.compiled_model import CompiledModel
         from ai_edge_litert.hardware_accelerator import HardwareAccelerator
         from ai_edge_litert.options import CpuOptions, Options
@@ -30,7 +30,7 @@ class Program:
         options = Options(hardware_accelerators=HardwareAccelerator.CPU, cpu_options=cpu)
         environment = _environment()
         read = CompiledModel.from_file if isinstance(graph, str) else CompiledModel.from_buffer
-        with _stderr_aside():
+        with _redirected_stderr():
             self._model: Any = read(graph, environment=environment, options=options)
 
     def call(self, name: str, inputs: Sequence[int], outputs: Sequence[int]) -> Call:
@@ -51,7 +51,7 @@ class Call:
         self.outputs: list[Any] = []
 
     def resize(self, rows: int) -> None:
-        """Has buffers for so many rows."""
+        """Makes buffers for `rows` rows."""
         if rows == self.rows:
             return
         for number, width in enumerate(self._input_widths):
@@ -75,9 +75,9 @@ class Call:
 
 @functools.cache
 def _environment() -> Any:
-    """LiteRT's environment of this process. There is a second one, for buffers, which is made when
-    the first is written; what both say as the process ends is for nobody."""
-    with _stderr_aside():
+    """LiteRT's environment of this process. LiteRT makes a second environment when the first buffer
+    is written; both log to stderr at exit, which is silenced."""
+    with _redirected_stderr():
         from ai_edge_litert.environment import Environment
         from ai_edge_litert.tensor_buffer import TensorBuffer
 
@@ -89,7 +89,7 @@ def _environment() -> Any:
 
 
 def _end_quietly() -> None:
-    """Has nothing more written to file descriptor 2."""
+    """Redirects file descriptor 2 to the null device."""
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.flush()
         nothing = os.open(os.devnull, os.O_WRONLY)
@@ -98,27 +98,27 @@ def _end_quietly() -> None:
 
 
 @contextlib.contextmanager
-def _stderr_aside() -> Iterator[None]:
-    """File descriptor 2, to which LiteRT writes what it looks for and does not find, into a file
-    for a while; what it said is shown only if the block fails."""
+def _redirected_stderr() -> Iterator[None]:
+    """Redirects file descriptor 2, which LiteRT logs to, to a file, whose text is printed only if
+    the block fails."""
     try:
-        kept = os.dup(2)
-    except OSError:  # it is closed: nothing to set aside
+        stderr = os.dup(2)
+    except OSError:  # it is closed: nothing to redirect
         yield
         return
     try:
-        aside: BinaryIO = tempfile.TemporaryFile()
-    except OSError:  # no folder may be written
-        aside = open(os.devnull, "w+b")
-    with aside:
+        log: BinaryIO = tempfile.TemporaryFile()
+    except OSError:  # no folder is writable
+        log = open(os.devnull, "w+b")
+    with log:
         sys.stderr.flush()
-        os.dup2(aside.fileno(), 2)
+        os.dup2(log.fileno(), 2)
         try:
             yield
         except Exception:
-            aside.seek(0)
-            os.write(kept, aside.read())
+            log.seek(0)
+            os.write(stderr, log.read())
             raise
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(stderr, 2)
+            os.close(stderr)

@@ -10,7 +10,7 @@ from ml_dtypes import bfloat16
 from gentool.models.quantized import BLOCK, Quantized
 
 SMALLEST = np.float16(2.0**-24)  # a scale must be positive
-PIECE = 1 << 20  # weights quantised at a time: what is computed on the way stays in the cache
+PIECE = 1 << 20  # weights quantised at a time, so that intermediate results stay in the cache
 FIRST_DIVISORS = (
     6.4,
     7.0,
@@ -42,10 +42,10 @@ def int8(weight: np.ndarray) -> Quantized:
 
 
 def int4(weight: np.ndarray) -> Quantized:
-    """A weight [out, in] of any float dtype in blocks of 32 inputs. Of a few first scales each is
-    replaced by the one of least squared error for the values it gives, twice; the best is taken.
-    Scales are numbers of both float16, which a graph holds, and bfloat16, which XNNPACK makes of
-    it."""
+    """A weight [out, in] of any float dtype in blocks of 32 inputs. From each of a few
+    initial scales: round, refit the scale by least squares, twice; keep the result with the lowest
+    error. A scale is exact in float16, which a graph holds, and in bfloat16, which XNNPACK
+    converts it to."""
     out, width = weight.shape
     values = np.empty((out, width), np.int8)
     scales = np.empty((out, width // BLOCK), np.float16)
@@ -58,7 +58,7 @@ def int4(weight: np.ndarray) -> Quantized:
 
 
 def _least_squares(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values [M, 32] and float16 scales [M] of float32 blocks [M, 32]."""
+    """Values [..., 32] and float16 scales [...] of float32 blocks [..., 32]."""
     largest = np.abs(blocks).max(axis=1)
     best = np.zeros(blocks.shape, np.float32)
     best_scale = np.full(len(blocks), SMALLEST)
@@ -85,6 +85,6 @@ def _least_squares(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pieces(weight: np.ndarray) -> list[slice]:
-    """The rows of a weight, some at a time."""
+    """Slices of the rows of a weight, PIECE weights each."""
     step = max(1, PIECE // weight.shape[1])
     return [slice(start, start + step) for start in range(0, len(weight), step)]

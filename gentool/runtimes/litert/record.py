@@ -1,8 +1,8 @@
-"""The operations of families, recorded: what a model computes from one attention to the next, as
-pieces. What a later piece needs is an output of the piece that computes it.
+"""The operations of families, recorded: the computation from one attention to the next is a piece.
+A value that a later piece needs is an output of the piece that computes it.
 
-Attention is not recorded, nor is what only shapes its inputs: slices, heads and rotations of
-queries, keys and values are described to it.
+Attention is not recorded. Slices, heads and rotations of queries, keys and values only shape its
+inputs: attention gets their description.
 """
 
 from __future__ import annotations
@@ -59,9 +59,8 @@ class Value:
 
 
 class Operand(NamedTuple):
-    """Queries, keys or values: columns from `start` of `value`, as `heads` heads of `size`.
-    `rotation`: indices of cosines and sines in `Recording.positional` for the rotation that
-    attention must still apply, or None."""
+    """Columns from `start` of `value`, as `heads` heads of `size`; `rotation`: indices of cos and
+    sin in Recording.positional for the rotation that attention must still apply, or None."""
 
     value: Value
     start: int
@@ -131,11 +130,11 @@ class _Positions:
 
 
 class _Recorder:
-    """The table of operations, and what was recorded so far."""
+    """The table of operations, and the values recorded so far."""
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.shapes = shapes
-        self.inputs: list[Value] = []  # leaves of what depends on positions
+        self.inputs: list[Value] = []  # leaves of family.positional
         self.attentions: list[AttentionInputs] = []
         self.contexts: list[Value] = []
 
@@ -169,7 +168,7 @@ class _Recorder:
     def gather(self, table: WeightRef, ids: Any) -> Value:
         return self.value("gather", self.shapes[table.name][1])
 
-    def rotation(self, positions: Any, frequency: np.ndarray, length: float) -> tuple[Value, Value]:
+    def rotation(self, positions: Any, frequency: np.ndarray, scale: float) -> tuple[Value, Value]:
         width = len(frequency)
         return self.value("cosines", width), self.value("sines", width)
 
@@ -230,7 +229,8 @@ class _Recorder:
 
 
 def _split_fused_projection(x: Value) -> None:
-    """Replaces a fused QKV product by one product per part: norms of q or k copy nothing."""
+    """Replaces a fused QKV product by one product per part, so that normalising q or k needs no
+    copy of a slice."""
     while x.op == "heads":
         x = x.inputs[0]
     if x.op != "slice":
@@ -260,24 +260,33 @@ def reachable(ends: Sequence[Value], given: Sequence[Value] = ()) -> list[Value]
 
 
 def _pieces(recorder: _Recorder, end: Value) -> list[Piece]:
-    """The stack, cut: values that another piece or an attention takes leave theirs."""
+    """The pieces of the stack. An output of a piece is a value that its attention or a later piece
+    reads; it may be an input of the same piece, passed through."""
     values = reachable(
         [end, *(operand.value for attention in recorder.attentions for operand in attention)]
     )
     last = len(recorder.attentions)
     inputs: list[dict[int, Value]] = [{} for _ in range(last + 1)]
     outputs: list[dict[int, Value]] = [{} for _ in range(last + 1)]
-    for attention in recorder.attentions:
+
+    def read(value: Value, piece: int) -> None:
+        """Makes a value available in a piece."""
+        if value.op == "input" or value.piece < piece:
+            inputs[piece][id(value)] = value
+        if value.op != "input" and value.piece < piece:
+            outputs[value.piece][id(value)] = value
+        if value.op == "context":  # only the piece after an attention gets its output
+            inputs[value.piece][id(value)] = value
+
+    for number, attention in enumerate(recorder.attentions):
         for operand in attention:
-            outputs[operand.value.piece][id(operand.value)] = operand.value
+            outputs[number][id(operand.value)] = operand.value
+            read(operand.value, number)
     outputs[last][id(end)] = end
+    read(end, last)
     for value in values:
         for source in value.inputs:
-            given = source.op in ("input", "context")
-            if source.piece < value.piece or given:
-                inputs[value.piece][id(source)] = source
-            if source.piece < value.piece and not given:
-                outputs[source.piece][id(source)] = source
+            read(source, value.piece)
     return [
         Piece(tuple(before.values()), tuple(after.values()))
         for before, after in zip(inputs, outputs, strict=True)

@@ -37,8 +37,8 @@ def open_runtime(
     progress: Progress = silent,
 ) -> LiteRTRuntime:
     """Opens a checkpoint's weights in fp32, int8 or int4, computed with `threads`; None: as many as
-    there are cores for this process. `progress` is told of weights that are quantised, which is
-    done once: the user's cache folder keeps them."""
+    there are cores for this process. `progress` reports quantised weights; they are
+    quantised once, as the user's cache folder keeps them."""
     shapes = {name: weight.shape for name, weight in plan.items()}
     weights = Weights(shapes, lambda name: read(source, plan[name]))
     threads = threads or available()
@@ -54,7 +54,7 @@ def open_runtime(
 
 
 class LiteRTRuntime:
-    """One open model: its graph, what is computed outside it, and the attention between."""
+    """One open model: its graph, the inputs computed outside it, the attention between pieces."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class LiteRTRuntime:
         hidden: bool,
     ) -> tuple[PrefixCache, np.ndarray]:
         """See `gentool.runtimes.Runtime`."""
-        total = kv_cache.longer(self._shapes, prefix, len(ids))
+        total = kv_cache.extend_prefix(self._shapes, prefix, len(ids))
         results = []
         for at in range(0, len(ids), CHUNK):
             part = ids[at : at + CHUNK]
@@ -132,7 +132,7 @@ class LiteRTRuntime:
             return context.reshape(n * t, -1)
 
         out = self._run(tokens.reshape(-1), positions.reshape(-1), attend, n * t, hidden)
-        kv_cache.append(cache, t)
+        kv_cache.advance(cache, t)
         return out.reshape(n, t, -1)
 
     def rewind(self, cache: RowCache, lengths: np.ndarray) -> None:
@@ -169,7 +169,7 @@ class LiteRTRuntime:
     def _run(
         self, ids: np.ndarray, positions: np.ndarray, attend: Attend, wanted: int, hidden: bool
     ) -> np.ndarray:
-        """Logits [wanted, V], or `hidden` states, of the last of ids [R] at positions [R]."""
+        """Logits [wanted, V], or `hidden` states, of the last of ids [S] at positions [S]."""
         positional, leaves, rotations = self._positions.at(positions)
         x = self.family.embed(arrays, self.arch, self._top, ids, positional)
         with blas.one_thread():

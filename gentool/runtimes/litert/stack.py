@@ -14,7 +14,7 @@ from gentool.runtimes.litert.record import AttentionInputs, Operand, Piece, Reco
 from gentool.runtimes.litert.workers import Workers
 
 Attend = Callable[[int, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""attend(layer, q [Q, H, E] of the last rows, k [R, G, E], v [R, G, Ev]) -> context [Q, H*Ev]"""
+"""attend(layer, q [Q, H, E] of the last rows, k [S, G, E], v [S, G, Ev]) -> context [Q, H*Ev]"""
 
 
 class _Source(NamedTuple):
@@ -68,7 +68,7 @@ class Stack:
         wanted: int,
     ) -> Call | None:
         """The last piece, whose output holds hidden states [wanted, D] of the last rows of x
-        [R, D]; None where none are wanted. Of the last layer no others are computed."""
+        [S, D]; None where `wanted` is 0. The last layer computes no other rows."""
         count, last = len(x), len(self._calls) - 1
         context = x  # until there is one
         for number, call in enumerate(self._calls[:-1] if not wanted else self._calls):
@@ -97,7 +97,7 @@ class Stack:
     def _read(
         self, call: Call, heads: _Heads, rotations: Rotations
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """q [R, H, E], k [R, G, E] and v [R, G, Ev] out of a piece."""
+        """q [S, H, E], k [S, G, E] and v [S, G, Ev] out of a piece."""
         outputs: dict[int, np.ndarray] = {}
 
         def cut(part: _Slice) -> np.ndarray:
@@ -112,7 +112,7 @@ class Stack:
         return both[:, : heads.n_head], both[:, heads.n_head :], cut(heads.value)
 
     def _rotated(self, x: np.ndarray, cosines: np.ndarray, sines: np.ndarray) -> np.ndarray:
-        """x [R, H, E] with the halves of each head rotated by cosines and sines [R, 1, 2, E/2] that
+        """x [S, H, E] with the halves of each head rotated by cosines and sines [S, 1, 2, E/2] that
         are doubled, the first half of the sines negated."""
         halves = x.reshape(*x.shape[:2], 2, -1)
         rows = self._workers.parts(len(x), x.size)
@@ -135,7 +135,7 @@ def call_of(program: Program, name: str, piece: Piece) -> Call:
 
 
 def _heads(piece: Piece, attention: AttentionInputs) -> _Heads:
-    """Where a piece has what its attention takes."""
+    """The slices of a piece's outputs that its attention reads."""
     query, key, value = (_slice(piece, operand) for operand in attention)
     joint = None
     alike = (query.output, query.size, query.rotation) == (key.output, key.size, key.rotation)

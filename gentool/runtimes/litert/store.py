@@ -1,10 +1,10 @@
-"""Graphs and their weights as the processor wants them, kept in the user's cache folder. A second
-start maps what the first one made.
+"""Graphs and their weights, packed for the processor, in the user's cache folder. A second start
+maps the files that the first one wrote.
 
 XNNPACK checks the structure of a file of weights, not its contents, and LiteRT trusts a graph. So
 both are only ever written here, in a folder for this user alone, under a name that says all they
-are made from; they come into being whole (a folder that is renamed), and are known again by size,
-time and inode. What fails here costs time, never a run: a graph is then made for this process.
+are made from; they are written atomically (a folder that is renamed) and recognised by size, mtime
+and inode. A failure here costs time, never a run: the graph is then made for this process alone.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from gentool import cache
 from gentool.runtimes.litert.graph import GraphWriter, Progress
 from gentool.runtimes.litert.program import Program
 
-MAX_BYTES = 8 << 30  # of all that is kept; beyond that the oldest goes
-SPARE_BYTES = 64 << 20  # that stay free on the disk
-STALE_SECONDS = 3600.0  # after which what a run has begun is taken for given up
+MAX_BYTES = 8 << 30  # of all graphs; beyond it, the one used the longest ago is removed
+SPARE_BYTES = 64 << 20  # left free on the disk
+STALE_SECONDS = 3600.0  # age at which an unfinished .part folder counts as abandoned
 HASH_BYTES = 1 << 22  # read at a time
 GRAPH, WEIGHTS, RECORD = "graph.tflite", "weights.xnnpack", "record.json"
 
@@ -49,8 +49,8 @@ def open_program(
     title: str,
     progress: Progress,
 ) -> Program:
-    """The program of a graph that `writer` writes, if it must be. `name` says all that it is made
-    from; None: it is not kept."""
+    """The program of a graph that `writer` writes, if it must be. `name` is a hash of all its
+    inputs; None: the graph is not kept."""
     if name is not None:
         with contextlib.suppress(OSError):
             folder = store_folder()
@@ -63,7 +63,7 @@ def open_program(
 
 
 def store_folder() -> Path | None:
-    """Where graphs are kept, if only this user can look into it."""
+    """The folder of graphs, if only this user can read it."""
     parent = cache.folder()
     if parent is None:
         return None
@@ -84,13 +84,13 @@ def cached_graphs() -> list[CachedGraph]:
 
 
 def remove(path: Path) -> None:
-    """Removes what is kept at a path; who has it open is not disturbed."""
+    """Removes the graph at a path; processes that have it open can go on."""
     shutil.rmtree(path, ignore_errors=True)
     _lock_path(path).unlink(missing_ok=True)
 
 
 def is_intact(path: Path) -> bool:
-    """Whether the contents of what is kept are as they were written; reads all of them."""
+    """Whether the files of a graph are as they were written; reads all of them."""
     try:
         record = json.loads((path / RECORD).read_bytes())
         return _file_stats(path) == record["files"] and all(
@@ -101,7 +101,7 @@ def is_intact(path: Path) -> bool:
 
 
 def _open(path: Path, threads: int) -> Program | None:
-    """The program kept at a path, if there is one and its files are as they were left."""
+    """The program of the graph at a path, or None if its files are missing or changed."""
     try:
         record = json.loads((path / RECORD).read_bytes())
         whole = record["files"] == _file_stats(path)
@@ -128,8 +128,8 @@ def _open(path: Path, threads: int) -> Program | None:
 
 
 def _build(path: Path, graph: GraphWriter, threads: int, title: str, progress: Progress) -> Program:
-    """Writes a graph and opens it, by which its weights are packed; keeps both, the graph without
-    its weights. They take the disk's space twice for that while."""
+    """Writes a graph and opens it, which packs its weights; keeps both, the graph without its
+    weights. Meanwhile they take twice the disk space."""
     needed = graph.nbytes
     free = shutil.disk_usage(path.parent).free
     if needed > MAX_BYTES or free < 2 * needed + SPARE_BYTES or path.exists():
@@ -153,7 +153,7 @@ def _build(path: Path, graph: GraphWriter, threads: int, title: str, progress: P
 
 
 def _finish(part: Path, title: str, head: int) -> None:
-    """Has the disk hold what was made, and records it."""
+    """Writes the record of a new graph, and flushes its files to the disk."""
     with open(part / GRAPH, "rb") as file:
         head_sha256 = hashlib.sha256(file.read(head)).hexdigest()
     for name in (GRAPH, WEIGHTS):
@@ -171,7 +171,7 @@ def _finish(part: Path, title: str, head: int) -> None:
 
 
 def _temporary(graph: GraphWriter, threads: int, progress: Progress) -> Program:
-    """A program for this process alone: from a file that is gone at once, or from memory."""
+    """A program for this process alone: from a temporary file, or from memory."""
     with contextlib.suppress(OSError), tempfile.TemporaryDirectory(prefix="gentool-") as folder:
         path = Path(folder) / GRAPH
         if shutil.disk_usage(folder).free > graph.nbytes + SPARE_BYTES:
@@ -184,7 +184,7 @@ def _temporary(graph: GraphWriter, threads: int, progress: Progress) -> Program:
 
 
 def _make_room(folder: Path, needed: int) -> None:
-    """Removes what runs have given up, and what was used the longest ago until `needed` fits."""
+    """Removes abandoned folders, then the graphs used the longest ago until `needed` bytes fit."""
     for path in folder.glob("*.part-*"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > STALE_SECONDS:
@@ -198,7 +198,7 @@ def _make_room(folder: Path, needed: int) -> None:
 
 
 def _file_stats(path: Path) -> dict[str, list[int]]:
-    """What the files of a graph are known by."""
+    """The inode, size and mtime of each file."""
     found = {}
     for name in (GRAPH, WEIGHTS):
         state = (path / name).lstat()
@@ -222,10 +222,10 @@ def _lock_path(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process at a time: who comes while another builds, waits and opens what that one made."""
+    """One process at a time: a second one waits, then opens the graph that the first one built."""
     try:
         import fcntl
-    except ImportError:  # not on this system: both build, and one of them keeps
+    except ImportError:  # not on this system: both build, one result is kept
         yield
         return
     with open(_lock_path(path), "wb") as file:

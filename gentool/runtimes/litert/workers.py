@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-PARALLEL = 1 << 16  # numbers to compute from which a second thread pays
+PARALLEL = 1 << 16  # numbers to compute, from which a second thread is faster
 
 
 class Workers:
-    """So many threads, the caller's among them; the others start when they are first needed."""
+    """`threads` threads, including the caller's; the others start when they are first needed."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -29,8 +29,8 @@ class Workers:
                 future.result()
 
     def parts(self, length: int, numbers: int) -> list[slice]:
-        """An axis of this length in a part for each thread, if there are so many numbers to compute
-        that it pays."""
+        """Slices of an axis of `length`, one for each thread; a single slice if `numbers`, the
+        count of numbers to compute, is below PARALLEL."""
         count = min(self.threads, length) if numbers >= PARALLEL else 1
         ends = [length * part // count for part in range(count + 1)]
         return [slice(start, end) for start, end in zip(ends, ends[1:], strict=False)]

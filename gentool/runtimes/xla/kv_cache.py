@@ -50,7 +50,7 @@ class RowCache:
     slot_positions: np.ndarray  # [N, M] position of the token in each slot
     used: int  # slots taken
     blocks: list[Block]
-    place: np.ndarray  # [N, 2] block of each row, and its row in there
+    block_and_row: np.ndarray  # [N, 2] block of each row, and its row in there
 
 
 def empty(prefixes: Sequence[PrefixCache], slots: int, batch_invariant: bool) -> RowCache:
@@ -79,7 +79,7 @@ def move(
     is_new = parents < 0
     added_slots = 0 if fits else buckets.tokens(cache.used + new_tokens) - slots
     if len(cache.owner):
-        old = cache.place[parents]
+        old = cache.block_and_row[parents]
         mask, positions = (a[parents] for a in (cache.mask, cache.slot_positions))
         mask[is_new] = False
     else:
@@ -117,10 +117,11 @@ def copy(source: KV, target: KV) -> None:
 
 
 def _lay_out(cache: RowCache, arch: Arch, old: np.ndarray | None) -> None:
-    """Assigns each row a place: all rows in one block, an equal number for each prefix, or, if
-    batch-invariant, the rows of each prefix in blocks of BLOCK_ROWS. Moves keys and values from
-    their `old` places [N, 2]; a single block that keeps its shape keeps its memory."""
-    plan, place = _plan(cache.owner, cache.batch_invariant)
+    """Assigns each row a block and a row in it: all rows in one block, an equal number for each
+    prefix, or, if batch-invariant, the rows of each prefix in blocks of BLOCK_ROWS. Moves keys and
+    values from their `old` blocks and rows [N, 2]; a single block that keeps its shape keeps its
+    memory."""
+    plan, block_and_row = _plan(cache.owner, cache.batch_invariant)
     stacks = {block.owners: (block.prefix, block.prefix_mask) for block in cache.blocks}
     blocks = []
     for index, (owners, size) in enumerate(plan):
@@ -134,31 +135,31 @@ def _lay_out(cache: RowCache, arch: Arch, old: np.ndarray | None) -> None:
         else:
             kv = new_kv(arch, shape)
         if old is not None:
-            rows = place[:, 0] == index
-            _gather(cache.blocks, old[rows], kv, place[rows, 1], arch.n_kv_head)
+            rows = block_and_row[:, 0] == index
+            _gather(cache.blocks, old[rows], kv, block_and_row[rows, 1], arch.n_kv_head)
         blocks.append(Block(owners, prefix, prefix_mask, kv))
-    cache.blocks, cache.place = blocks, place
+    cache.blocks, cache.block_and_row = blocks, block_and_row
 
 
 def _plan(
     owner: np.ndarray, batch_invariant: bool
 ) -> tuple[list[tuple[tuple[int, ...], int]], np.ndarray]:
-    """The owners and number of rows of each block, and the place of each row [N, 2]."""
+    """The owners and number of rows of each block, and the block and row of each row [N, 2]."""
     owners = list(dict.fromkeys(owner.tolist()))
-    place = np.zeros((len(owner), 2), int)
+    block_and_row = np.zeros((len(owner), 2), int)
     rows_of_owner = [np.flatnonzero(owner == o) for o in owners]
     if batch_invariant:
         plan: list[tuple[tuple[int, ...], int]] = []
         for o, rows in zip(owners, rows_of_owner, strict=True):
             block, row_in_block = np.divmod(np.arange(len(rows)), buckets.BLOCK_ROWS)
-            place[rows] = np.stack([len(plan) + block, row_in_block], axis=1)
+            block_and_row[rows] = np.stack([len(plan) + block, row_in_block], axis=1)
             plan += [((o,), buckets.BLOCK_ROWS)] * (block[-1] + 1)
-        return plan, place
+        return plan, block_and_row
     size = buckets.rows(max(map(len, rows_of_owner)))
     for index, rows in enumerate(rows_of_owner):
-        place[rows, 1] = index * size + np.arange(len(rows))
+        block_and_row[rows, 1] = index * size + np.arange(len(rows))
     owners += owners[:1] * (buckets.rows(len(owners)) - len(owners))
-    return [(tuple(owners), size * len(owners))], place
+    return [(tuple(owners), size * len(owners))], block_and_row
 
 
 def _stack(prefixes: Sequence[PrefixCache]) -> tuple[KV, Tensor]:
@@ -182,8 +183,8 @@ def _pad_slots(kv: Tensor, slots: int) -> Tensor:
 
 
 def _gather(blocks: list[Block], old: np.ndarray, kv: KV, rows: np.ndarray, heads: int) -> None:
-    """Fills `rows` [N] of `kv` from the places `old` [N, 2] in `blocks`; `heads` are the key/value
-    heads of a row."""
+    """Fills `rows` [N] of `kv` from the rows `old` [N, 2] (block, row) of `blocks`; `heads` are
+    the key/value heads of a row."""
     offsets = np.cumsum([0] + [block.kv[0][0].shape[0] // heads for block in blocks])
     source_rows = np.zeros(kv[0][0].shape[0] // heads, np.int32)
     source_rows[rows] = offsets[old[:, 0]] + old[:, 1]

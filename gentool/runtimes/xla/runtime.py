@@ -3,7 +3,7 @@
 On a CPU the layer is compiled once, as a function of its weights and its KV cache, so the time to
 compile does not depend on the depth. Where oneDNN's products are faster (see backend.py), only the
 operations between the products are compiled. Values that change between two calls of a bucket are
-traced: lengths, slots, masks, owners.
+passed as tensors, so nothing is retraced: ids, positions, slots, masks.
 """
 
 from __future__ import annotations
@@ -134,16 +134,16 @@ class XlaRuntime:
         cache.slot_positions[:, cache.used : cache.used + t] = positions
         results = []
         for index, block in enumerate(cache.blocks):
-            rows = np.flatnonzero(cache.place[:, 0] == index)
-            place = cache.place[rows, 1]
+            rows = np.flatnonzero(cache.block_and_row[:, 0] == index)
+            row_in_block = cache.block_and_row[rows, 1]
             size = block.kv[0][0].shape[0] // self.arch.n_kv_head
             ids, block_positions = np.zeros((2, size, t), np.int32)
             slot_positions = np.zeros((size, len(slots)), np.int32)
-            slot_positions[place] = cache.slot_positions[rows]
-            ids[place] = tokens[rows]
-            block_positions[place] = positions[rows]
+            slot_positions[row_in_block] = cache.slot_positions[rows]
+            ids[row_in_block] = tokens[rows]
+            block_positions[row_in_block] = positions[rows]
             mask = np.repeat(new_mask[None], size, axis=0)  # [B*R, T, M]
-            mask[place] |= cache.mask[rows, None]
+            mask[row_in_block] |= cache.mask[rows, None]
             inputs = StepInputs(
                 ids=ids,
                 positions=block_positions,
@@ -155,7 +155,7 @@ class XlaRuntime:
                 prefix_kv=block.prefix,
                 prefix_mask=block.prefix_mask,
             )
-            results.append((rows, take_rows(self._run(inputs, hidden), place)))
+            results.append((rows, take_rows(self._run(inputs, hidden), row_in_block)))
         cache.mask[:, cache.used : cache.used + t] = True
         cache.used += t
         if len(results) == 1:
@@ -228,7 +228,7 @@ class XlaRuntime:
 
         def run_layer(index: int, weights: dict[str, Tensor], x: Tensor, positional: Any) -> Tensor:
             limit = None
-            if window is not None:  # a traced number, so that all layers share one program
+            if window is not None:  # a tensor, so that all layers share one program
                 limit = tf.constant(window if index in self.arch.window_layers else tf.int32.max)
             cache = _LayerCache(
                 inputs.positions,
@@ -244,8 +244,8 @@ class XlaRuntime:
             layer = self.layer if compiled else functools.partial(self._layer, chosen)
             return layer(weights, x, positional, cache)
 
-        eager = self.rules[0].backend is backend.GRAPH
-        table = ops.graph if eager else ops.graph_fused
+        without_xla = self.rules[0].backend is backend.GRAPH
+        table = ops.graph if without_xla else ops.graph_fused
         params, ids, positions = self.params, inputs.ids, inputs.positions
         x = forward(self.family, table, self.arch, params, ids, positions, run_layer)
         x = tf.gather(x, inputs.outputs, axis=1)  # [N, W, D]

@@ -11,8 +11,10 @@ import pytest
 from oracle import numpy_stack
 
 from gentool.models import FAMILIES
-from gentool.runtimes.litert import quantize
-from gentool.runtimes.litert.lower import stored_precision
+from gentool.runtimes.litert import quantize, store
+from gentool.runtimes.litert.lower import Weights, lower, stored_precision
+from gentool.runtimes.litert.record import record
+from gentool.runtimes.litert.runtime import LiteRTRuntime
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 TOLERANCE = 1e-4  # the wrong gelu is 7e-4 away
@@ -142,3 +144,57 @@ def test_no_tensorflow_and_a_silent_stderr() -> None:
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert done.stdout.startswith("LiteRT")
+
+
+class NoProjection:
+    """A family whose attention gets heads of a layer's input, of its output in the next layer, and
+    of the model's input in every layer."""
+
+    @staticmethod
+    def positional(ops, arch, top, positions):
+        return ops.gather(top["position"], positions)
+
+    @staticmethod
+    def embed(ops, arch, top, ids, positional):
+        return ops.gather(top["embedding"], ids)
+
+    @staticmethod
+    def layer(ops, arch, w, x, positional, attend):
+        q, k, v = (ops.heads(part, arch.d_head) for part in (x, x, positional))
+        return attend(q, k, v)
+
+    @staticmethod
+    def final(ops, arch, top, x):
+        return x
+
+    @staticmethod
+    def head(ops, arch, top, x):
+        return ops.linear(x, top["embedding"])
+
+
+def test_attention_without_a_projection_before_it() -> None:
+    """Values that a piece only passes on: the model's input, a position, an attention's output."""
+    arch = litert_models.Arch(**(litert_models.SMALL | {"n_kv_head": 4, "n_layer": 3}))
+    rng = np.random.default_rng(5)
+    shapes = {"embedding": (arch.n_vocab, arch.d_model), "position": (arch.n_ctx, arch.d_model)}
+    arrays = {name: rng.normal(0, 1, s).astype(np.float32) for name, s in shapes.items()}
+    weights = Weights(shapes, arrays.__getitem__)
+    recording = record(NoProjection, arch, shapes)
+    program = store.open_program(
+        lambda: lower(recording, weights, "fp32"), 1, None, "", lambda done, total: None
+    )
+    runtime = LiteRTRuntime(NoProjection, arch, weights, recording, program, 1)
+    ids = rng.integers(0, arch.n_vocab, 12)
+    x, positions = arrays["embedding"][ids], arrays["position"][:12]
+    split = (12, arch.n_head, arch.d_head)
+    for _ in range(arch.n_layer):
+        q, v = x.reshape(split), positions.reshape(split)
+        scores = np.einsum("thd,shd->hts", q, q) / np.sqrt(arch.d_head)
+        weight = np.exp(scores - scores.max(axis=-1, keepdims=True)) * np.tri(12)
+        weight /= weight.sum(axis=-1, keepdims=True)
+        x = np.einsum("hts,shd->thd", weight, v).reshape(12, -1)
+    _, logits = runtime.prefill(ids, 0, None, True, False)
+    np.testing.assert_allclose(logits, x @ arrays["embedding"].T, rtol=0, atol=TOLERANCE)
+    for count in (1, 5):
+        _, last = runtime.prefill(ids[:count], 0, None, False, False)
+        np.testing.assert_allclose(last, logits[count - 1 : count], rtol=0, atol=TOLERANCE)
