@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,10 @@ from hypothesis import settings
 
 from gentool.runtimes.xla import device
 
+# not the user's: what tests keep is removed by `make clean`
+CACHE = Path(__file__).parents[1] / ".pytest_cache/user"
+CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
+os.environ["XDG_CACHE_HOME"] = str(CACHE)
 os.environ["TF_XLA_FLAGS"] = f"{device.CACHE_FLAG}="  # what a run compiles is its own
 device.setup()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a job in the background, for all below

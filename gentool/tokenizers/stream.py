@@ -67,6 +67,8 @@ class TextStream:
         return new
 
     def _advance(self, new: str) -> str:
+        """Adds decoded text; gives what is certain: up to a complete stop text, which ends the
+        stream, else all but what may become one."""
         if self.stopped:
             return ""
         self._known += new

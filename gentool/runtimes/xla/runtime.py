@@ -127,7 +127,7 @@ class XlaRuntime:
     def step(
         self, cache: RowCache, tokens: np.ndarray, positions: np.ndarray, hidden: bool
     ) -> np.ndarray:
-        """See `gentool.runtimes.Runtime`; one call for each block."""
+        """See `gentool.runtimes.Runtime`; one call for each block of rows."""
         n, t = tokens.shape
         slots, steps = np.arange(cache.mask.shape[1]), np.arange(t)
         new_mask = (slots >= cache.used) & (slots - cache.used <= steps[:, None])  # [T, M]

@@ -1,6 +1,7 @@
 """The LiteRT runtime computes what families say: against the goldens of their original code, and
 against float64 with the weights that 8 and 4 bits stand for."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -138,7 +139,7 @@ print(runtime.describe())
 def test_no_tensorflow_and_a_silent_stderr() -> None:
     done = subprocess.run(
         [sys.executable, "-c", BLOCKED, str(GOLDEN / "hf_llama")],
-        env={"PYTHONPATH": ":".join(sys.path)},
+        env=os.environ | {"PYTHONPATH": ":".join(sys.path)},
         capture_output=True,
         text=True,
     )
