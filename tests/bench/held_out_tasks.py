@@ -14,7 +14,7 @@ from dataclasses import asdict
 import gentool
 from gentool.generation.request import Request
 from gentool.generation.session import Model
-from gentool.training.synthetic import documents as synthetic
+from gentool.training.synthetic import held_out_prompts
 from gentool.voting.accuracy import Proportion, accuracy
 from gentool.voting.answers import AnswerRule, answer
 from gentool.voting.tally import Ballot
@@ -49,8 +49,8 @@ def main() -> None:
     parser.add_argument("-m", "--model", default="tiny-zh")
     model = gentool.load(parser.parse_args().model)
     tasks = {
-        "additions": synthetic.held_out_addition_prompts(),
-        "capitals": synthetic.held_out_capital_prompts(),
+        "additions": held_out_prompts.held_out_addition_prompts(),
+        "capitals": held_out_prompts.held_out_capital_prompts(),
     }
     for name, prompts in tasks.items():
         parts, wrong = accuracies(model, prompts)

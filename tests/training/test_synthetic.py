@@ -6,7 +6,7 @@ import re
 import pytest
 
 from gentool.training.synthetic import documents as synthetic
-from gentool.training.synthetic import held_out
+from gentool.training.synthetic import held_out, held_out_prompts
 from gentool.training.synthetic.documents import (
     CAPITAL_FORMATS,
     CAPITAL_SENTENCES,
@@ -123,8 +123,8 @@ def test_held_out_order_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_addition_prompts() -> None:
-    prompts = synthetic.held_out_addition_prompts()
-    assert prompts == synthetic.held_out_addition_prompts()
+    prompts = held_out_prompts.held_out_addition_prompts()
+    assert prompts == held_out_prompts.held_out_addition_prompts()
     assert len(prompts) == 2 * len(held_out.PAIRS)
     assert {frozenset(pair) for pair in held_out.PAIRS} == {
         frozenset(map(int, prompt.rsplit("\n", 1)[1].rstrip("=").split("+")))
@@ -137,9 +137,9 @@ def test_addition_prompts() -> None:
 
 
 def test_capital_prompts() -> None:
-    prompts = synthetic.held_out_capital_prompts()
-    assert prompts == synthetic.held_out_capital_prompts()
-    assert len(prompts) == 20 + 3 * synthetic.ORDERS_PER_HELD_OUT_FORMAT
+    prompts = held_out_prompts.held_out_capital_prompts()
+    assert prompts == held_out_prompts.held_out_capital_prompts()
+    assert len(prompts) == 20 + 3 * held_out_prompts.ORDERS_PER_HELD_OUT_FORMAT
     for (prompt, answer), order in zip(prompts, held_out.CAPITAL_ORDERS, strict=False):
         assert contains_order(countries(prompt), order)
         assert answer == CAPITALS[order[-1]]
@@ -208,7 +208,7 @@ def test_the_separator_follows_the_last_answer(sample: list[str]) -> None:
 
 @pytest.mark.parametrize("task", ["category", "measure", "sentiment", "date", "unit", "problem"])
 def test_prompts_of_everyday_tasks(task: str, sample: list[str]) -> None:
-    make = getattr(synthetic, f"held_out_{task}_prompts")
+    make = getattr(held_out_prompts, f"held_out_{task}_prompts")
     prompts = make()
     assert prompts == make()
     assert len(prompts) >= 20

@@ -9,11 +9,12 @@ import contextlib
 import functools
 import os
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+
+from gentool.runtimes.stderr import redirected_stderr
 
 
 class Program:
@@ -30,7 +31,7 @@ class Program:
         options = Options(hardware_accelerators=HardwareAccelerator.CPU, cpu_options=cpu)
         environment = _environment()
         read = CompiledModel.from_file if isinstance(graph, str) else CompiledModel.from_buffer
-        with _redirected_stderr():
+        with redirected_stderr():
             self._model: Any = read(graph, environment=environment, options=options)
 
     def call(self, name: str, inputs: Sequence[int], outputs: Sequence[int]) -> Call:
@@ -77,7 +78,7 @@ class Call:
 def _environment() -> Any:
     """LiteRT's environment of this process. LiteRT makes a second environment when the first buffer
     is written; both log to stderr at exit, which is silenced."""
-    with _redirected_stderr():
+    with redirected_stderr():
         from ai_edge_litert.environment import Environment
         from ai_edge_litert.tensor_buffer import TensorBuffer
 
@@ -95,30 +96,3 @@ def _end_quietly() -> None:
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, 2)
         os.close(nothing)
-
-
-@contextlib.contextmanager
-def _redirected_stderr() -> Iterator[None]:
-    """Redirects file descriptor 2, which LiteRT logs to, to a file, whose text is printed only if
-    the block fails."""
-    try:
-        stderr = os.dup(2)
-    except OSError:  # it is closed: nothing to redirect
-        yield
-        return
-    try:
-        log: BinaryIO = tempfile.TemporaryFile()
-    except OSError:  # no folder is writable
-        log = open(os.devnull, "w+b")
-    with log:
-        sys.stderr.flush()
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        except Exception:
-            log.seek(0)
-            os.write(stderr, log.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)

@@ -8,11 +8,11 @@ import contextlib
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from gentool import cache
+from gentool.runtimes.stderr import redirected_stderr
 
 CACHE_FLAG = "--tf_xla_persistent_cache_directory"
 
@@ -27,7 +27,7 @@ def setup() -> None:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     _set_program_cache()
-    with _redirected_stderr(), _without_keras():
+    with redirected_stderr(), _without_keras():
         import tensorflow as tf
 
         for gpu in tf.config.list_physical_devices("GPU"):  # starts the GPU runtime, which logs too
@@ -62,32 +62,6 @@ def _without_keras() -> Iterator[None]:
         yield
     finally:
         del sys.modules[module]
-
-
-@contextlib.contextmanager
-def _redirected_stderr() -> Iterator[None]:
-    """Redirects file descriptor 2 to a file, whose text is printed only if the block fails."""
-    try:
-        stderr = os.dup(2)
-    except OSError:  # it is closed: nothing to redirect
-        yield
-        return
-    try:
-        log: BinaryIO = tempfile.TemporaryFile()
-    except OSError:  # no folder is writable
-        log = open(os.devnull, "w+b")
-    with log:
-        sys.stderr.flush()
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        except Exception:
-            log.seek(0)
-            os.write(stderr, log.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
 
 
 def kind() -> Literal["CPU", "GPU"]:
