@@ -5,6 +5,8 @@ PYTHON ?= python3
 DATA ?= corpus
 MODEL ?= tiny-zh
 SHAPES ?=
+SECONDS ?= 600
+TARGETS ?=
 ROUNDS ?=
 MORE_PEERS ?=
 
@@ -16,7 +18,7 @@ PEERS := .venv-peers
 PEER_PINS := tests/bench/peers-requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format pages readme bench bench-heldout bench-peers clean
+.PHONY: help demo test test-slow fuzz check format pages readme bench bench-heldout bench-peers clean
 MAKEFLAGS += --no-print-directory
 
 help:  ## lists the targets
@@ -30,6 +32,9 @@ test: $(INSTALLED)  ## runs the tests that take seconds
 
 test-slow: $(INSTALLED)  ## runs the tests that take minutes
 	@$(BIN)/python -m pytest -m slow --timeout 1800
+
+fuzz: $(INSTALLED)  ## tries damaged files, wrong keys, numbers and command lines (SECONDS=600 TARGETS="bytes keys")
+	@$(BIN)/python tests/fuzz $(TARGETS) --seconds $(SECONDS)
 
 check: $(INSTALLED)  ## checks format, lint and types; counts lines per file
 	@$(BIN)/ruff format --check $(CODE)

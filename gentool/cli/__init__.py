@@ -106,6 +106,10 @@ def _explain(failure: BaseException, console: Console) -> int:
         )
     if isinstance(failure, exceptions.UsageError):
         failure = _usage(failure)
+    if is_out_of_memory(failure):
+        failure = GentoolError(
+            "there is not enough memory", "ask for less, or close other programs"
+        )
     if isinstance(failure, GentoolError):
         console.error(failure.message, failure.hint)
     else:
@@ -117,6 +121,15 @@ def _explain(failure: BaseException, console: Console) -> int:
     if console.debug:
         console.traceback(failure)
     return failure.exit_code if isinstance(failure, GentoolError) else Exit.RUNTIME
+
+
+def is_out_of_memory(failure: BaseException) -> bool:
+    """Whether memory ran out: said by Python, by a C++ library or by TensorFlow."""
+    words = ("std::bad_alloc", "Cannot allocate memory", "OOM when allocating")
+    named = isinstance(failure, MemoryError) or type(failure).__name__ == "ResourceExhaustedError"
+    return named or (
+        not isinstance(failure, GentoolError) and any(w in str(failure) for w in words)
+    )
 
 
 def _usage(failure: exceptions.UsageError) -> UsageError:

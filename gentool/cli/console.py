@@ -32,6 +32,8 @@ MAX_FIRST = 40  # characters of the first column of a table
 MIN_FIRST = 8  # of that; on a narrow terminal the last numbers make room for it
 GAP = 2  # between columns
 
+MAX_ERROR = 1000  # characters of an error or a hint
+
 STDOUT = "standard output"
 LOADING_SECONDS = 0.3
 ERASE_LINE = "\r\x1b[K"
@@ -49,6 +51,13 @@ _ESCAPED = {code: f"\\u{code:04x}" for code in _CONTROL_CODES if chr(code) not i
 def neutral(text: str) -> str:
     """`text` with control and bidi characters as visible escapes, which JSON reads back."""
     return text.translate(_ESCAPED)
+
+
+def _shortened(text: str) -> str:
+    """`text` without its middle where a value in it is too long for an error."""
+    return (
+        text if len(text) <= MAX_ERROR else f"{text[: MAX_ERROR // 2]} … {text[-MAX_ERROR // 2 :]}"
+    )
 
 
 def colored(choice: Color, terminal: bool) -> bool:
@@ -168,8 +177,8 @@ class Console:
 
     def error(self, message: str, hint: str) -> None:
         """Prints an error and its hint; does not exit, and -q does not silence it."""
-        self._print_line(message, "error:", "bold red")
-        self._print_line(hint, "hint:", "bold cyan")
+        self._print_line(_shortened(message), "error:", "bold red")
+        self._print_line(_shortened(hint), "hint:", "bold cyan")
 
     def note(self, text: str) -> None:
         """A line on stderr; silent with -q."""

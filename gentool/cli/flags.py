@@ -18,7 +18,7 @@ from gentool.cli.options import (
     switch,
     unescaped,
 )
-from gentool.config.sampling import SamplingParams, parameters
+from gentool.config.sampling import MAX_CHANGE, SamplingParams, parameters
 from gentool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "tiny-zh"
 
 COUNT = number(int, 1, 2**32 - 1)
-SAMPLES = number(int, 1, 10**6)  # of a prompt, all kept until it is done
-NON_NEGATIVE = number(float, 0)
+UP_TO_MILLION = number(int, 1, 10**6)  # samples of a prompt, all kept until it is done
+NON_NEGATIVE = number(float, 0, MAX_CHANGE)
 POSITIVE = number(float, 0, above=True)
 PART = number(float, 0, 1)
 UP_TO_64 = number(int, 0, 64)
@@ -129,7 +129,7 @@ def open_model(
 class DrawFlags:
     """How many samples are drawn."""
 
-    n: int | None = flag("-n --n", "N", "samples of each prompt", "1", SAMPLES)
+    n: int | None = flag("-n --n", "N", "samples of each prompt", "1", UP_TO_MILLION)
     seed: int | None = flag(*SEED)
 
 

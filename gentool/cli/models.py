@@ -117,7 +117,7 @@ def show(console: Console, flags: ModelFlags) -> None:
     if flags.changes.set or folder.is_such(path):
         console.write(registry.text(lookup.load(flags.model, dict(flags.changes.set))))
     else:
-        schema.read_yaml(path)
+        schema.read_yaml(path, lookup.error_of(path))
         console.write(path.read_text("utf-8"))
 
 

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import click
 from click.core import ParameterSource
 
-from gentool.config.sampling import Parameter, Stage, parameters
+from gentool.config.sampling import MAX_CHANGE, Parameter, Stage, parameters
 from gentool.errors import UsageError
 
 HIDDEN_NAMES = {"--max-new-tokens"}
+FAR = 1e9  # a limit of this size or more is not in the help
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 Rows = Sequence[tuple[str, str]]
@@ -53,12 +54,9 @@ def given_name(param: click.Parameter | None, ctx: click.Context | None) -> str:
 def number(
     kind: type[int] | type[float], low: float, high: float = math.inf, above: bool = False
 ) -> Value:
-    """A finite number from `low`, or `above` it, to `high`."""
-    limits = f"{'>' if above else '>='} {low}"
-    if high < math.inf:
-        most = f"{high}" if high < 2**24 else power(int(high))
-        limits = f"> {low} and <= {most}" if above else f"{low} to {most}"
-    limits = "" if low == -math.inf else limits
+    """A finite number from `low`, or `above` it, to `high`. The help leaves out limits that nobody
+    meets; who does meet one is told."""
+    limits = _limits(low, high, above)
 
     def read(text: str) -> int | float:
         try:
@@ -70,7 +68,19 @@ def number(
             raise ValueError(f"give a {what} {limits}".rstrip())
         return value
 
+    if kind is float and high >= FAR:
+        return Value(read, "" if low < 0 else _limits(0, math.inf, low > 0 or above))
     return Value(read, limits)
+
+
+def _limits(low: float, high: float, above: bool) -> str:
+    """The limits of a number in words; none without one."""
+    if low == -math.inf:
+        return ""
+    if high == math.inf:
+        return f"{'>' if above else '>='} {low}"
+    most = f"{high:g}" if high < 2**24 or high == FAR else power(int(high))
+    return f"> {low} and <= {most}" if above else f"{low:g} to {most}"
 
 
 def power(limit: int) -> str:
@@ -110,8 +120,8 @@ def bias(text: str) -> tuple[int, float]:
         number = float(added)
     except ValueError:
         number = math.nan
-    if not id.isdecimal() or not math.isfinite(number):
-        raise ValueError("write ID:X, as in 42:-5 or 42:0.5, with a finite X")
+    if not id.isdecimal() or not abs(number) <= MAX_CHANGE:
+        raise ValueError(f"write ID:X, as in 42:-5 or 42:0.5, with X of at most {MAX_CHANGE:g}")
     return int(id), number
 
 

@@ -36,12 +36,12 @@ def _load(model: str, overrides: Mapping[str, object]) -> ModelConfig:
 
 def model_fields(path: Path) -> dict[str, Any]:
     """What a file that `locate` found says, as the keys of a model's YAML."""
-    return folder.describe(path.parent) if folder.is_such(path) else read_yaml(path, _to(path))
+    return folder.describe(path.parent) if folder.is_such(path) else read_yaml(path, error_of(path))
 
 
 def checked(path: Path, data: dict[str, Any], overrides: Mapping[str, object]) -> ModelConfig:
     """The model of these keys, which stand in the file `path`."""
-    error = _to(path)
+    error = error_of(path)
     for key, value in overrides.items():
         _override(data, key, value)
     file = parse(ModelFile, data, str(path), error, overrides)
@@ -64,7 +64,7 @@ def checked(path: Path, data: dict[str, Any], overrides: Mapping[str, object]) -
     return ModelConfig(folder=path.parent, **dict(file))
 
 
-def _to(path: Path) -> type[GentoolError]:
+def error_of(path: Path) -> type[GentoolError]:
     """Whose mistake it is if this file is wrong: that of a folder, or of a YAML's author."""
     return ModelError if path.name == FOLDER_FILE or folder.is_such(path) else UsageError
 

@@ -177,6 +177,12 @@ class ModelFile(Strict):
                 f"{self.family} with n_head {a.n_head} has n_kv_head {a.n_head} and d_head "
                 f"{a.d_model} / {a.n_head}, not {a.n_kv_head} and {a.d_head}"
             )
+        for key, ids in {
+            "sampling.logit_bias": self.sampling.logit_bias,
+            "tokenizer.end": (self.tokenizer and self.tokenizer.end) or (),
+        }.items():
+            if max(ids, default=0) >= a.n_vocab:
+                raise ValueError(f"{key} {max(ids)} is not below arch.n_vocab {a.n_vocab}")
         if a.hierarchical_alpha is not None and not learned:
             raise ValueError(
                 f"hierarchical_alpha {a.hierarchical_alpha} is for learned positions, {self.family}"

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_TOKENS = 1 << 24  # no context is longer
+MAX_CHANGE = 1e9  # of a logit, by a bias or a penalty: more than any model's, and sums stay finite
 
 Stage = Literal["distribution", "logits", "length"]
 
@@ -76,8 +77,8 @@ class Flag(NamedTuple):
 
 
 NonNegative = Annotated[float, Range(0)]
-Positive = Annotated[float, Range(0, above=True)]
-Finite = Annotated[float, Range()]
+Factor = Annotated[float, Range(1e-9, 1e9)]
+Change = Annotated[float, Range(-MAX_CHANGE, MAX_CHANGE)]
 Natural = Annotated[int, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
 Mass = Annotated[float, Range(0, 1, above=True)]
@@ -105,22 +106,22 @@ class SamplingParams:
         Mass, Flag("--typical-p", "P", "then the typical set of mass P; 1 keeps all")
     ] = 1.0
     repetition_penalty: Annotated[
-        Positive,
+        Factor,
         Flag("--repetition-penalty", "X", "divide logits of tokens in the text", "logits"),
     ] = 1.0
     presence_penalty: Annotated[
-        Finite,
+        Change,
         Flag("--presence-penalty", "X", "subtract X for tokens in the output", "logits"),
     ] = 0.0
     frequency_penalty: Annotated[
-        Finite,
+        Change,
         Flag("--frequency-penalty", "X", "subtract X for each time they occur", "logits"),
     ] = 0.0
     no_repeat_ngram_size: Annotated[
         Natural, Flag("--no-repeat-ngram-size", "N", "no N tokens twice; 0 is off", "logits")
     ] = 0
     logit_bias: Annotated[
-        Mapping[Natural, Finite],
+        Mapping[Natural, Change],
         Flag("--logit-bias", "ID:X", "add X to the logit of token ID", "logits"),
     ] = field(default_factory=dict)
     ban: Annotated[

@@ -15,7 +15,7 @@ import numpy as np
 from gentool.config.sampling import SamplingParams
 from gentool.decoding.filters import weigh
 from gentool.decoding.philox import uniform
-from gentool.errors import GentoolError
+from gentool.errors import ModelError
 
 BELOW_ONE = 1 - 2.0**-53  # the largest float64 below 1
 LOGITS_PER_THREAD = 1 << 19  # with fewer, handing them to a thread costs more than it saves
@@ -94,9 +94,9 @@ class RandomNumbers:
 
 
 def finite(logits: np.ndarray) -> np.ndarray:
-    """Returns the logits [..., V]; GentoolError unless each row has a finite maximum."""
+    """Returns the logits [..., V]; ModelError unless each row has a finite maximum."""
     if not np.isfinite(logits.max(axis=-1)).all():
-        raise GentoolError(
+        raise ModelError(
             "the model's logits are not numbers",
             "its weights may be broken, or too large for this precision: try fp32",
         )

@@ -14,6 +14,7 @@ import tokenizers
 
 from gentool.config.model import TokenizerConfig
 from gentool.errors import ModelError
+from gentool.stderr import redirected_stderr
 from gentool.tokenizers import MERGES, contents, joined
 from gentool.tokenizers.added_tokens import CONFIG, Declared, declared
 from gentool.tokenizers.tokenizer_json import MAX_IDS, check, flat, once, with_prefix_space
@@ -88,7 +89,7 @@ class HuggingFace:
         self.end = tuple(token for token in ends if token is not None)
 
     def encode(self, text: str) -> list[int]:
-        with _guarded(f"{self._path} cannot encode this text"):
+        with _guarded(f"{self._path} cannot encode this text", TypeError):  # it is not Unicode
             return [*self._before, *self._tokenizer.encode(text, add_special_tokens=False).ids]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -134,11 +135,12 @@ def _drops_a_blank(step: Mapping[str, Any]) -> bool:
 
 
 @contextmanager
-def _guarded(problem: str) -> Iterator[None]:
-    """Makes an error of the library a ModelError; its panics are no `Exception`."""
+def _guarded(problem: str, passed: type[Exception] = ModelError) -> Iterator[None]:
+    """Makes an error of the library a ModelError, but for one that is `passed`; its panics are
+    no `Exception`."""
     try:
         yield
-    except (ModelError, TypeError):  # the latter: a text that is not Unicode
+    except (ModelError, passed):
         raise
     except BaseException as e:
         if not isinstance(e, Exception) and type(e).__name__ != "PanicException":
@@ -150,7 +152,7 @@ def _guarded(problem: str) -> Iterator[None]:
 def load(config: TokenizerConfig, folder: Path) -> HuggingFace:
     path = folder / config.model
     data = _json(path)
-    with _guarded(f"{path} is not a tokenizer"):
+    with redirected_stderr(), _guarded(f"{path} is not a tokenizer"):  # panics are printed, too
         if path.name in MERGES:
             tokenizer = _byte_level(path, data, config, declared(path))
             decoders: Sequence[Mapping[str, Any]] = [{"type": "ByteLevel"}]

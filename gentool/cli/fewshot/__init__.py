@@ -14,6 +14,7 @@ from gentool.cli.flags import (
     OUTPUT_FILE,
     SEED,
     STRATIFIED,
+    UP_TO_MILLION,
     GrammarFlags,
     ModelFlags,
     sampling_params,
@@ -68,7 +69,7 @@ class PromptFlags:
 class VoteFlags:
     """How a vote is held."""
 
-    n: int | None = flag("-n --n", "N", "samples of each prompt", str(SAMPLES), COUNT)
+    n: int | None = flag("-n --n", "N", "samples of each prompt", str(SAMPLES), UP_TO_MILLION)
     curtail: bool | None = switch(
         "--curtail/--no-curtail", "stop when no sample left can change the winner", "on"
     )

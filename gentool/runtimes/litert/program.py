@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gentool.runtimes.stderr import redirected_stderr
+from gentool.stderr import redirected_stderr
 
 
 class Program:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import logging
 import os
 import sys
@@ -12,9 +13,11 @@ from collections.abc import Iterator
 from typing import Literal
 
 from gentool import cache
-from gentool.runtimes.stderr import redirected_stderr
+from gentool.stderr import redirected_stderr
 
 CACHE_FLAG = "--tf_xla_persistent_cache_directory"
+
+FLAG_VARIABLES = ("TF_XLA_FLAGS", "XLA_FLAGS")
 
 LOG = logging.getLogger(__name__)
 
@@ -22,17 +25,34 @@ LOG = logging.getLogger(__name__)
 def setup() -> None:
     """Imports TensorFlow without its log, and sets the folder for compiled programs. The C++ log
     writes to file descriptor 2 before any Python setting reaches it, so that descriptor is
-    redirected meanwhile; a failed import prints what was written."""
+    redirected meanwhile; a failed import prints what was written. TensorFlow ends the process where
+    it does not know a flag of the user's."""
     if "tensorflow" in sys.modules:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    given = _given()
     _set_program_cache()
-    with redirected_stderr(), _without_keras():
+    end = functools.partial(_ended, given) if given else None
+    with redirected_stderr(show=True, at_exit=end), _without_keras():
         import tensorflow as tf
 
+        if given:  # their flags are read when the first program is compiled
+            tf.function(tf.identity, jit_compile=True, autograph=False)(tf.constant(0))
         for gpu in tf.config.list_physical_devices("GPU"):  # starts the GPU runtime, which logs too
             tf.config.experimental.set_memory_growth(gpu, True)  # share it with other programs
     tf.get_logger().setLevel("ERROR")
+
+
+def _given() -> list[str]:
+    """The variables in which the user gave flags of TensorFlow, other than the cache's folder."""
+    flags = {name: os.environ.get(name, "").split() for name in FLAG_VARIABLES}
+    return [n for n, words in flags.items() if any(not w.startswith(CACHE_FLAG) for w in words)]
+
+
+def _ended(given: list[str], last: str) -> str:
+    """The error where TensorFlow ended the process with this line of its log."""
+    reason = last.rpartition("] ")[2][:200] or "TensorFlow ended"
+    return f"error: {reason}\nhint: correct {' and '.join(given)}, or unset it\n"
 
 
 def _set_program_cache() -> None:
