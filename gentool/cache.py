@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 RECORD = "sha256.json"  # of the programs in a folder, by name
+RUNNING = "running."  # begins the name of an empty file of each process that uses the programs
 MOST_BYTES = 1 << 29  # of programs; beyond that the oldest go
 MIN_FREE_BYTES = 1 << 26  # on the disk, for a program to be kept
 UNUSED_SECONDS = 90 * 86400.0  # after which the programs of another version go
@@ -47,6 +48,10 @@ def programs() -> tuple[Path | None, str]:
     if _file_size_limit() < MIN_FREE_BYTES:
         return None, "the limit of file sizes is low: programs are compiled anew"
     _remove_leftovers(path)
+    if _was_cut_off(path):  # perhaps by one of them: a sum does not say that a program is right
+        remove_programs(path)
+    with contextlib.suppress(OSError):
+        (path / f"{RUNNING}{os.getpid()}").touch()
     known, now = _recorded(path), time.time()
     wrong, size = 0, 0
     for file, state in sorted(_programs(path), key=lambda pair: -pair[1].st_mtime):
@@ -62,8 +67,9 @@ def programs() -> tuple[Path | None, str]:
 
 
 def record(path: Path) -> None:
-    """Adds the programs of this run to those recorded in their folder."""
+    """Adds the programs of this run, which is over, to those recorded in their folder."""
     try:
+        (path / f"{RUNNING}{os.getpid()}").unlink(missing_ok=True)
         known = _recorded(path)
         new = {file.name: _sum(file) for file, _ in _programs(path) if file.name not in known}
         if new:
@@ -72,6 +78,39 @@ def record(path: Path) -> None:
             part.replace(path / RECORD)
     except (OSError, RecursionError):  # a full disk: the programs are compiled anew next time
         return
+
+
+def remove_programs(path: Path) -> bool:
+    """Removes all programs of a folder; whether there were any."""
+    files = [file for file, _ in _programs(path)]
+    for file in files:
+        with contextlib.suppress(OSError):
+            file.unlink()
+    return bool(files)
+
+
+def _was_cut_off(path: Path) -> bool:
+    """Whether a process that used the programs is gone without `record`; forgets it."""
+    cut_off = False
+    for file in path.glob(f"{RUNNING}*"):
+        number = file.name.removeprefix(RUNNING)
+        if not (number.isdecimal() and _is_running(int(number))):
+            cut_off = True
+            with contextlib.suppress(OSError):
+                file.unlink()
+    return cut_off
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":  # a signal would end it there
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def make_private(path: Path, forbidden: int) -> str:

@@ -132,9 +132,35 @@ def test_a_second_process_compiles_nothing_and_a_corrupt_program_costs_one_warni
     assert len(printed.splitlines()) == 2 and not said and programs
     for file in programs:
         file.write_bytes(file.read_bytes()[:-1] + b"\0\0")
-    again, said, _ = process()
+    again, said, programs = process()
     assert again == printed
     assert said.count("\n") == 1 and "not as recorded" in said
+    for number, file in enumerate(programs):  # damaged when they were recorded, as by a full disk
+        data = file.read_bytes()
+        file.write_bytes((data[:50], b"", bytes(len(data)))[number % 3])
+    (file.parent / cache.RECORD).unlink()
+    cache.record(file.parent)
+    again, said, _ = process()
+    assert again == printed
+    assert said.count("\n") == 1 and "compiled anew" in said
+    again, said, _ = process()
+    assert again == printed and not said
+
+
+def test_programs_of_a_run_that_was_cut_off_are_not_used_again(home):
+    """One of them may have ended it: native code whose bytes were damaged before their sum was
+    recorded."""
+    path = filled()
+    process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], stdout=-1)
+    for running in (str(os.getpid()), "x"):  # one that goes on, and no process
+        (path / f"{cache.RUNNING}{running}").touch()
+        assert cache.programs() == (path, "")
+        assert names(path) == (["0.pb", "1.pb"] if running != "x" else [])
+    path = filled()
+    (path / f"{cache.RUNNING}{int(process.stdout)}").touch()
+    assert cache.programs() == (path, "") and names(path) == []
+    cache.record(path)
+    assert not list(path.glob(f"{cache.RUNNING}*"))
 
 
 def test_pipes_in_the_cache_are_not_waited_for(tmp_path):

@@ -20,7 +20,7 @@ from gentool.config.sampling import MAX_CHANGE, Parameter, Stage, parameters
 from gentool.errors import UsageError
 
 HIDDEN_NAMES = {"--max-new-tokens"}
-FAR = 1e9  # a limit of this size or more is not in the help
+FAR = 1e9  # this limit is not in the help
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 Rows = Sequence[tuple[str, str]]
@@ -68,7 +68,7 @@ def number(
             raise ValueError(f"give a {what} {limits}".rstrip())
         return value
 
-    if kind is float and high >= FAR:
+    if high == FAR:
         return Value(read, "" if low < 0 else _limits(0, math.inf, low > 0 or above))
     return Value(read, limits)
 

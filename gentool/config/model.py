@@ -12,7 +12,7 @@ from gentool.config.sampling import SamplingParams
 from gentool.config.schema import Strict
 
 Positive = Annotated[int, Field(gt=0, le=1 << 24)]  # no dimension is larger
-PositiveFloat = Annotated[float, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(ge=1e-9, le=1e12)]  # products with it stay finite
 Words = Annotated[str, Field(min_length=1)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -50,9 +50,9 @@ class RopeScaling(Strict):
     `attention_factor`."""
 
     kind: Literal["linear", "llama3", "yarn"]
-    factor: Annotated[float, Field(ge=1)]
-    low_frequency: Annotated[float, Field(gt=0)] = 1.0
-    high_frequency: Annotated[float, Field(gt=0)] = 4.0
+    factor: Annotated[float, Field(ge=1, le=1e6)]
+    low_frequency: PositiveFloat = 1.0
+    high_frequency: PositiveFloat = 4.0
     original_n_ctx: Positive = 8192
     attention_factor: PositiveFloat = 1.0
     whole_pairs: bool = True
@@ -86,14 +86,14 @@ class Arch(Strict):
     rope_theta: PositiveFloat = 10000.0
     rope_scaling: RopeScaling | None = None
     window: Positive | None = None  # positions a token sees, itself included, in window_layers
-    window_layers: list[Annotated[int, Field(ge=0)]] = []
+    window_layers: list[Annotated[int, Field(ge=0, le=1000)]] = []
     query_scale: PositiveFloat | None = None  # queries are divided by its root instead of d_head's
     score_cap: PositiveFloat | None = None  # of attention's scores
     logit_cap: PositiveFloat | None = None
     tied_head: bool = True
     activation: Literal["gelu_tanh", "gelu_erf"] = "gelu_tanh"
     hierarchical_alpha: Annotated[float, Field(gt=0, lt=1)] | None = None
-    log_n: Annotated[int, Field(ge=2)] | None = None
+    log_n: Annotated[int, Field(ge=2, le=1 << 24)] | None = None
 
     @model_validator(mode="before")
     @classmethod

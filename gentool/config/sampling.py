@@ -79,7 +79,7 @@ class Flag(NamedTuple):
 NonNegative = Annotated[float, Range(0)]
 Factor = Annotated[float, Range(1e-9, 1e9)]
 Change = Annotated[float, Range(-MAX_CHANGE, MAX_CHANGE)]
-Natural = Annotated[int, Range(0)]
+Natural = Annotated[int, Range(0, 10**9)]
 Fraction = Annotated[float, Range(0, 1)]
 Mass = Annotated[float, Range(0, 1, above=True)]
 Texts = Annotated[tuple[Annotated[str, NotEmpty()], ...], AsTuple()]

@@ -88,10 +88,10 @@ def gentool(*arguments: str) -> Callable[[], int]:
     """The program itself, as `body` of a run."""
 
     def body() -> int:
-        from gentool import cli
+        from gentool import __main__
 
         sys.argv = ["gentool", *arguments]
-        return cli.main()
+        return __main__.main()
 
     return body
 

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 from gentool import cache
@@ -20,6 +21,7 @@ CACHE_FLAG = "--tf_xla_persistent_cache_directory"
 FLAG_VARIABLES = ("TF_XLA_FLAGS", "XLA_FLAGS")
 
 LOG = logging.getLogger(__name__)
+_program_folders: list[Path] = []  # that TensorFlow was given; at most one
 
 
 def setup() -> None:
@@ -66,6 +68,16 @@ def _set_program_cache() -> None:
     if path and " " not in str(path):  # TensorFlow ends a flag at a blank
         os.environ["TF_XLA_FLAGS"] = f"{flags} {CACHE_FLAG}={path}".strip()
         atexit.register(cache.record, path)
+        _program_folders.append(path)
+
+
+def remove_programs() -> bool:
+    """Removes the compiled programs that TensorFlow was given, after one of them failed; whether
+    there were any."""
+    removed = [path for path in _program_folders if cache.remove_programs(path)]
+    for path in removed:
+        LOG.warning("a compiled program in %s could not be used: all are compiled anew", path)
+    return bool(removed)
 
 
 @contextlib.contextmanager

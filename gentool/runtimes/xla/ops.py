@@ -7,6 +7,7 @@ or of the weights. Norms compute in float32 whatever the dtype of their input.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -187,9 +188,35 @@ def heads(x: Tensor, size: int) -> Tensor:
     return tf.reshape(x, [*sizes, x.shape[-1] // size, size])
 
 
-def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+class Compiled:
+    """A function, compiled by XLA. TensorFlow remembers that a program of a name could not be had;
+    after `rename` all are compiled under new names."""
+
+    _names = 0  # how often they were renamed
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self._function, self._made = function, dict[int, Any]()
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.program(*arguments)
+
+    @property
+    def program(self) -> Any:
+        """TensorFlow's own function."""
+        if Compiled._names not in self._made:
+            made = tf.function(self._function, jit_compile=True, autograph=False)
+            self._made = {Compiled._names: made}
+        return self._made[Compiled._names]
+
+    @staticmethod
+    def rename() -> None:
+        """Has all of them compiled anew where they are called or traced next."""
+        Compiled._names += 1
+
+
+def compiled(function: Callable[..., Tensor]) -> Compiled:
     """The function, compiled by XLA."""
-    return tf.function(function, jit_compile=True, autograph=False)
+    return Compiled(function)
 
 
 graph = Ops(

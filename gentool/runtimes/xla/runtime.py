@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -61,10 +61,14 @@ class XlaRuntime:
 
     def __init__(self, family: ModuleType, arch: Arch, params: Params, rules: BackendRules) -> None:
         self.family, self.arch, self.params, self.rules = family, arch, params, rules
-        compiled_step = rules[0].backend is backend.XLA_STEP
         self.layer = ops.compiled(functools.partial(self._layer, backend.XLA_LAYER))
         self.attention = ops.compiled(self._attention)
         self.compiled_head = ops.compiled(functools.partial(self._head, backend.XLA_LAYER))
+        self._make_steps()
+
+    def _make_steps(self) -> None:
+        """The functions that are traced, and compiled where the device is no CPU."""
+        compiled_step = self.rules[0].backend is backend.XLA_STEP
         self.logits_step = tf.function(
             self._logits_step, jit_compile=compiled_step, autograph=False
         )
@@ -171,8 +175,9 @@ class XlaRuntime:
         size = buckets.BLOCK_ROWS if batch_invariant else buckets.rows(n)
         padded = np.zeros((-(-n // size) * size, hidden.shape[1]), np.float32)
         padded[:n] = hidden
-        parts = [self.logits(tf.constant(padded[i : i + size])).numpy() for i in range(0, n, size)]
-        return np.concatenate(parts)[:n]
+        blocks = [tf.constant(padded[i : i + size]) for i in range(0, n, size)]
+        parts = self._retried(lambda: [self.logits(block) for block in blocks])
+        return np.concatenate([part.numpy() for part in parts])[:n]
 
     def describe(self) -> str:
         """The device and the backends, as a phrase."""
@@ -195,14 +200,33 @@ class XlaRuntime:
         mask, prefix_mask = inputs.mask, inputs.prefix_mask
         prefix_shape = None if prefix_mask is None else prefix_mask.shape
         shapes = (mask.shape, len(inputs.outputs), prefix_shape, hidden)
-        if shapes not in self._steps:
-            function = self.hidden_step if hidden else self.logits_step
-            self._steps[shapes] = function.get_concrete_function(step_inputs)
-        step = self._steps[shapes]
         flat = [x.handle if isinstance(x, tf.Variable) else x for x in tf.nest.flatten(step_inputs)]
-        args = [x for x in flat if x is not None] + step.captured_inputs
-        (out,) = tf.raw_ops.StatefulPartitionedCall(args=args, Tout=[tf.float32], f=step)
+        given = [x for x in flat if x is not None]
+
+        def call() -> Tensor:
+            if shapes not in self._steps:
+                function = self.hidden_step if hidden else self.logits_step
+                self._steps[shapes] = function.get_concrete_function(step_inputs)
+            step = self._steps[shapes]
+            args = given + step.captured_inputs
+            (out,) = tf.raw_ops.StatefulPartitionedCall(args=args, Tout=[tf.float32], f=step)
+            return out
+
+        out = self._retried(call)
         return np.asarray(memoryview(out))  # the tensor's own memory: do not write to it
+
+    def _retried(self, call: Callable[[], Any]) -> Any:
+        """What `call` returns. Where TensorFlow cannot read or write a compiled program, they are
+        removed and it is called again: a step may run twice, since it writes its keys and values to
+        the same slots."""
+        try:
+            return call()
+        except tf.errors.OpError:
+            if not device.remove_programs():
+                raise
+        ops.Compiled.rename()
+        self._make_steps()
+        return call()
 
     def _logits_step(self, inputs: StepInputs) -> Tensor:
         """float32 logits [N, W, V] of the `outputs`."""

@@ -23,7 +23,7 @@ def normal(*shape: int) -> tf.Tensor:
 def program(function, *arguments) -> tuple[str, str]:
     """The optimised program of a function: its entry, and all that is fused."""
     compiled = layers.compiled(function)
-    text = compiled.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo")
+    text = compiled.program.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo")
     fused, entry = text.split("\nENTRY ")
     return entry, fused
 
