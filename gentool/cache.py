@@ -6,6 +6,7 @@ touch, and only if they are what an earlier run of ours has recorded.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -113,6 +114,14 @@ def _is_running(process: int) -> bool:
     return True
 
 
+def regular_file(path: Path) -> bytes:
+    """The bytes of a file. OSError for what is none: reading a pipe would wait for a writer."""
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise FileNotFoundError(errno.ENOENT, "no regular file", str(path))
+        return file.read()
+
+
 def make_private(path: Path, forbidden: int) -> str:
     """Makes a folder, or says why it is not this user's alone: it has `forbidden` bits of mode."""
     try:
@@ -138,9 +147,7 @@ def _programs(path: Path) -> list[tuple[Path, os.stat_result]]:
 
 def _recorded(path: Path) -> dict[str, str]:
     try:
-        if not (path / RECORD).is_file():  # reading a pipe would wait for a writer
-            return {}
-        record = json.loads((path / RECORD).read_bytes())
+        record = json.loads(regular_file(path / RECORD))
     except (OSError, ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
@@ -150,7 +157,7 @@ def _remove_leftovers(path: Path) -> None:
     """Removes what killed runs left half written, and programs of other versions that no run has
     used for a long time."""
     now = time.time()
-    parts = [*path.glob("*.tmp"), *path.glob(f"{RECORD}.*")]
+    parts = [*path.glob("*.tmp"), *path.glob(f"{RECORD}.*"), *path.parent.glob("tmp*")]  # jieba's
     others = [old for old in path.parent.glob("xla-*") if old != path and not old.is_symlink()]
     with contextlib.suppress(OSError):
         for part in parts:

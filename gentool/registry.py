@@ -10,7 +10,7 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,6 +26,13 @@ MAX_NAME = 200  # bytes of a name, which is that of a file
 Origin = Literal["packaged", "configs", "own"]
 State = Literal["ready", "no weights here", "wrong"]
 Sum = Literal["as recorded", "no sum recorded", "changed", "missing"]
+
+
+Report = Callable[[int], None]  # of bytes that were read
+
+
+def silent(count: int) -> None:
+    """Reports nothing."""
 
 
 class Entry(NamedTuple):
@@ -189,13 +196,13 @@ def model_files(model: ModelConfig) -> list[Path]:
     ]
 
 
-def with_sums(model: ModelConfig) -> ModelConfig:
+def with_sums(model: ModelConfig, report: Report = silent) -> ModelConfig:
     """The model with the SHA-256 of all its files, read for it."""
-    sums = {_key(model, path): digest(path) for path in model_files(model)}
+    sums = {_key(model, path): digest(path, report) for path in model_files(model)}
     return model.model_copy(update={"sha256": sums})
 
 
-def verify(model: ModelConfig) -> Iterator[tuple[str, Sum]]:
+def verify(model: ModelConfig, report: Report = silent) -> Iterator[tuple[str, Sum]]:
     """Each file of a model, and whether it is the one that was recorded."""
     found = {_key(model, path): path for path in model_files(model)}
     for key in {**model.sha256, **found}:
@@ -205,7 +212,7 @@ def verify(model: ModelConfig) -> Iterator[tuple[str, Sum]]:
         elif key not in model.sha256:
             yield key, "no sum recorded"
         else:
-            yield key, "as recorded" if digest(path) == model.sha256[key] else "changed"
+            yield key, "as recorded" if digest(path, report) == model.sha256[key] else "changed"
 
 
 def _key(model: ModelConfig, path: Path) -> str:
@@ -214,13 +221,14 @@ def _key(model: ModelConfig, path: Path) -> str:
     return str(path.relative_to(model.folder) if inside else path)
 
 
-def digest(path: Path) -> str:
-    """The SHA-256 of a file."""
+def digest(path: Path, report: Report = silent) -> str:
+    """The SHA-256 of a file, all of which is read: `report` gets the bytes of each part."""
     sha = hashlib.sha256()
     try:
         with path.open("rb") as file:
             for chunk in iter(functools.partial(file.read, 1 << 20), b""):
                 sha.update(chunk)
+                report(len(chunk))
     except OSError as e:
         raise ModelError(f"cannot read {path}: {e.strerror}", "check its permissions") from None
     return sha.hexdigest()

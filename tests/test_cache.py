@@ -163,11 +163,48 @@ def test_programs_of_a_run_that_was_cut_off_are_not_used_again(home):
     assert not list(path.glob(f"{cache.RUNNING}*"))
 
 
+@pytest.fixture(params=["full", "read-only"])
+def small_disk(request, tmp_path):
+    """A file system of 64 kB, or one that cannot be written."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    options = "size=64k,mode=700" if request.param == "full" else "ro,mode=700"
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
+    if os.getuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs root, to mount a file system")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.parametrize("what", ["complete", "jieba", "xla"])
+def test_a_disk_without_space_costs_time_and_nothing_else(small_disk, monkeypatch, what):
+    """LiteRT's graphs and sums of files, jieba's dictionary; XLA's programs are not kept there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(small_disk))
+    if what == "xla":
+        path, problem = cache.programs()
+        assert path is None and "compiled anew" in problem
+        return
+    arguments = ["-m", "gentool", "complete", "今天", "--temp", "0", "--max-tokens", "2"]
+    if what == "jieba":
+        arguments = [
+            "-c",
+            "from gentool.tokenizers import cpm; print(*cpm.segmenter()('今天天气'))",
+        ]
+    expected = None
+    for home in (small_disk.parent, small_disk, small_disk):
+        env = os.environ | {"XDG_CACHE_HOME": str(home), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, *arguments], env=env, capture_output=True)
+        expected = expected or done
+        assert (done.returncode, done.stdout, done.stderr) == (0, expected.stdout, b"")
+
+
 def test_pipes_in_the_cache_are_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.pb")
     os.mkfifo(tmp_path / cache.RECORD)
     assert cache._recorded(tmp_path) == {}
     assert cache._sum(tmp_path / "a.pb") == ""
+    with pytest.raises(OSError):
+        cache.regular_file(tmp_path)  # neither are folders read
 
 
 def test_leftovers_of_killed_runs_go(tmp_path):

@@ -5,6 +5,7 @@ library would copy them, and written here, because it wants all of them in memor
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import stat
@@ -73,7 +74,8 @@ def load(path: Path) -> SafetensorsFile:
         with open_untyped(path, "numpy"):  # checks that the file is whole
             data = mapped(path)
     except OSError as e:
-        raise ModelError(f"cannot read {path}: {e.strerror or e}", _RESTORE) from None
+        hint = "it needs more memory than there is" if e.errno == errno.ENOMEM else _RESTORE
+        raise ModelError(f"cannot read {path}: {e.strerror or e}", hint) from None
     except (SafetensorError, ValueError) as e:
         raise ModelError(f"{path} is not a whole safetensors file: {e}", _RESTORE) from None
     length = int.from_bytes(data[:8].tobytes(), "little")

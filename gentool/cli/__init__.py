@@ -107,8 +107,9 @@ def _explain(failure: BaseException, console: Console) -> int:
     if isinstance(failure, exceptions.UsageError):
         failure = _usage(failure)
     if is_out_of_memory(failure):
+        needed = str(failure) if str(failure).startswith("TensorFlow needs") else ""
         failure = GentoolError(
-            "there is not enough memory", "ask for less, or close other programs"
+            needed or "there is not enough memory", "ask for less, or close other programs"
         )
     if isinstance(failure, GentoolError):
         console.error(failure.message, failure.hint)
@@ -125,7 +126,7 @@ def _explain(failure: BaseException, console: Console) -> int:
 
 def is_out_of_memory(failure: BaseException) -> bool:
     """Whether memory ran out: said by Python, by a C++ library or by TensorFlow."""
-    words = ("std::bad_alloc", "Cannot allocate memory", "OOM when allocating")
+    words = ("bad_alloc", "Cannot allocate memory", "OOM when allocating", "failed to map segment")
     named = isinstance(failure, MemoryError) or type(failure).__name__ == "ResourceExhaustedError"
     return named or (
         not isinstance(failure, GentoolError) and any(w in str(failure) for w in words)

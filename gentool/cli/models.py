@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gentool.cli.console import Console
 from gentool.cli.flags import SET
 from gentool.cli.options import HELP, Command, Group, argument, group, repeated, switch
 from gentool.errors import GentoolError, ModelError
+
+if TYPE_CHECKING:
+    from gentool import registry
+    from gentool.config.model import ModelConfig
 
 EXAMPLES = """
 gentool models list
@@ -138,7 +146,9 @@ def add(console: Console, flags: AddFlags) -> None:
     opening.open_files(described)
     if described.tokenizer is None:
         console.note(f"{flags.place} has no tokenizer: only ids will work, from Python")
-    console.write(f"{registry.add(registry.with_sums(described))}\n")
+    with _reading(console, described) as report:
+        summed = registry.with_sums(described, report)
+    console.write(f"{registry.add(summed)}\n")
 
 
 def remove(console: Console, flags: NameFlags) -> None:
@@ -159,7 +169,9 @@ def verify(console: Console, flags: ModelFlags) -> None:
             f"{model.name} has no recorded sums", "gentool models add and convert record them"
         )
     wrong = []
-    for name, state in registry.verify(model):
+    with _reading(console, model) as report:
+        states = [*registry.verify(model, report)]
+    for name, state in states:
         console.write(f"{state}  {name}\n")
         if state in ("changed", "missing"):
             wrong.append(f"{name} is {state}")
@@ -185,6 +197,24 @@ def cache(console: Console, flags: CacheFlags) -> None:
             console.write(f"{graph.nbytes / 1e6:8.1f} MB  {day}  {graph.title}\n")
         if flags.cache.clear:
             store.remove(graph.path)
+
+
+@contextlib.contextmanager
+def _reading(console: Console, model: ModelConfig) -> Iterator[registry.Report]:
+    """Yields what is told of bytes read, and shows how many of a model's are."""
+    from gentool import registry
+
+    files = [path for path in registry.model_files(model) if path.is_file()]
+    size, done, start = sum(path.stat().st_size for path in files), 0, time.monotonic()
+    with console.progress("MB") as show:
+
+        def report(count: int) -> None:
+            nonlocal done
+            done += count
+            left = (time.monotonic() - start) / done * max(0, size - done)
+            show(done >> 20, size >> 20, left, f"reading {model.name}")
+
+        yield report
 
 
 list_command = Command(list, ListFlags, "gentool models list --json")

@@ -73,7 +73,7 @@ def _recorded_sha256(path: Path) -> str:
 
 def _sums(path: Path) -> dict[str, list[int | str]]:
     try:
-        sums = json.loads(path.read_bytes())
+        sums = json.loads(cache.regular_file(path))
         return {key: value for key, value in sums.items() if len(value) == 3}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}

@@ -77,7 +77,7 @@ def cached_graphs() -> list[CachedGraph]:
     found = []
     for path in folder.iterdir() if folder else ():
         with contextlib.suppress(OSError, ValueError, KeyError):
-            record = json.loads((path / RECORD).read_bytes())
+            record = json.loads(cache.regular_file(path / RECORD))
             used = (path / RECORD).stat().st_mtime
             found.append(CachedGraph(path, record["title"], _disk_bytes(path), used))
     return sorted(found, key=lambda item: -item.used)
@@ -92,7 +92,7 @@ def remove(path: Path) -> None:
 def is_intact(path: Path) -> bool:
     """Whether the files of a graph are as they were written; reads all of them."""
     try:
-        record = json.loads((path / RECORD).read_bytes())
+        record = json.loads(cache.regular_file(path / RECORD))
         return _file_stats(path) == record["files"] and all(
             sha256(path / name) == record["sha256"][name] for name in (GRAPH, WEIGHTS)
         )
@@ -103,7 +103,7 @@ def is_intact(path: Path) -> bool:
 def _open(path: Path, threads: int) -> Program | None:
     """The program of the graph at a path, or None if its files are missing or changed."""
     try:
-        record = json.loads((path / RECORD).read_bytes())
+        record = json.loads(cache.regular_file(path / RECORD))
         whole = record["files"] == _file_stats(path)
         with open(path / GRAPH, "rb") as file:
             whole &= hashlib.sha256(file.read(record["head"])).hexdigest() == record["head sha256"]
@@ -184,17 +184,26 @@ def _temporary(graph: GraphWriter, threads: int, progress: Progress) -> Program:
 
 
 def _make_room(folder: Path, needed: int) -> None:
-    """Removes abandoned folders, then the graphs used the longest ago until `needed` bytes fit."""
-    for path in folder.glob("*.part-*"):
+    """Removes what killed processes left, then the graphs used the longest ago until `needed` bytes
+    fit."""
+    for path in (*folder.glob("*.part-*"), *folder.glob("*.json.*"), *folder.glob("*.lock")):
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > STALE_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
+            if time.time() - path.lstat().st_mtime > STALE_SECONDS and not _has_graph(path):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
     items = cached_graphs()
     total = needed + sum(item.nbytes for item in items)
     while items and total > MAX_BYTES:
         oldest = items.pop()
         remove(oldest.path)
         total -= oldest.nbytes
+
+
+def _has_graph(path: Path) -> bool:
+    """Whether this is the lock of a graph that is kept."""
+    return path.suffix == ".lock" and path.with_suffix("").is_dir()
 
 
 def _file_stats(path: Path) -> dict[str, list[int]]:
@@ -228,7 +237,10 @@ def _locked(path: Path) -> Iterator[None]:
     except ImportError:  # not on this system: both build, one result is kept
         yield
         return
-    with open(_lock_path(path), "wb") as file:
+    # a pipe in its place is an error at once
+    lock = os.open(_lock_path(path), os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK, 0o600)
+    with open(lock, "wb") as file:
+        os.utime(lock)  # it is not abandoned
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

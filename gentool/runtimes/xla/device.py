@@ -18,6 +18,7 @@ from gentool.stderr import redirected_stderr
 
 CACHE_FLAG = "--tf_xla_persistent_cache_directory"
 
+MIN_ADDRESS_SPACE = 4_000_000_000  # bytes: most of it is never touched
 FLAG_VARIABLES = ("TF_XLA_FLAGS", "XLA_FLAGS")
 
 LOG = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ def setup() -> None:
     it does not know a flag of the user's."""
     if "tensorflow" in sys.modules:
         return
+    _check_address_space()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     given = _given()
     _set_program_cache()
@@ -43,6 +45,21 @@ def setup() -> None:
         for gpu in tf.config.list_physical_devices("GPU"):  # starts the GPU runtime, which logs too
             tf.config.experimental.set_memory_growth(gpu, True)  # share it with other programs
     tf.get_logger().setLevel("ERROR")
+
+
+def _check_address_space() -> None:
+    """Raises MemoryError where TensorFlow would end in a segmentation fault at the limit of this
+    process (ulimit -v)."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_SPACE:
+        needed, given = MIN_ADDRESS_SPACE / 1e9, limit / 1e9
+        raise MemoryError(
+            f"TensorFlow needs {needed:.0f} GB of address space, the limit is {given:.1f}"
+        )
 
 
 def _given() -> list[str]:

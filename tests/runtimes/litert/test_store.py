@@ -217,12 +217,28 @@ def test_the_oldest_goes(tmp_path: Path, folder: Path, monkeypatch: pytest.Monke
 
 def test_what_a_run_has_given_up_is_removed(tmp_path: Path, folder: Path) -> None:
     logits(save(tmp_path / "a.safetensors"))
-    for name, used in (("x.part-old", 1), ("x.part-new", None)):
-        (folder / name).mkdir()
-        if used:
-            os.utime(folder / name, (used, used))
+    (entry,) = entries(folder)
+    for age in ("old", "new"):
+        (folder / f"x.part-{age}").mkdir()
+        for name in (f"{age}.lock", f"sha256.json.{age}"):
+            (folder / name).touch()
+    for path in (*folder.glob("*old*"), folder / f"{entry.name}.lock"):
+        os.utime(path, (1, 1))
     logits(save(tmp_path / "b.safetensors", 1))
-    assert not (folder / "x.part-old").exists() and (folder / "x.part-new").exists()
+    assert not list(folder.glob("*old*")) and len(list(folder.glob("*new*"))) == 3
+    assert (folder / f"{entry.name}.lock").exists()  # its graph is kept
+
+
+@pytest.mark.parametrize("name", ["{}/record.json", "{}/weights.xnnpack", "{}.lock", "sha256.json"])
+def test_pipes_are_not_waited_for(tmp_path: Path, folder: Path, name: str) -> None:
+    path = save(tmp_path / "a.safetensors")
+    expected, _ = logits(path)
+    (entry,) = entries(folder)
+    pipe = folder / name.format(entry.name)
+    pipe.unlink()
+    os.mkfifo(pipe)
+    assert (logits(path)[0] == expected).all()
+    assert len(store.cached_graphs()) == 1
 
 
 RUN = """
