@@ -32,7 +32,7 @@ DEFAULT_MODEL = "tiny-zh"
 COUNT = number(int, 1, 2**32 - 1)
 UP_TO_MILLION = number(int, 1, 10**6)  # samples of a prompt, all kept until it is done
 NON_NEGATIVE = number(float, 0, MAX_CHANGE)
-POSITIVE = number(float, 0, above=True)
+POSITIVE = number(float, 0, MAX_CHANGE, above=True)
 PART = number(float, 0, 1)
 UP_TO_64 = number(int, 0, 64)
 UP_TO_512 = number(int, 1, 512)

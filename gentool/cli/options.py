@@ -69,18 +69,20 @@ def number(
         return value
 
     if high == FAR:
-        return Value(read, "" if low < 0 else _limits(0, math.inf, low > 0 or above))
+        shown = _limits(0, math.inf, low > 0 or above) if kind is float else _limits(low)
+        return Value(read, "" if low < 0 else shown)
     return Value(read, limits)
 
 
-def _limits(low: float, high: float, above: bool) -> str:
+def _limits(low: float, high: float = math.inf, above: bool = False) -> str:
     """The limits of a number in words; none without one."""
     if low == -math.inf:
         return ""
     if high == math.inf:
         return f"{'>' if above else '>='} {low}"
-    most = f"{high:g}" if high < 2**24 or high == FAR else power(int(high))
-    return f"> {low} and <= {most}" if above else f"{low:g} to {most}"
+    least = f"{low:g}" if isinstance(low, float) else str(low)
+    most = str(high) if high < 2**24 else f"{high:g}" if high == FAR else power(int(high))
+    return f"> {low} and <= {most}" if above else f"{least} to {most}"
 
 
 def power(limit: int) -> str:

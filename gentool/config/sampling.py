@@ -76,7 +76,7 @@ class Flag(NamedTuple):
     stage: Stage = "distribution"
 
 
-NonNegative = Annotated[float, Range(0)]
+NonNegative = Annotated[float, Range(0, 1e9)]
 Factor = Annotated[float, Range(1e-9, 1e9)]
 Change = Annotated[float, Range(-MAX_CHANGE, MAX_CHANGE)]
 Natural = Annotated[int, Range(0, 10**9)]

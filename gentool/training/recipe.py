@@ -11,7 +11,7 @@ from gentool.config.model import Arch
 from gentool.config.sampling import SamplingParams
 from gentool.config.schema import Strict, parse, read_yaml
 
-Share = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1e9)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -30,24 +30,24 @@ class Mixture(Strict):
 
     sources: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9]\w*$")], Share]
     without_speakers: list[str] = []  # sources whose lines lose a 问：, 答：, 唐凤：
-    synthetic: Annotated[float, Field(ge=0)] = 0.0
-    synthetic_documents: Annotated[int, Field(gt=0)] = 60_000
+    synthetic: Annotated[float, Field(ge=0, le=1e9)] = 0.0
+    synthetic_documents: Annotated[int, Field(gt=0, le=1 << 24)] = 60_000
 
 
 class Optimizer(Strict):
     """AdamW with linear warm-up, the full learning rate for the share `stable` of the run, then a
     cosine decay to `final` times it."""
 
-    tokens: Annotated[int, Field(gt=0)]
-    batch: Annotated[int, Field(gt=0)]
-    learning_rate: Annotated[float, Field(gt=0)]
+    tokens: Annotated[int, Field(gt=0, le=10**15)]
+    batch: Annotated[int, Field(gt=0, le=1 << 20)]
+    learning_rate: Annotated[float, Field(gt=0, le=1e6)]
     warmup: Fraction = 0.02
     stable: Fraction = 0.0
     final: Fraction = 0.05
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.1
     beta1: Fraction = 0.9
     beta2: Fraction = 0.95
-    clip: Annotated[float, Field(gt=0)] = 1.0
+    clip: Annotated[float, Field(gt=0, le=1e9)] = 1.0
     dropout: Fraction = 0.0  # of what a layer adds, against learning few texts by heart
 
 
@@ -56,7 +56,7 @@ class Recipe(Strict):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
     family: Literal["llama"]
-    seed: Annotated[int, Field(ge=0)] = 1
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 1
     arch: Arch
     pieces: VocabularyOptions = VocabularyOptions()
     data: Mixture
