@@ -29,9 +29,9 @@ GOLDEN = ROOT / "tests/golden"
 LARGEST = 1 << 24  # that a number may be which sizes anything
 SECONDS, BYTES = 2.0, 30 << 20  # that reading one may take
 NUMBERS = (
-    *(0, -1, 1, 2, 7, 10**9, 2**24 + 1, 2**31, 2**32, 2**63, -(2**63), 10**30, 10**400),
-    *(0.5, -0.0, 1e-320, 1e-30, 1e9, 1e30, 1.7e308, -1e308, math.nan, math.inf, -math.inf),
-    *("1e3", "12", "", True, None, [], [2**31], {}),
+    *(0, -1, 2, 10**9, 2**24 + 1, 2**31, 2**63, 10**400),
+    *(0.5, 1e-320, 1e9, 1e30, -1e308, math.nan, math.inf),
+    *("1e3", None, [2**31]),
 )
 # numbers that size nothing: seeds, ids, what is counted by the clock
 UNBOUNDED = ("seed", "tokens", "sample_characters", "row", "budget", "stride", "hours")

@@ -1,6 +1,7 @@
 """Filters against Hugging Face's own on the golden rows, against plain definitions that sort
 everything, and on distributions worked out by hand."""
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -25,6 +26,13 @@ FIELDS = {
     "minp": "min_p",
     "rep": "repetition_penalty",
     "ngram": "no_repeat_ngram_size",
+}
+EXTREME = {  # the limits of every parameter that changes a logit or divides it
+    "temperature": (5e-324, 1e9),
+    "repetition_penalty": (1e-9, 1e9),
+    "presence_penalty": (-1e9, 1e9),
+    "frequency_penalty": (-1e9, 1e9),
+    "logit_bias": ({0: -1e9}, {0: 1e9, 1: -1e9}),
 }
 TIES = 3  # the golden row of many equal logits
 LAST = 1 - 2.0**-53
@@ -355,3 +363,13 @@ def test_a_large_vocabulary_is_filtered_as_if_it_were_sorted(scale):
     reached = np.cumsum(weights(x, SamplingParams())[order])
     count = np.searchsorted(reached, 0.9 * reached[-1]) + 1
     assert sorted(order[:count]) == np.flatnonzero(weights(x, SamplingParams(top_p=0.9))).tolist()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("values", [*itertools.product(*EXTREME.values())], ids=str)
+def test_at_the_limits_of_all_parameters_a_token_is_drawn(values: tuple[object, ...]) -> None:
+    """No sum or product overflows: reported as an IndexError of the draw, with numpy's warnings."""
+    params = SamplingParams(**dict(zip(EXTREME, values, strict=True)))
+    logits = np.array([[30.0, -30.0, 0.0, 5.0]], np.float32)
+    w = weights(adjusted(logits, params, [[0, 1, 1]], [[1, 2, 2]]), params)[0]
+    assert np.isfinite(w).all() and w.max() == 1
