@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # as in typing, whose import costs time in which Ctrl-C shows a traceback
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from gentool.generation.session import Model
 
