@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -177,9 +178,11 @@ def _settings(folder: Path, name: str, family: str, config: Config) -> dict[str,
 
 def _json(path: Path) -> Config:
     """What a JSON file says, if there is one."""
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
     try:
+        if not path.is_file():
+            raise ValueError("it is no file")
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"{path.stat().st_size} bytes are too many")
         config = json.loads(path.read_text("utf-8"))

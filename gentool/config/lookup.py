@@ -52,7 +52,12 @@ def checked(path: Path, data: dict[str, Any], overrides: Mapping[str, object]) -
         # a model folder may come from anywhere, so what it names stays inside it
         if error is ModelError and key not in overrides and _leaves(Path(value)):
             raise ModelError(f"{path}: {key} {value} leaves the model's folder", "move it inside")
-        if not (path.parent / value).exists():
+        try:
+            exists = (path.parent / value).exists()
+        except OSError as e:  # a name too long, a folder that may not be looked into
+            kind = UsageError if key in overrides else error
+            raise kind(f"{path}: {key} {value[:80]}: {e.strerror}", "name another file") from None
+        if not exists:
             hint = f"put it there, or give its place with --set {key}=PATH"
             if path.parent == configs():
                 hint = (
@@ -72,6 +77,13 @@ def error_of(path: Path) -> type[GentoolError]:
 def locate(model: str) -> Path:
     """The YAML file of a model, or the file by which a folder describes itself. A bare word is a
     known name first, then a path."""
+    try:
+        return _locate(model)
+    except OSError as e:  # a name too long, a folder that may not be looked into
+        raise UsageError(f"model {model}: {e.strerror}", "check the path") from None
+
+
+def _locate(model: str) -> Path:
     path = Path(model)
     names = known() if model == path.name else {}
     if model in names:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 1 << 24  # no context is longer
 MAX_BAN = 1 << 27  # bytes of banned texts, squared: every beginning of one is kept
+MAX_BANS = 10_000  # each is looked for in all pieces of the vocabulary
 MAX_CHANGE = 1e9  # of a logit, by a bias or a penalty: more than any model's, and sums stay finite
 
 Stage = Literal["distribution", "logits", "length"]
@@ -157,8 +158,10 @@ class SamplingParams:
         }  # a mapping of YAML will do; its values are strict
 
     def __post_init__(self) -> None:
-        if sum(len(text.encode("utf-8", "replace")) ** 2 for text in self.ban) > MAX_BAN:
-            raise ValueError(f"ban has texts of {sum(map(len, self.ban))} characters, too many")
+        squares = sum(len(text.encode("utf-8", "replace")) ** 2 for text in self.ban)
+        if squares > MAX_BAN or len(self.ban) > MAX_BANS:
+            size = sum(map(len, self.ban))
+            raise ValueError(f"ban has {len(self.ban)} texts of {size} characters, too many")
         if self.min_tokens > self.max_tokens:
             raise ValueError(
                 f"min_tokens {self.min_tokens} is more than max_tokens {self.max_tokens}"

@@ -21,6 +21,7 @@ NOT_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, 
 
 
 MAX_BYTES = 1 << 20  # of a file that is read
+MAX_DEPTH = 100  # collections in each other
 MAX_DIGITS = 100  # characters of a number
 
 
@@ -66,6 +67,18 @@ _Loader.add_implicit_resolver(
 
 
 def from_yaml(text: str) -> Any:
+    """What a YAML text says. Its nesting is measured first, without recursion: libyaml follows any,
+    and ends the process."""
+    depth = 0
+    for event in yaml.parse(text, _SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise yaml.constructor.ConstructorError(
+                problem=f"more than {MAX_DEPTH} collections in each other"
+            )
     return yaml.load(text, _Loader)
 
 

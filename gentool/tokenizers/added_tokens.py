@@ -6,6 +6,7 @@ that spells one becomes its id, as in transformers.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -131,9 +132,11 @@ def _wrong(path: Path, key: str, value: object, problem: str = "has the wrong ty
 
 def read_json(path: Path) -> dict[str, Any]:
     """The mapping in a JSON file; an empty one where there is no file."""
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
     try:
+        if not path.is_file():
+            raise ValueError("it is no file")
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise ValueError(f"{size} bytes are too many")

@@ -280,3 +280,29 @@ def test_a_model_without_weights_says_where_they_are():
         lookup.load("cpm-lm")
     assert "https://github.com/TsinghuaAI/CPM-1-Generate," in caught.value.hint
     assert "chinese_vocab.model" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["[" * 50_000, "- " * 50_000, "{a: " * 50_000, "? " * 50_000])
+def test_deep_nesting_is_an_error_and_no_crash(tmp_path: Path, text: str) -> None:
+    """libyaml follows any nesting on the stack, which ended the process."""
+    path = tmp_path / "m.yaml"
+    path.write_text(f"name: a\nsampling: {text}\n" if text[0] in "[{" else text, "utf-8")
+    with pytest.raises(UsageError, match="100 collections in each other"):
+        lookup.load(str(path))
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json"])
+def test_what_stands_for_a_file_is_not_passed_over(tmp_path: Path, name: str) -> None:
+    golden = Path(__file__).parents[1] / "golden/hf_gpt2"
+    for path in golden.iterdir():
+        if path.is_file() and path.name != name:
+            (tmp_path / path.name).symlink_to(path)
+    (tmp_path / name).mkdir()
+    with pytest.raises(ModelError, match=f"{name} is not JSON: it is no file"):
+        lookup.load(str(tmp_path))
+
+
+def test_a_name_too_long_is_a_usage_error_wherever_it_is_looked_up() -> None:
+    for read in (lookup.load, lookup.locate):
+        with pytest.raises(UsageError, match="File name too long"):
+            read("x" * 3000)

@@ -94,7 +94,8 @@ def test_a_wrong_argument_names_itself(given: dict[str, Any], message: str, hint
         ("{temperature: .nan}", "temperature is nan", "finite"),
         ("{include_stop: 1}", "include_stop is 1", "boolean"),
         ("{max_tokens: true}", "max_tokens is True", "integer"),
-        (f"{{ban: [{'ab' * 30000}]}}", "ban has texts of 60000 characters", "change"),
+        (f"{{ban: [{'ab' * 30000}]}}", "ban has 1 texts of 60000 characters", "change"),
+        (f"{{ban: [{'ab,' * 10001}]}}", "ban has 10001 texts", "change"),
     ],
 )
 def test_yaml_is_strict(yaml: str, message: str, hint: str) -> None:
