@@ -11,6 +11,7 @@ import numpy as np
 from gentool.decoding.engine import Engine, Prefix
 from gentool.decoding.sampling import draw as invert
 from gentool.decoding.sampling import finite, normalized
+from gentool.errors import UsageError
 
 
 def masses(
@@ -22,8 +23,15 @@ def masses(
 ) -> list[float]:
     """The natural log-probability of each choice, one or more tokens, after a computed prompt whose
     last logits are [1, V]. With `end` it is that of the choice followed by any of these tokens. A
-    node of the trie is a row of `extend` if a token comes after it."""
-    max_length = max(map(len, choices))
+    node of the trie is a row of `extend` if a token comes after it. UsageError for a choice that
+    does not fit into the context behind the prompt."""
+    max_length, context = max(map(len, choices)), engine.arch.n_ctx
+    if prefix.length + max_length > context:
+        raise UsageError(
+            f"a choice has {max_length} tokens after a prompt of {prefix.length}, the context is"
+            f" {context}",
+            "shorten the choice or the prompt",
+        )
     totals = [0.0] * len(choices)
     ends = None if end is None else sorted(end)
     nodes = [list(range(len(choices)))]  # of this level: the choices that go through each

@@ -12,6 +12,7 @@ from tiny import TINY, make_engine, random_weights
 
 from gentool.decoding import choices, scoring
 from gentool.decoding.sampling import normalized
+from gentool.errors import UsageError
 from gentool.runtimes.xla import backend
 
 IDS = np.random.default_rng(11).integers(0, TINY.n_vocab, 20).tolist()
@@ -125,3 +126,11 @@ def test_draws_follow_the_shares(masses):
     assert np.abs(counts / 1000 - p).max() <= 1e-3
     for drawn in choices.draw(masses, np.array([0.0, LAST])):
         assert p[drawn] > 0
+
+
+def test_a_choice_beyond_the_context_is_a_usage_error(plain) -> None:
+    prefix, logits = plain.prefill(IDS)
+    choice = [1] * (TINY.n_ctx - len(IDS))
+    assert len(choices.masses(plain, prefix, logits, [choice])) == 1
+    with pytest.raises(UsageError, match="109 tokens after a prompt of 20, the context is 128"):
+        choices.masses(plain, prefix, logits, [[*choice, 1]])
