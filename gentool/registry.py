@@ -72,13 +72,13 @@ def describe(name: str, place: str, overrides: Mapping[str, object]) -> ModelCon
     shipped = lookup.configs() / f"{name}.yaml"
     if shipped.is_file():
         data = _completed(data, schema.read_yaml(shipped), place, name)
-    found = lookup.checked(path, data | {"name": name}, overrides)
-    tokenizer = found.tokenizer
+    model = lookup.checked(path, data | {"name": name}, overrides)
+    tokenizer = model.tokenizer
     if tokenizer:
-        model = _path_for_yaml(found.folder / tokenizer.model)
-        tokenizer = tokenizer.model_copy(update={"model": model})
-    checkpoint = _path_for_yaml(found.folder / found.checkpoint)
-    return found.model_copy(
+        vocabulary = _path_for_yaml(model.folder / tokenizer.model)
+        tokenizer = tokenizer.model_copy(update={"model": vocabulary})
+    checkpoint = _path_for_yaml(model.folder / model.checkpoint)
+    return model.model_copy(
         update={"checkpoint": checkpoint, "tokenizer": tokenizer, "folder": lookup.own()}
     )
 
@@ -156,7 +156,7 @@ def remove(name: str) -> Path:
     """Deletes the YAML of one of the user's models, and nothing else."""
     path = place_of(name)
     if not path.is_file():
-        own = [found.stem for found in lookup.own().glob("*.yaml")]
+        own = [known.stem for known in lookup.own().glob("*.yaml")]
         hint = nearest(name, own, "your models") if own else "you have added none"
         raise UsageError(f"there is no model {name} of your own", hint)
     try:
@@ -175,11 +175,11 @@ def text(model: ModelFile) -> str:
             default = vars(SamplingParams())
             value = {k: v for k, v in vars(value).items() if v != default[k]}
         if isinstance(value, schema.Strict):
-            said_only = key != "arch"  # whose every number is written
-            value = value.model_dump(exclude_none=True, exclude_unset=said_only)
+            only_set = key != "arch"  # whose every number is written
+            value = value.model_dump(exclude_none=True, exclude_unset=only_set)
             rotary = model.family not in LEARNED_POSITIONS
             unused = ("n_position",) if rotary else ()
-            value = {k: v for k, v in value.items() if (said_only or v != []) and k not in unused}
+            value = {k: v for k, v in value.items() if (only_set or v != []) and k not in unused}
         if value not in (None, {}):
             # numbers stand on one line, as a person writes them; sums one a line
             flow = None if isinstance(value, dict) and key != "sha256" else False
@@ -204,9 +204,9 @@ def with_sums(model: ModelConfig, report: Report = silent) -> ModelConfig:
 
 def verify(model: ModelConfig, report: Report = silent) -> Iterator[tuple[str, Sum]]:
     """Each file of a model, and whether it is the one that was recorded."""
-    found = {_key(model, path): path for path in model_files(model)}
-    for key in {**model.sha256, **found}:
-        path = found.get(key, model.folder / key)
+    present = {_key(model, path): path for path in model_files(model)}
+    for key in {**model.sha256, **present}:
+        path = present.get(key, model.folder / key)
         if not path.is_file():
             yield key, "missing"
         elif key not in model.sha256:

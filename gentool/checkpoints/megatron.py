@@ -106,13 +106,13 @@ def _iteration(folder: Path) -> Path:
 
 def _rank_files(folder: Path) -> list[Path]:
     try:
-        found = {int(m[1]): p for p in folder.iterdir() if (m := _RANK.fullmatch(p.name))}
+        by_rank = {int(m[1]): p for p in folder.iterdir() if (m := _RANK.fullmatch(p.name))}
     except OSError as e:
         raise ModelError(f"cannot read {folder}: {e.strerror or e}", _COMPLETE) from None
-    count = max(found, default=0) + 1
+    count = max(by_rank, default=0) + 1
     paths = [folder / f"mp_rank_{rank:02}_model_states.pt" for rank in range(count)]
     for rank, path in enumerate(paths):
-        if found.get(rank) != path:
+        if by_rank.get(rank) != path:
             raise ModelError(f"{path} is missing", _COMPLETE)
     return paths
 

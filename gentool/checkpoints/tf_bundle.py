@@ -139,13 +139,13 @@ def load(path: Path) -> TensorBundle:
 
 def _index(path: Path) -> Path:
     if path.is_dir():
-        found = sorted(p for p in path.glob("*.index") if not p.name.startswith("."))
-        if not found:
+        indices = sorted(p for p in path.glob("*.index") if not p.name.startswith("."))
+        if not indices:
             raise ModelError(f"{path} has no TensorFlow checkpoint (*.index)", _RESTORE)
-        if len(found) > 1:
-            names = ", ".join(p.name for p in found)
+        if len(indices) > 1:
+            names = ", ".join(p.name for p in indices)
             raise ModelError(f"{path} has several checkpoints: {names}", "name one of them")
-        return found[0]
+        return indices[0]
     return path if path.name.endswith(".index") else path.with_name(f"{path.name}.index")
 
 

@@ -120,10 +120,10 @@ def _instructions(stream: Any) -> Iterator[tuple[OpcodeInfo, Any, int | None]]:
     while True:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = next(decoded, None)
-        if found is None:
+            instruction = next(decoded, None)
+        if instruction is None:
             return
-        yield found
+        yield instruction
 
 
 def unpickle(stream: BytesIO, storages: list[Storage]) -> object:
