@@ -32,7 +32,7 @@ MAX_FIRST = 40  # characters of the first column of a table
 MIN_FIRST = 8  # of that; on a narrow terminal the last numbers make room for it
 GAP = 2  # between columns
 
-MAX_ERROR = 1000  # characters of an error or a hint
+MAX_ERROR = 3000  # characters of an error or a hint
 
 STDOUT = "standard output"
 LOADING_SECONDS = 0.3

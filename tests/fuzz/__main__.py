@@ -68,7 +68,8 @@ def _fuzz(
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         case = TARGETS[target](random.Random(f"{target} {seed} {number}"), bases, work)
-        outcome = sandbox.run(sandbox.gentool(*case.arguments), case.stdin, case.env)
+        body = sandbox.gentool(*case.arguments)
+        outcome = sandbox.run(body, case.stdin, case.env, folder=work)
         wrong = sandbox.problem(outcome, case.codes, case.slow, case.debug)
         if wrong:
             findings += 1

@@ -67,8 +67,9 @@ def run(
     stdin: bytes = b"",
     env: Mapping[str, str] | None = None,
     seconds: float = SECONDS,
+    folder: Path = Path("/"),
 ) -> Outcome:
-    """What `body`, which gives an exit code, does in a child of its own."""
+    """What `body`, which gives an exit code, does in a child of its own, in a `folder`."""
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out:
         given.write(stdin)
         given.seek(0)
@@ -76,7 +77,7 @@ def run(
             begin = time.monotonic()
             pid = os.fork()
             if not pid:
-                _child(body, (given, out, err), env or {}, seconds)
+                _child(body, (given, out, err), env or {}, seconds, folder)
             code, asked = _wait(pid, seconds)
             seconds = time.monotonic() - begin
             out.seek(0)
@@ -101,10 +102,12 @@ def _child(
     streams: tuple[BinaryIO, BinaryIO, BinaryIO],
     env: Mapping[str, str],
     seconds: float,
+    folder: Path,
 ) -> None:
     """Never returns."""
     code = 97
     try:
+        os.chdir(folder)  # a random argument may be the name of what is written
         for number, stream in enumerate(streams):
             os.dup2(stream.fileno(), number)
         sys.stdin, sys.stdout, sys.stderr = (
