@@ -13,7 +13,7 @@ _HALF = np.uint64(32)
 
 
 def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
-    """Ten rounds over counters [4, ...] of 32-bit words under a key of two 32-bit words: [4, ...]."""
+    """Ten rounds over counters [4, ...] of 32-bit words under a key of two such words: [4, ...]."""
     a, b, c, d = counter.astype(np.uint64)
     for round_number in range(10):
         low, high = (
