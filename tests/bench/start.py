@@ -1,5 +1,5 @@
-"""Seconds from the start of `gentool complete 今天天气不错` to its first character and from its last
-character to its end: warm, and with an empty cache folder and no compiled Python files. Medians.
+"""Seconds from the start of `gentool complete 今天天气不错` to its first character, and from its
+last to its end: warm, and with an empty cache folder and no compiled Python files. Medians.
 
     python tests/bench/start.py [--rounds 5] [--imports]
 
