@@ -27,11 +27,16 @@ def load(
     """The model of this name, in this folder or of this YAML file. `overrides` are values by dotted
     key, read as YAML where they are text; the files it names exist. `adapters` are folders that
     replace those of the YAML."""
-    places = [os.path.abspath(place) for place in adapters]
     try:
-        return _load(model, {**overrides, "adapter": places} if places else overrides)
+        return _load(model, with_adapters(overrides, adapters))
     except OSError as e:  # a name too long, a folder that may not be looked into
         raise UsageError(f"model {model}: {e.strerror}", "check the path") from None
+
+
+def with_adapters(overrides: Mapping[str, object], adapters: Sequence[str]) -> Mapping[str, object]:
+    """Overrides with the folders of adapters, if there are any, relative to where we are."""
+    places = [os.path.abspath(adapter) for adapter in adapters]
+    return {**overrides, "adapter": places} if places else overrides
 
 
 def _load(model: str, overrides: Mapping[str, object]) -> ModelConfig:
