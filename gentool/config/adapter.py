@@ -3,6 +3,7 @@ what the adapter computes is honoured or refused by name."""
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -32,8 +33,11 @@ UNSUPPORTED = {
 }
 # Initialisations that leave the model's own weights as they are; the others subtract from them.
 INITIALISATIONS = ("gaussian", "eva", "orthogonal")
-# A path, in which \. is a dot, . any character, \d+ a number; .* at most once.
-PATTERN = re.compile(r"\^?(?:[\w.-]|\\\.|\\d\+|\[0-9\]\+)*(?:\.\*(?:[\w.-]|\\\.)*)?\$?", re.ASCII)
+# A path, in which \. is a dot, . any character, \d+ a number; .* first and once more.
+PATTERN = re.compile(
+    r"(?:\^|\.\*)?(?:[\w.-]|\\\.|\\d\+|\[0-9\]\+)*(?:\.\*(?:[\w.-]|\\\.)*)?\$?", re.ASCII
+)
+MAX_PATTERNS = 1024  # by which one setting is looked up
 MAX_PATTERN = 200  # characters
 
 Rank = Annotated[int, Field(gt=0, le=1 << 16)]
@@ -99,11 +103,16 @@ def read_adapter_config(folder: Path) -> AdapterFiles:
     read = given.keys() - NOT_READ - {"init_lora_weights"}
     config = parse(AdapterConfig, {key: given[key] for key in read}, str(path), ModelError)
     for name in ("rank_pattern", "alpha_pattern"):
-        for pattern in getattr(config, name):
+        patterns = getattr(config, name)
+        if len(patterns) > MAX_PATTERNS:
+            raise ModelError(
+                f"{path}: {name} has {len(patterns)} keys", f"at most {MAX_PATTERNS} are supported"
+            )
+        for pattern in patterns:
             if len(pattern) > MAX_PATTERN or not PATTERN.fullmatch(pattern):
                 raise ModelError(
                     f"{path}: {name} has the key {pattern!r:.80}, which is not supported",
-                    r"a key is the end of a module's path; it may have \., \d+ and one .*",
+                    r"a key is the end of a module's path; it may have \., \d+ and .*",
                 )
     return AdapterFiles(config, path, weights[0])
 
@@ -119,6 +128,12 @@ def _is_unset(value: Any) -> bool:
 def _by_pattern(patterns: dict[str, Any], module: str, default: float) -> float:
     """The value of the first pattern that matches the end of a path, from a dot on."""
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        if _compiled(pattern).match(module):
             return float(value)
     return default
+
+
+@functools.lru_cache(MAX_PATTERNS)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """PEFT's expression of a key, without the second of two .* in a row."""
+    return re.compile(f"{pattern}$" if pattern.startswith(".*") else rf"(.*\.)?({pattern})$")
