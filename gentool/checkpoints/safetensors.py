@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from gentool.checkpoints.maps import mapped
 from gentool.errors import ModelError
@@ -119,6 +120,11 @@ def write(
             yield name, array.nbytes
         else:
             file.write(bytes(entry["shape"][0]))
+
+
+def to_bytes(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
+    """A file of arrays without padding, whose tensors are all for the reader."""
+    return save(arrays, metadata)
 
 
 def _entry(dtype: str, shape: tuple[int, ...], start: int, size: int) -> dict[str, Any]:

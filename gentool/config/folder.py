@@ -93,10 +93,10 @@ def check_unread(folder: Path) -> None:
     """A ModelError that says what a folder is, where it is known but not read."""
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
-        base = str(read_json(adapter).get("base_model_name_or_path"))[:200]
+        base = str(read_json(adapter).get("base_model_name_or_path") or "BASE")[:200]
         raise ModelError(
-            f"{folder} is an adapter (LoRA) of {base}, not a model",
-            f"give the model that it adapts, too: -m BASE --adapter {folder}",
+            f"{folder} is an adapter (LoRA), not a model",
+            f"give the model that it adapts, too: -m {base} --adapter {folder}",
         )
     if next(folder.glob("*.gguf"), None):
         raise ModelError(f"{folder} holds a GGUF file, which is not read", "get it as safetensors")

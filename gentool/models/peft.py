@@ -15,9 +15,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors.numpy import save
 
-from gentool.checkpoints import TensorSource, open_checkpoint
+from gentool.checkpoints import TensorSource, open_checkpoint, safetensors
 from gentool.config.adapter import CONFIG, WEIGHTS, AdapterConfig, read_adapter_config
 from gentool.config.model import Arch
 from gentool.errors import GentoolError, ModelError
@@ -234,7 +233,7 @@ def write_adapter(
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / WEIGHTS[0], save(tensors, {"format": "pt"}))
+        _replace(folder / WEIGHTS[0], safetensors.to_bytes(tensors, {"format": "pt"}))
         _replace(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
     except OSError as e:
         raise GentoolError(
