@@ -78,7 +78,10 @@ def load(path: Path) -> SafetensorsFile:
     except (SafetensorError, ValueError) as e:
         raise ModelError(f"{path} is not a whole safetensors file: {e}", _RESTORE) from None
     length = int.from_bytes(data[:8].tobytes(), "little")
-    header = json.loads(data[8 : 8 + length].tobytes())
+    try:
+        header = json.loads(data[8 : 8 + length].tobytes(), object_pairs_hook=_unique)
+    except KeyError as e:
+        raise ModelError(f"{path} says {e} twice", _RESTORE) from None
     header.pop("__metadata__", None)
     for name, entry in header.items():
         if entry["dtype"] not in _DTYPES:
@@ -87,6 +90,16 @@ def load(path: Path) -> SafetensorsFile:
                 f"save it as one of {', '.join(_DTYPES)}",
             )
     return SafetensorsFile(path, data, header, 8 + length)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping without a name that is there twice: two readers could take different ones."""
+    mapping: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in mapping:
+            raise KeyError(name[:200])
+        mapping[name] = value
+    return mapping
 
 
 def write(

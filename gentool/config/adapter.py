@@ -10,11 +10,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from gentool.config.folder import read_json
+from gentool.config.folder import ADAPTER, read_json
 from gentool.config.schema import Strict, parse
 from gentool.errors import ModelError
 
-CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # the first that is there
 
 # Keys that are about training, or that only say what the tensors say themselves.
@@ -81,10 +80,10 @@ def read_adapter_config(folder: Path) -> AdapterFiles:
     Raises:
         ModelError: the folder holds no LoRA adapter, or one of a kind that is not read.
     """
-    path = folder / CONFIG
+    path = folder / ADAPTER
     weights = [folder / name for name in WEIGHTS if (folder / name).is_file()]
     if not path.is_file() or not weights:
-        lacking = " or ".join(WEIGHTS) if path.is_file() else CONFIG
+        lacking = " or ".join(WEIGHTS) if path.is_file() else ADAPTER
         raise ModelError(
             f"{folder} is no adapter: it has no {lacking}", "give a folder that PEFT wrote"
         )

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gentool.checkpoints import TensorSource, open_checkpoint, safetensors
-from gentool.config.adapter import CONFIG, WEIGHTS, AdapterConfig, read_adapter_config
+from gentool.config.adapter import WEIGHTS, AdapterConfig, read_adapter_config
+from gentool.config.folder import ADAPTER
 from gentool.config.model import Arch
 from gentool.errors import GentoolError, ModelError
 from gentool.models.adapter import Adapter, LowRank, Replaced
@@ -117,7 +118,7 @@ class _Reader(NamedTuple):
         if self.config.use_dora != (magnitude is not None) or (is_embedding and magnitude):
             raise ModelError(
                 f"{self.path}: {module} {'has a' if magnitude else 'has no'} lora_magnitude_vector,"
-                f" {CONFIG} has use_dora {str(self.config.use_dora).lower()}",
+                f" {ADAPTER} has use_dora {str(self.config.use_dora).lower()}",
                 "DoRA of an embedding is not supported" if is_embedding else _RESTORE,
             )
         lengths = None if magnitude is None else self.array(magnitude, rows)
@@ -234,7 +235,7 @@ def write_adapter(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _replace(folder / WEIGHTS[0], safetensors.to_bytes(tensors, {"format": "pt"}))
-        _replace(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+        _replace(folder / ADAPTER, (json.dumps(config, indent=2) + "\n").encode())
     except OSError as e:
         raise GentoolError(
             f"cannot write {folder}: {e.strerror}", "free some space or check the permissions"
