@@ -12,7 +12,7 @@ from pydantic import Field
 
 from gentool.config.folder import ADAPTER, read_json
 from gentool.config.schema import Strict, parse
-from gentool.errors import ModelError
+from gentool.errors import ModelError, nearest
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # the first that is there
 
@@ -99,21 +99,28 @@ def read_adapter_config(folder: Path) -> AdapterFiles:
             f"{path}: init_lora_weights {initialised!r:.80} changed the model's own weights, too",
             _MERGE,
         )
-    read = given.keys() - NOT_READ - {"init_lora_weights"}
-    config = parse(AdapterConfig, {key: given[key] for key in read}, str(path), ModelError)
+    settings = {key: given[key] for key in given.keys() - NOT_READ - {"init_lora_weights"}}
+    for key in sorted(settings.keys() - AdapterConfig.model_fields.keys()):
+        hint = nearest(key[:80], AdapterConfig.model_fields, "known keys")
+        raise ModelError(f"{path}: unknown key {key!r:.80}", hint)
     for name in ("rank_pattern", "alpha_pattern"):
-        patterns = getattr(config, name)
-        if len(patterns) > MAX_PATTERNS:
+        _check_patterns(path, name, settings.get(name))
+    return AdapterFiles(parse(AdapterConfig, settings, str(path), ModelError), path, weights[0])
+
+
+def _check_patterns(path: Path, name: str, patterns: object) -> None:
+    """Refuses patterns that could take long to match."""
+    if not isinstance(patterns, dict):
+        return  # which the schema says
+    if len(patterns) > MAX_PATTERNS:
+        hint = f"at most {MAX_PATTERNS} are supported"
+        raise ModelError(f"{path}: {name} has {len(patterns)} keys", hint)
+    for pattern in patterns:
+        if len(pattern) > MAX_PATTERN or not PATTERN.fullmatch(pattern):
             raise ModelError(
-                f"{path}: {name} has {len(patterns)} keys", f"at most {MAX_PATTERNS} are supported"
+                f"{path}: {name} has the key {pattern!r:.80}, which is not supported",
+                r"a key is the end of a module's path; it may have \., \d+ and .*",
             )
-        for pattern in patterns:
-            if len(pattern) > MAX_PATTERN or not PATTERN.fullmatch(pattern):
-                raise ModelError(
-                    f"{path}: {name} has the key {pattern!r:.80}, which is not supported",
-                    r"a key is the end of a module's path; it may have \., \d+ and .*",
-                )
-    return AdapterFiles(config, path, weights[0])
 
 
 _MERGE = "merge it with PEFT: merge_and_unload(), then save_pretrained(FOLDER)"

@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 import torch_writer
 from folders import GOLDEN, copied
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from litert_models import ARCHS, Arrays, arch_of, random_weights
 from safetensors.numpy import load_file, save_file
 
 import gentool
 from gentool.config import lookup
+from gentool.config.adapter import NOT_READ, UNSUPPORTED, AdapterConfig
 from gentool.convert import convert
 from gentool.errors import ModelError, UsageError
 from gentool.generation.opening import open_files
@@ -376,6 +379,32 @@ def test_files_that_are_missing(name: str, tmp_path: Path) -> None:
     (folder / name).unlink()
     error = refused(folder)
     assert f"{folder} is no adapter" in error.message and name in error.message
+
+
+KEYS = (*sorted(AdapterConfig.model_fields), *sorted(NOT_READ | UNSUPPORTED), "init_lora_weights")
+NUMBERS = st.integers() | st.floats() | st.sampled_from([10**400, -0.0, 1 << 63])
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=9), VALUES, max_size=3))
+def test_any_setting_is_honoured_or_refused(tmp_path: Path, keys: dict[str, object]) -> None:
+    folder = tmp_path / "llama_qv"
+    if not folder.exists():
+        changed("llama_qv", tmp_path)
+    given_keys = json.loads((LORA / "llama_qv/adapter_config.json").read_text()) | keys
+    (folder / "adapter_config.json").write_text(json.dumps(given_keys))
+    arch = lookup.load(str(GOLDEN / "hf_llama")).arch
+    try:
+        adapter = read_adapter(folder, load_family("llama"), arch)
+    except ModelError as e:
+        assert len(e.message) < 600 and "\n" not in e.message
+    else:
+        assert len(adapter.changes) == arch.n_layer
 
 
 # Helpers
