@@ -78,7 +78,7 @@ _STORAGES: Mapping[str, np.dtype[Any]] = MappingProxyType(
 
 _FLOATS = "get the weights in float16, bfloat16 or float32"
 _STATE = "save model.state_dict() instead; nothing in the file was run"
-# How names begin of what is not read, the longest first: what it is, what to do.
+# How names begin of what is not read: what it is, what to do.
 UNREAD = {
     "torch._utils._rebuild_tensor_v3": ("a tensor of float8 or another new type", _FLOATS),
     "torch._utils._rebuild_qtensor": ("a quantised tensor", _FLOATS),

@@ -15,6 +15,7 @@ from gentool.config.schema import Strict, parse
 from gentool.errors import ModelError, nearest
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # the first that is there
+MERGE_HINT = "merge it with PEFT: merge_and_unload(), then save_pretrained(FOLDER)"
 
 # Keys that are about training, or that only say what the tensors say themselves.
 NOT_READ = {
@@ -92,12 +93,12 @@ def read_adapter_config(folder: Path) -> AdapterFiles:
     if kind != "LORA":
         raise ModelError(f"{path}: peft_type is {kind!r:.80}", "only LORA is supported")
     for key in sorted(given.keys() & UNSUPPORTED):
-        raise ModelError(f"{path}: {key} {given[key]!r:.80} is not supported", _MERGE)
+        raise ModelError(f"{path}: {key} {given[key]!r:.80} is not supported", MERGE_HINT)
     initialised = given.get("init_lora_weights", True)
     if initialised is not True and initialised not in INITIALISATIONS:
         raise ModelError(
             f"{path}: init_lora_weights {initialised!r:.80} changed the model's own weights, too",
-            _MERGE,
+            MERGE_HINT,
         )
     settings = {key: given[key] for key in given.keys() - NOT_READ - {"init_lora_weights"}}
     for key in sorted(settings.keys() - AdapterConfig.model_fields.keys()):
@@ -121,9 +122,6 @@ def _check_patterns(path: Path, name: str, patterns: object) -> None:
                 f"{path}: {name} has the key {pattern!r:.80}, which is not supported",
                 r"a key is the end of a module's path; it may have \., \d+ and .*",
             )
-
-
-_MERGE = "merge it with PEFT: merge_and_unload(), then save_pretrained(FOLDER)"
 
 
 def _is_unset(value: Any) -> bool:

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from gentool.config.adapter import MERGE_HINT
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 _FLOATS = "get the model in float16, bfloat16 or float32"
@@ -15,7 +17,7 @@ _FLOATS = "get the model in float16, bfloat16 or float32"
 FOREIGN = {
     r"\.lora_[AB]\.|\.base_layer\.": (
         "of an adapter (LoRA) that is not merged",
-        "merge it with PEFT: merge_and_unload(), then save_pretrained(FOLDER)",
+        MERGE_HINT,
     ),
     r"\.(qweight|qzeros|g_idx)$": ("of weights quantised by GPTQ or AWQ", _FLOATS),
     r"\.(weight_packed|weight_scale(_inv)?|input_scale)$": (

@@ -239,6 +239,7 @@ def test_a_written_file_has_the_modes_of_the_umask(tmp_path: Path) -> None:
 
 Change = Callable[[dict[str, np.ndarray]], object]
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
+NORM, PARTS = "base_model.model.model.norm", ("", ".base_layer")
 
 
 @pytest.mark.parametrize(
@@ -312,6 +313,18 @@ def test_settings_of_old_and_new_files_that_change_nothing(tmp_path: Path) -> No
             "has a lora_magnitude_vector",
         ),
         (lambda a: a.clear(), "has no tensors"),
+        (
+            lambda a: a.update({f"{NORM}.lora_A.weight": a[f"{Q}.lora_A.weight"][:, 0].copy()}),
+            "norm is no matrix",
+        ),
+        (
+            lambda a: a.update({Q.removeprefix("base_model."): a.pop(f"{Q}.lora_B.weight")}),
+            "for no",
+        ),
+        (
+            lambda a: a.update({f"{NORM}{part}.weight": np.ones(48, np.float32) for part in PARTS}),
+            "are one weight",
+        ),
     ],
 )
 def test_tensors_that_do_not_fit(change: Change, message: str, tmp_path: Path) -> None:
@@ -345,7 +358,7 @@ def test_the_embedding_of_a_family_without_a_head(tmp_path: Path) -> None:
     }
     save_file(arrays, folder / "adapter_model.safetensors")
     error = refused(folder, "hf_gpt2")
-    assert "changes the embedding, which is also the model's head" in error.message
+    assert f"{folder}/adapter_model.safetensors changes the embedding" in error.message
 
 
 def test_weights_that_are_quantised(tmp_path: Path) -> None:
