@@ -112,10 +112,8 @@ def adapted(
         arch = arch.model_copy(update={"tied_head": False})
         if "head" not in family.top_tensors(arch):
             files = [a.files[-1] for a in adapters if a.files and "embedding" in a.changes]
-            raise ModelError(
-                f"{files[0] if files else 'an adapter'} changes the embedding, which is the head, too",
-                MERGE_HINT,
-            )
+            where = files[0] if files else "an adapter"
+            raise ModelError(f"{where} changes the embedding, which is the head, too", MERGE_HINT)
         plan["head"] = plan["embedding"]
     merged = AdaptedSource(source, plan, adapters)
     for name in changed:

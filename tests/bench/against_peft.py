@@ -3,13 +3,15 @@
     PEERS/bin/python tests/bench/against_peft.py make OUT --seed 1 --count 40
     .venv/bin/python tests/bench/against_peft.py check OUT
     PEERS/bin/python tests/bench/against_peft.py back OUT
+    .venv/bin/python tests/bench/against_peft.py again OUT
 
-`make` needs torch, transformers and peft: OUT/<k>/base is a model, OUT/<k>/lora a random
-adapter of it (rank, alpha, targets, patterns, rsLoRA, DoRA, embeddings, whole modules, biases), and
-expected.npz holds PEFT's float32 logits of both together, unmerged. `check` needs gentool: it
-compares the logits of `gentool.load(base, adapter=lora)`, then writes a random adapter of all
-products into OUT/<k>/ours, and what it computes with it. `back` has PEFT read that. Exit status 1
-if a logit is off by more than 3e-4 of the largest, or a model is refused.
+`make` needs torch, transformers and peft: OUT/<k>/base is a model, OUT/<k>/lora a random adapter of
+it (rank, alpha, targets, patterns, rsLoRA, DoRA, embeddings, whole modules, biases), expected.npz
+PEFT's float32 logits of both together, unmerged. `check` needs gentool: it compares the logits of
+`gentool.load(base, adapter=lora)`, then writes a random adapter of all products into OUT/<k>/ours,
+and what it computes with it. `back` has PEFT compute with that, and save it as OUT/<k>/saved;
+`again` has gentool compute with what PEFT saved. Exit status 1 if a logit is off by more than 3e-4
+of the largest, or a model is refused.
 """
 
 from __future__ import annotations
@@ -173,14 +175,26 @@ def check_one(folder: Path) -> float:
 
 
 def back_one(folder: Path) -> float:
-    """The error of PEFT with gentool's adapter, and how much the adapter changes."""
+    """The error of PEFT with gentool's adapter, which it saves again."""
     from peft import PeftModel
 
     if not (folder / "ours").exists():
         return 0.0
     expected = np.load(folder / "ours.npz")
     model = PeftModel.from_pretrained(_base(folder), str(folder / "ours")).eval()
+    model.save_pretrained(folder / "saved")
     return relative(_logits(model, expected["ids"].tolist()), expected["logits"])
+
+
+def again_one(folder: Path) -> float:
+    """The error of gentool with its own adapter, as PEFT saved it."""
+    import gentool
+
+    if not (folder / "saved").exists():
+        return 0.0
+    expected = np.load(folder / "ours.npz")
+    model = gentool.load(str(folder / "base"), precision="fp32", adapter=str(folder / "saved"))
+    return relative(model.logits(expected["ids"].tolist()), expected["logits"])
 
 
 def relative(got: np.ndarray, expected: np.ndarray) -> float:
@@ -206,9 +220,12 @@ def each(out: Path, compare: Callable[[Path], float]) -> int:
     return int(bool(wrong))
 
 
+COMPARISONS = {"check": check_one, "back": back_one, "again": again_one}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("verb", choices=["make", "check", "back"])
+    parser.add_argument("verb", choices=["make", *COMPARISONS])
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=40)
@@ -217,7 +234,7 @@ def main() -> int:
         for index in range(args.count):
             make_one(args.out / f"{args.seed}-{index}", f"{args.seed} {index}")
         return 0
-    return each(args.out, check_one if args.verb == "check" else back_one)
+    return each(args.out, COMPARISONS[args.verb])
 
 
 if __name__ == "__main__":
