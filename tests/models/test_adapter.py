@@ -24,7 +24,7 @@ from gentool.config.adapter import NOT_READ, UNSUPPORTED, AdapterConfig
 from gentool.convert import convert
 from gentool.errors import ModelError, UsageError
 from gentool.generation.opening import open_files
-from gentool.models import load_family, weights
+from gentool.models import column_blocks, load_family, weights
 from gentool.models.adapter import Adapter, LowRank, Replaced, adapted
 from gentool.models.peft import read_adapter, write_adapter
 from gentool.runtimes.litert.identity import graph_name
@@ -98,6 +98,20 @@ def test_adapters_are_merged_one_after_another() -> None:
         changes = [*first.changes[name], *second.changes[name]]
         expected = arrays[name] + sum(c.scale * (c.b @ c.a) for c in changes)
         np.testing.assert_allclose(weights.read(source, plan[name]), expected, atol=1e-5)
+
+
+def test_a_weight_in_column_blocks_is_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a converted folder of 16 bits has them; the other weights stay as the file has them."""
+    monkeypatch.setattr(column_blocks, "MAX_FUSED_INPUTS", 32)
+    module, arch = load_family("llama"), arch_of("llama")
+    arrays = {n: a.astype(np.float16) for n, a in random_weights(module, arch, 0).items()}
+    names = [f"layers.{i}.down" for i in range(arch.n_layer)]
+    blocks = {name: column_blocks.blocked(arrays[name], (3, 64, 32)) for name in names}
+    (change,) = random_adapter("llama", seed=1).changes[names[0]]
+    source, plan, _ = merged("llama", arrays | blocks, Adapter({names[0]: (change,)}))
+    expected = arrays[names[0]].astype(np.float32) + change.scale * (change.b @ change.a)
+    np.testing.assert_allclose(weights.read(source, plan[names[0]]), expected, atol=1e-5)
+    assert weights.parts(source, plan[names[1]])[0] is blocks[names[1]]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
