@@ -4,6 +4,7 @@ template's."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -176,7 +177,7 @@ KINDS = [
 ]
 
 
-def opened(kind: str, path: Path, **more: bool) -> Tokenizer:
+def opened(kind: str, path: Path, **more: object) -> Tokenizer:
     config = TokenizerConfig.model_validate({"kind": kind, "model": path.name, **more})
     return tokenizers.load(config, path.parent)
 
@@ -218,3 +219,19 @@ def test_text_that_a_tokenizer_reads_as_no_special_token_is_one_in_a_template() 
     tokenizer = opened("cpm", GOLDEN / "tokenizers/cpm/chinese_vocab.model")
     ids = encode(concat(["你好", "<eod>", InputText("<eod>")]))
     assert ids.count(tokenizer.special["<eod>"]) == 1
+
+
+@pytest.mark.parametrize("split", ["gpt2", "qwen2"])
+def test_a_vocab_json(split: str, tmp_path: Path) -> None:
+    model = json.loads((GOLDEN / "tokenizers/gpt2/tokenizer.json").read_text())["model"]
+    (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    (tmp_path / "merges.txt").write_text("\n".join(merges))
+    tokenizer = opened("huggingface", tmp_path / "vocab.json", split=split)
+    encode, special = marked_encoder(tokenizer), "<|endoftext|>"
+    token = tokenizer.special[special]
+    text = f"a{special}好 b"
+    assert encode(concat([text])) == tokenizer.encode(text)
+    ids = encode(concat([special, InputText(text)]))
+    assert ids[0] == token and token not in ids[1:]
+    assert tokenizer.decode(ids) == text
