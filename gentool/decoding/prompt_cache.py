@@ -1,5 +1,5 @@
-"""The KV cache of one growing text, such as a conversation: of the next prompt only the tokens after
-its longest common prefix with the text are computed.
+"""The KV cache of one growing text, such as a conversation: of the next prompt only the tokens that
+follow its longest common prefix with the text are computed.
 """
 
 from __future__ import annotations
