@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "cli": Room(
         "batch benchmark config convert decoding errors generation registry runtimes training"
         " voting",
-        "click rich",
+        "click rich prompt_toolkit platformdirs",
     ),
     "__init__": Room("config generation voting", ""),
     "__main__": Room("cli", ""),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,7 @@ class Conversation:
         stops = tuple(dict.fromkeys((*request.sampling.stop, *ends.stops)))
         self.request = replace(
             request,
-            sampling=replace(request.sampling, stop=stops),
+            sampling=replace(request.sampling, stop=stops, include_stop=False),
             eos=sorted(ends.ids) if request.eos == "default" else request.eos,
         )
         self.model, self.template = model, template
@@ -82,7 +82,7 @@ class Conversation:
         self.request = replace(self.request, seed=seed)
         self.row = 0
 
-    def ask(self, text: str) -> Iterator[Part]:
+    def ask(self, text: str) -> Generator[Part, None, None]:
         """Yields the answer to a message, part by part; afterwards it is `last`. Closed early, the
         conversation keeps the part that was yielded. A message without any answer is not kept.
 
@@ -93,7 +93,7 @@ class Conversation:
             raise UsageError("the message is empty", "give at least one character")
         return self._answer([*self.messages, {"role": "user", "content": text}])
 
-    def retry(self) -> Iterator[Part]:
+    def retry(self) -> Generator[Part, None, None]:
         """Yields another answer to the last message of the user, in the place of the one before."""
         messages = list(self.messages)
         while messages and messages[-1]["role"] != "user":
@@ -102,7 +102,7 @@ class Conversation:
             raise UsageError("there is no message to answer again", "write one")
         return self._answer(messages)
 
-    def _answer(self, messages: list[Message]) -> Iterator[Part]:
+    def _answer(self, messages: list[Message]) -> Generator[Part, None, None]:
         """Yields the answer to messages, which become those of the conversation with it."""
         ids, first_turn = self._prompt(messages)
         request = replace(self.request, prompts=(tuple(ids),), rows=(self.row,))
