@@ -39,11 +39,8 @@ DIM, NOT_DIM = "\x1b[2m", "\x1b[22m"
 LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
 FIRST_LINE_SECONDS = 2.0  # what takes less needs none
 
-_CONTROL_CODES = [*range(0x20), *range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F]
-_CONTROL_CODES += [
-    *range(0x202A, 0x202F),
-    *range(0x2066, 0x206A),
-]  # bidi embeddings, overrides, isolates
+_BIDI_CODES = [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_CONTROL_CODES = [*range(0x20), *range(0x7F, 0xA0), *_BIDI_CODES]
 _ESCAPED = {code: f"\\u{code:04x}" for code in _CONTROL_CODES if chr(code) not in "\n\t"}
 
 
@@ -225,11 +222,9 @@ class Console:
 
             yield show
 
-    @contextlib.contextmanager
-    def loading(self, name: str) -> Iterator[None]:
+    def loading(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Names on a terminal what is loaded."""
-        with self.waiting(f"loading {name} …"):
-            yield
+        return self.waiting(f"loading {name} …")
 
     @contextlib.contextmanager
     def waiting(self, text: str) -> Iterator[None]:

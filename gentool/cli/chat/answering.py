@@ -124,16 +124,16 @@ class Answering:
             )
             console.note(f"the context of {context} tokens is full: {turns} left out")
         if answer.sample is None:
-            console.after("stopped; the answer is kept as far as it goes")
+            console.after("stopped; the text so far is kept")
         elif answer.sample.finish == "length":
-            count = len(answer.sample.ids)
-            full = answer.prompt_tokens + count >= context
-            where = f"where the context of {context} tokens is full" if full else "--max-tokens"
-            console.after(f"cut at {where if full else f'{where} {count}'}")
-        count = len(answer.sample.ids) if answer.sample else 0
+            length = len(answer.sample.ids)
+            full = answer.prompt_tokens + length >= context
+            at = f"the end of the context, {context} tokens" if full else f"--max-tokens {length}"
+            console.after(f"cut at {at}")
+        count = f"{len(answer.sample.ids)} tokens" if answer.sample else "a part"
         console.detail(
             f"{answer.prompt_tokens} tokens of prompt, {answer.cached_tokens} of them cached;"
-            f" {count} tokens of answer in {seconds:.2f} s"
+            f" {count} of answer in {seconds:.2f} s"
         )
 
     def check(self, grammar: GrammarFlags) -> None:

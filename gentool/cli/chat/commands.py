@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gentool.cli.chat import transcript
 from gentool.cli.chat.answering import Answering
+from gentool.cli.chat.terminal import without_echo
 from gentool.cli.flags import SEED_NUMBER
 from gentool.errors import UsageError, nearest
 
+if TYPE_CHECKING:
+    from gentool.generation.thinking import Part
+
+GAP = 2  # between a command and its line of help; before that where it has a line of its own
 NAME = re.compile(r"/[a-z]+(?=\s|$)")
 
 
@@ -42,13 +48,21 @@ def run(answering: Answering, line: str) -> bool:
     return True
 
 
+def show(answering: Answering, parts: Generator[Part, None, None]) -> None:
+    """Prints an answer; Ctrl-C stops it."""
+    with answering.console.signals.stoppable() as stopped, without_echo():
+        answering.show(parts, stopped)
+
+
 def show_help(answering: Answering, text: str) -> None:
     """Lists the commands and the keys."""
     rows = [(f"{name} {row.argument}".rstrip(), row.help) for name, row in COMMANDS.items()]
     rows += KEYS
     width = max(len(name) for name, _ in rows)
+    wide = width + GAP + max(len(line) for _, line in rows) <= shutil.get_terminal_size().columns
     for name, line in rows:
-        answering.console.note(f"{name:{width}}  {line}")
+        for part in [f"{name:{width + GAP}}{line}"] if wide else [name, f"{' ' * GAP}{line}"]:
+            answering.console.note(part)
 
 
 def set_system(answering: Answering, text: str) -> None:
@@ -70,8 +84,7 @@ def reset(answering: Answering, text: str) -> None:
 
 def retry(answering: Answering, text: str) -> None:
     """Answers the last message again."""
-    with answering.console.signals.stoppable() as stopped:
-        answering.show(answering.conversation.retry(), stopped)
+    show(answering, answering.conversation.retry())
 
 
 def set_seed(answering: Answering, text: str) -> None:

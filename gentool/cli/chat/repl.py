@@ -40,15 +40,16 @@ def run(answering: Answering) -> None:
     """Reads messages and prints answers until the user leaves."""
     console, conversation = answering.console, answering.conversation
     name = conversation.model.config.name
-    console.note(f"{name}, seed {conversation.request.seed}; /help lists commands, Ctrl-D leaves")
+    console.note(f"{name}, seed {conversation.request.seed}; /help, Ctrl-D leaves")
     if conversation.messages[conversation.system is not None :]:
         console.note(f"the conversation goes on after {len(conversation.messages)} messages")
     session = prompt_session(console)
     while True:
         try:
             line = message_of(session.prompt(PROMPT))
+            console.write(PROMPT + line.replace("\n", f"\n{CONTINUATION}") + "\n")
             if line.strip() and not commands.run(answering, line):
-                answer(answering, line)
+                commands.show(answering, conversation.ask(line))
         except KeyboardInterrupt:
             continue
         except (EOFError, Leave):
@@ -58,18 +59,12 @@ def run(answering: Answering) -> None:
             console.error(failure.message, failure.hint)
 
 
-def answer(answering: Answering, text: str) -> None:
-    """Answers a message; Ctrl-C stops the answer."""
-    with answering.console.signals.stoppable() as stopped:
-        answering.show(answering.conversation.ask(text), stopped)
-
-
 def message_of(text: str) -> str:
-    """What was typed, without the three quotes around it."""
+    """What was typed, without the three quotes around it, or without the newlines at its end."""
     stripped = text.strip()
     if len(stripped) >= 2 * len(QUOTES) and stripped.startswith(QUOTES):
         return stripped.removeprefix(QUOTES).removesuffix(QUOTES).strip("\n")
-    return text
+    return text.rstrip("\n")
 
 
 def is_open(text: str) -> bool:
@@ -82,9 +77,10 @@ def prompt_session(console: Console) -> PromptSession[str]:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.application.current import get_app
     from prompt_toolkit.filters import Condition
+    from prompt_toolkit.layout import BufferControl, Dimension
 
     typing_command = Condition(lambda: get_app().current_buffer.text.startswith("/"))
-    return PromptSession(
+    session: PromptSession[str] = PromptSession(
         history=history(console),
         multiline=True,
         key_bindings=key_bindings(),
@@ -93,7 +89,18 @@ def prompt_session(console: Console) -> PromptSession[str]:
         prompt_continuation=CONTINUATION,
         reserve_space_for_menu=MENU_ROWS,
         enable_suspend=True,
+        erase_when_done=True,  # what was typed is written whole, once, however much it is
     )
+
+    def height() -> Dimension:
+        """Never as high as the screen, below which a terminal would keep a second copy."""
+        half = get_app().output.get_size().rows // 2
+        return Dimension(min=MENU_ROWS if typing_command() else 1, max=max(half, MENU_ROWS))
+
+    for window in session.layout.find_all_windows():
+        if isinstance(window.content, BufferControl):
+            window.height = height
+    return session
 
 
 def history(console: Console) -> History:
@@ -121,9 +128,7 @@ def key_bindings() -> KeyBindings:
     @keys.add("enter")
     def enter(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
-        if buffer.complete_state and buffer.complete_state.current_completion:
-            buffer.complete_state = None  # takes the completion
-        elif is_open(buffer.text):
+        if is_open(buffer.text):
             buffer.insert_text("\n")
         elif buffer.document.text_before_cursor.endswith("\\"):
             buffer.delete_before_cursor()
