@@ -104,6 +104,14 @@ class Conversation:
 
     def _answer(self, messages: list[Message]) -> Generator[Part, None, None]:
         """Yields the answer to messages, which become those of the conversation with it."""
+        for message in messages:
+            try:
+                message["content"].encode()
+            except UnicodeEncodeError as e:
+                raise UsageError(
+                    f"the message of the {message['role']} is not text (character {e.start})",
+                    "write it in UTF-8",
+                ) from None
         ids, first_turn = self._prompt(messages)
         request = replace(self.request, prompts=(tuple(ids),), rows=(self.row,))
         prepared = self.model.prepare(request)

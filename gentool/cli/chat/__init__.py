@@ -105,6 +105,9 @@ def chat(console: Console, flags: Flags) -> None:
         from gentool.cli.chat import repl
 
         repl.check()
+    from gentool.generation.chat import template_of
+
+    template_of(config, flags.chat.chat_template)  # an error costs no opening of the model
     model = flags.model.open(console, config)
     console.overwrite()
     console.detail(f"{model.describe()}, seed {request.seed}")

@@ -135,13 +135,13 @@ COMMANDS = {
     "/reset": ChatCommand("", "begin anew; the system message stays", reset),
     "/retry": ChatCommand("", "answer the last message again", retry),
     "/seed": ChatCommand("N", "set the seed of the next answers", set_seed),
-    "/save": ChatCommand("FILE", "add the conversation to a JSONL file", save),
-    "/load": ChatCommand("FILE", "go on with the last one of a JSONL file", load),
+    "/save": ChatCommand("FILE", "add the conversation as JSONL", save),
+    "/load": ChatCommand("FILE", "go on with the last one of FILE", load),
     "/exit": ChatCommand("", "leave, as Ctrl-D does", leave),
 }
 KEYS = [
     ("Enter", "send"),
-    ("Alt-Enter", 'a new line; so does \\ before Enter, or """'),
+    ("Alt-Enter", 'new line; so do \\ Enter and """ … """'),
     ("Ctrl-C", "stop an answer; clear the line"),
     ("Ctrl-D", "leave"),
 ]
