@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gentool.config.model import ModelConfig
 from gentool.errors import ModelError
 from gentool.tokenizers import Tokenizer, chat
 from gentool.tokenizers.chat import ChatTemplate, Message
-from gentool.tokenizers.chat_templates import ENDS_OF_TURN, NAMED
+from gentool.tokenizers.chat.input_text import InputText
+from gentool.tokenizers.chat.named import ENDS_OF_TURN, NAMED
 
 LOG = logging.getLogger(__name__)
 
@@ -39,18 +40,16 @@ def template_of(config: ModelConfig, given: str | None, tools: bool = False) -> 
     return template
 
 
-def chat_ids(
+def rendered(
     config: ModelConfig,
     tokenizer: Tokenizer,
     template: ChatTemplate,
     messages: Sequence[Message],
-    *,
-    add_generation_prompt: bool,
+    conversation: Mapping[str, object],
     continue_final_message: bool,
-    tools: Sequence[Mapping[str, Any]] | None,
-    extra: Mapping[str, object],
-) -> list[int]:
-    """The ids of rendered messages. No start token is added: templates write it themselves."""
+) -> InputText:
+    """Rendered messages, with marks at what is input; `conversation` has the template's other
+    variables."""
     for number, message in enumerate(messages):
         if (role := message.get("role")) not in chat.ROLES:
             LOG.warning(
@@ -59,17 +58,9 @@ def chat_ids(
                 role,
                 ", ".join(chat.ROLES),
             )
-    text = chat.render(
-        template.text,
-        messages,
-        add_generation_prompt=add_generation_prompt,
-        special=_special(config, tokenizer),
-        tools=tools,
-        continue_final_message=continue_final_message,
-        **extra,
-    )
-    ids = tokenizer.encode(text)
-    return ids[len(tokenizer.start) :]
+    variables = {"documents": None, **conversation, "messages": messages}
+    special = _special(config, tokenizer)
+    return chat.marked(template.text, variables, special, continue_final_message)
 
 
 def answer_ends(

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -24,6 +24,8 @@ from gentool.generation.score import Choice, Normalize, Score
 from gentool.models.weights import Weight
 from gentool.runtimes import Runtime
 from gentool.tokenizers import Tokenizer
+from gentool.tokenizers.chat.encoding import marked_encoder
+from gentool.tokenizers.chat.input_text import InputText
 from gentool.tokenizers.token_bytes import Pieces, pieces
 from gentool.voting.answers import AnswerRule
 from gentool.voting.examples import parse_few_shot
@@ -249,16 +251,12 @@ class Model:
         """The ids of messages, each with `role` and `content`, by the model's chat template or by
         `template`, a name or a file. A text of a message never becomes a special token. `extra`
         are more variables of the template, such as enable_thinking."""
-        return chat.chat_ids(
-            self.config,
-            self.tokenizer,
-            chat.template_of(self.config, template, bool(tools)),
-            messages,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            tools=tools,
-            extra=extra,
+        chosen = chat.template_of(self.config, template, bool(tools))
+        variables = {"add_generation_prompt": add_generation_prompt, "tools": tools, **extra}
+        text = chat.rendered(
+            self.config, self.tokenizer, chosen, messages, variables, continue_final_message
         )
+        return self._encode_marked(text)
 
     def answer_ends(self, template: str | None = None) -> chat.AnswerEnds:
         """What ends an answer to messages: token ids, and stop texts."""
@@ -292,6 +290,10 @@ class Model:
 
     def _engine(self, batch_invariant: bool) -> Engine:
         return dataclasses.replace(self.engine, batch_invariant=batch_invariant)
+
+    @functools.cached_property
+    def _encode_marked(self) -> Callable[[InputText], list[int]]:
+        return marked_encoder(self.tokenizer)
 
     @functools.cached_property
     def _pieces(self) -> Pieces:

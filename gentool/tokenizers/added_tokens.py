@@ -147,6 +147,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def renamed(tokens: Mapping[str, AddedToken], names: Mapping[str, str]) -> dict[str, AddedToken]:
+    """The tokens by other texts, where `names` has some."""
+    texts = {text: names.get(text, text) for text in tokens}
+    return {texts[text]: token._replace(text=texts[text]) for text, token in tokens.items()}
+
+
 class Splitter:
     """Splits a text at added tokens: the leftmost, of those the longest."""
 

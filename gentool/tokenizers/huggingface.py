@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
@@ -90,6 +90,27 @@ class HuggingFace:
     def encode(self, text: str) -> list[int]:
         with _guarded(f"{self._path} cannot encode this text"):
             return [*self._before, *self._tokenizer.encode(text, add_special_tokens=False).ids]
+
+    def encoder(self, names: Mapping[str, str]) -> Callable[[str], list[int]]:
+        other = tokenizers.Tokenizer(self._tokenizer.model)  # without added tokens
+        if self._tokenizer.normalizer:
+            other.normalizer = self._tokenizer.normalizer
+        if self._tokenizer.pre_tokenizer:
+            other.pre_tokenizer = self._tokenizer.pre_tokenizer
+        ids = {}
+        for number, token in sorted(self._added.items()):
+            text = names.get(token.content, token.content)
+            flags = {flag: getattr(token, flag) for flag in ("lstrip", "rstrip", "single_word")}
+            normalized = token.normalized and text == token.content
+            other.add_tokens([tokenizers.AddedToken(text, **flags, normalized=normalized)])
+            ids[other.token_to_id(text)] = number
+
+        def encode(text: str) -> list[int]:
+            with _guarded(f"{self._path} cannot encode this text"):
+                found = other.encode(text, add_special_tokens=False).ids
+            return [ids.get(token, token) for token in found]
+
+        return encode
 
     def decode(self, ids: Sequence[int]) -> str:
         return joined(self, ids).decode("utf-8", "replace")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -11,7 +12,14 @@ import sentencepiece
 from gentool.config.model import TokenizerConfig
 from gentool.errors import ModelError
 from gentool.tokenizers import contents, joined
-from gentool.tokenizers.added_tokens import CONFIG, AddedToken, Declared, Splitter, declared
+from gentool.tokenizers.added_tokens import (
+    CONFIG,
+    AddedToken,
+    Declared,
+    Splitter,
+    declared,
+    renamed,
+)
 
 BLANK = "\u2581"  # how a piece writes a space
 BYTE = re.compile("<0x([0-9A-F]{2})>")  # how a piece writes a byte
@@ -53,6 +61,7 @@ class SentencePiece:
         self.special: Mapping[str, int] = {text: token.id for text, token in tokens.items()} | {
             text: token.id for text, token in beside.added.items() if token.special
         }
+        self._tokens = {**tokens, **beside.added}
         self._splitter = Splitter({**(tokens if config.special_tokens else {}), **beside.added})
 
     def encode(self, text: str) -> list[int]:
@@ -61,6 +70,12 @@ class SentencePiece:
             processor = self._later if number else self._first
             ids += [part] if isinstance(part, int) else processor.Encode(part)
         return ids
+
+    def encoder(self, names: Mapping[str, str]) -> Callable[[str], list[int]]:
+        other = copy.copy(self)
+        other.start = ()
+        other._splitter = Splitter(renamed(self._tokens, names))
+        return other.encode
 
     def decode(self, ids: Sequence[int]) -> str:
         return joined(self, ids).decode("utf-8", "replace")

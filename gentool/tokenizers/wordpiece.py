@@ -7,14 +7,15 @@ Chinese characters and its control characters are not those of the original.
 
 from __future__ import annotations
 
+import copy
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gentool.config.model import TokenizerConfig
 from gentool.errors import ModelError
 from gentool.tokenizers import contents, joined
-from gentool.tokenizers.added_tokens import AddedToken, Declared, Splitter, declared
+from gentool.tokenizers.added_tokens import AddedToken, Declared, Splitter, declared, renamed
 
 UNKNOWN, END = "[UNK]", "[SEP]"
 SPECIAL = ("[PAD]", UNKNOWN, "[CLS]", END, "[MASK]")
@@ -54,11 +55,9 @@ class WordPiece:
             text: token for text, token in (named | added).items() if token != unknown
         } | {UNKNOWN: unknown}
         tokens = {text: AddedToken(token, text, True) for text, token in named.items()}
-        if not config.special_tokens:
-            tokens = {}
-        self._splitter = Splitter(
-            tokens | {t: a for t, a in beside.added.items() if self._reads(a)}
-        )
+        readable = {text: token for text, token in beside.added.items() if self._reads(token)}
+        self._tokens = tokens | readable
+        self._splitter = Splitter(self._tokens if config.special_tokens else readable)
 
     def _reads(self, token: AddedToken) -> bool:
         """Whether a text can spell an added token: transformers lowers letters before others."""
@@ -70,6 +69,11 @@ class WordPiece:
         for part in self._splitter.split(text):
             ids += [part] if isinstance(part, int) else self._encode(part)
         return ids
+
+    def encoder(self, names: Mapping[str, str]) -> Callable[[str], list[int]]:
+        other = copy.copy(self)
+        other._splitter = Splitter(renamed(self._tokens, names))
+        return other.encode
 
     def _encode(self, text: str) -> list[int]:
         c = self._config

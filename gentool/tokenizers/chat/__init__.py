@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gentool.errors import ModelError, UsageError, nearest
+from gentool.errors import GentoolError, ModelError, UsageError, nearest
 from gentool.tokenizers.added_tokens import CONFIG, SPECIAL_KEYS, SPECIAL_MAP, read_json
-from gentool.tokenizers.chat_templates import NAMED
+from gentool.tokenizers.chat.input_text import InputText, plain
+from gentool.tokenizers.chat.named import NAMED
 
 JINJA_FILE = "chat_template.jinja"
 JSON_FILE = "chat_template.json"  # of processors
@@ -136,31 +137,46 @@ def render(
     (bos_token, …), `extra` more variables of the template (enable_thinking, date_string, …).
 
     Raises:
-        UsageError: the messages are none, or the template refuses them.
-        ModelError: the template is wrong, or exceeds its limits.
+        UsageError: there are no messages, or the template refuses them or fails on them.
+        ModelError: the template is wrong, or reaches a limit.
+        GentoolError: jinja2 is not installed.
     """
-    from gentool.tokenizers.chat_sandbox import run
-
-    if not messages:
-        raise UsageError("there are no messages", "give one at least")
-    if continue_final_message and add_generation_prompt:
-        raise UsageError(
-            "add_generation_prompt and continue_final_message are both set",
-            "a message is continued, or a new one begun",
-        )
-    variables = {
-        **special,
-        "messages": list(messages),
+    conversation = {
+        "messages": messages,
         "tools": tools,
         "documents": None,
         "add_generation_prompt": add_generation_prompt,
         **extra,
     }
-    text = run(template, variables)
+    return plain(marked(template, conversation, special, continue_final_message))
+
+
+def marked(
+    template: str,
+    conversation: Mapping[str, Any],
+    special: Mapping[str, str],
+    continue_final_message: bool = False,
+) -> InputText:
+    """What `render` gives, with a mark at each character that comes from `conversation`."""
+    try:
+        from gentool.tokenizers.chat.sandbox import run
+    except ImportError:
+        raise GentoolError(
+            "chat templates need jinja2, which is not installed", "pip install 'gentool[chat]'"
+        ) from None
+    messages = conversation["messages"]
+    if not messages:
+        raise UsageError("there are no messages", "give one at least")
+    if continue_final_message and conversation["add_generation_prompt"]:
+        raise UsageError(
+            "add_generation_prompt and continue_final_message are both set",
+            "a message is continued, or a new one begun",
+        )
+    text = run(template, conversation, special)
     return _continued(text, messages[-1]) if continue_final_message else text
 
 
-def _continued(text: str, message: Message) -> str:
+def _continued(text: InputText, message: Message) -> InputText:
     """A rendered text up to the end of its last message's own text."""
     content = message.get("content")
     if isinstance(content, list | tuple):
