@@ -31,7 +31,7 @@ class CountingRuntime:
         return self._runtime.prefill(ids, *arguments)
 
 
-@pytest.fixture(scope="module", params=[None, True], ids=["litert", "xla"])
+@pytest.fixture(scope="module", params=[None, False], ids=["litert", "tensorflow"])
 def any_model(request):
     return gentool.load("tiny-zh", xla=request.param)
 

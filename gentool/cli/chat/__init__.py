@@ -14,6 +14,7 @@ from gentool.cli.chat.transcript import Transcript
 from gentool.cli.complete import OutputFlags
 from gentool.cli.console import Console
 from gentool.cli.flags import (
+    ChatFlags,
     DrawFlags,
     GrammarFlags,
     ModelFlags,
@@ -46,13 +47,9 @@ ONLY_LOOKUP = (
 
 
 @dataclass(frozen=True)
-class ChatFlags:
-    """What is said before the message, and what of an answer is shown."""
+class ConversationFlags:
+    """Where a conversation is kept, and what of an answer is shown."""
 
-    system: str | None = flag("--system", "TEXT", "the system message", "none")
-    chat_template: str | None = flag(
-        "--chat-template", "FILE|NAME", "a template's file or known name", "the model's"
-    )
     transcript: str | None = flag(
         "--transcript", "FILE", "continue the last conversation of a JSONL file", "off"
     )
@@ -68,6 +65,7 @@ class Flags:
     message: str | None = argument("message", "[MESSAGE|-]", required=False)
     source: PromptFlags = group("Message", PromptFlags, without=("lines", "row"))
     chat: ChatFlags = group("Message", ChatFlags)
+    conversation: ConversationFlags = group("Message", ConversationFlags)
     model: ModelFlags = group("Model", ModelFlags)
     draw: DrawFlags = group("Sampling", DrawFlags, without=("n",))
     sampling: Mapping[str, Any] = sampling_group("Sampling", "distribution", "logits")
@@ -99,7 +97,7 @@ def chat(console: Console, flags: Flags) -> None:
     if flags.output.output not in (None, "-"):
         console.redirect(flags.output.output)
     message = _message(console, flags)
-    path = flags.chat.transcript
+    path = flags.conversation.transcript
     transcript = Transcript(Path(path)) if path is not None else None
     if message is None:
         from gentool.cli.chat import repl
@@ -124,7 +122,7 @@ def chat(console: Console, flags: Flags) -> None:
         transcript,
         json=bool(flags.output.json),
         stream=flags.output.stream,
-        show_thinking=bool(flags.chat.show_thinking),
+        show_thinking=bool(flags.conversation.show_thinking),
     )
     if message is None:
         repl.run(answering)
