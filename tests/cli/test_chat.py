@@ -23,6 +23,7 @@ import pytest
 from cli.shell import CLEAN, COMMAND, within
 
 from gentool.cli.chat import commands, repl
+from gentool.cli.signals import Signals
 from gentool.errors import UsageError
 
 CHATML = ("chat", "--chat-template", "chatml", "--seed", "3")
@@ -158,6 +159,17 @@ def test_a_conversation_without_prompt_toolkit_says_what_to_install(monkeypatch)
     with pytest.raises(UsageError, match="needs prompt_toolkit") as error:
         repl.check()
     assert "gentool[chat]" in error.value.hint
+
+
+def test_a_second_ctrl_c_interrupts_an_answer():
+    signals = Signals()
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), signals.stoppable() as stopped:
+        assert not stopped()
+        signal.raise_signal(signal.SIGINT)
+        assert stopped()
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before and not signals.received
 
 
 class Terminal:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gentool.cli.chat.transcript import Transcript
     from gentool.cli.console import Console
     from gentool.cli.flags import GrammarFlags
-    from gentool.generation.conversation import Answer, Conversation, Message
+    from gentool.generation.conversation import Answer, Conversation
     from gentool.generation.thinking import Part
 
 THINKING = "<think>\n", "\n</think>\n\n"  # before and after it in a pipe
@@ -45,7 +45,7 @@ class Answering:
     ) -> Answer | None:
         """Prints an answer while it grows, and saves the transcript. The answer ends where it is
         `stopped`; it is None if there was no text yet."""
-        start, before = time.monotonic(), self.conversation.messages
+        start = time.monotonic()
         pieces = self._pieces(_until(parts, stopped))
         stream = self.console.on_terminal if self.stream is None else self.stream
         if self.json:
@@ -59,7 +59,7 @@ class Answering:
                 self.console.write(*piece)
         answer = self.conversation.last
         if answer and self.json:
-            self.console.write(self._json(answer, before) + "\n")
+            self.console.write(self._json(answer) + "\n")
         elif answer:
             self.console.write("\n")
         self.console.end_line()
@@ -89,7 +89,7 @@ class Answering:
         if thinking:  # the answer was cut in it
             yield Piece(closed.rstrip("\n"))
 
-    def _json(self, answer: Answer, before: list[Message]) -> str:
+    def _json(self, answer: Answer) -> str:
         """An answer as `gentool complete --json` prints it, with messages in place of a prompt."""
         conversation, request = self.conversation, self.conversation.request
         sample = answer.sample
@@ -113,7 +113,7 @@ class Answering:
         """What a person wants to know of an answer that is not whole; with -v, how fast it was."""
         console = self.console
         if answer is None:
-            console.note("stopped before there was an answer; the message is dropped")
+            console.note("stopped before there was any text; the conversation is as before")
             return
         context = self.conversation.model.config.arch.n_ctx
         if answer.dropped:

@@ -62,7 +62,7 @@ def show_help(answering: Answering, text: str) -> None:
     wide = width + GAP + max(len(line) for _, line in rows) <= shutil.get_terminal_size().columns
     for name, line in rows:
         for part in [f"{name:{width + GAP}}{line}"] if wide else [name, f"{' ' * GAP}{line}"]:
-            answering.console.note(part)
+            answering.console.write(f"{part}\n")
 
 
 def set_system(answering: Answering, text: str) -> None:
@@ -70,8 +70,8 @@ def set_system(answering: Answering, text: str) -> None:
     conversation = answering.conversation
     if text:
         conversation.set_system(None if text == '""' else text)
-    note = f"system: {conversation.system}" if conversation.system else "no system message"
-    answering.console.note(note)
+    shown = f"system: {conversation.system}" if conversation.system else "no system message"
+    answering.console.write(f"{shown}\n")
 
 
 def reset(answering: Answering, text: str) -> None:
@@ -95,7 +95,7 @@ def set_seed(answering: Answering, text: str) -> None:
             conversation.seed(SEED_NUMBER.read(text))
         except ValueError as instead:
             raise UsageError(f"the seed is '{text}'", str(instead)) from None
-    answering.console.note(f"seed {conversation.request.seed}, row {conversation.row}")
+    answering.console.write(f"seed {conversation.request.seed}, row {conversation.row}\n")
 
 
 def save(answering: Answering, text: str) -> None:

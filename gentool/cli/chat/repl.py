@@ -50,8 +50,8 @@ def run(answering: Answering) -> None:
             console.write(PROMPT + line.replace("\n", f"\n{CONTINUATION}") + "\n")
             if line.strip() and not commands.run(answering, line):
                 commands.show(answering, conversation.ask(line))
-        except KeyboardInterrupt:
-            continue
+        except KeyboardInterrupt:  # at the prompt, or the second one during an answer
+            console.end_line()
         except (EOFError, Leave):
             return
         except GentoolError as failure:
