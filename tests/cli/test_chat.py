@@ -75,6 +75,7 @@ def test_thinking_is_hidden_unless_it_is_asked_for(capfd, tmp_path):
     done = within(capfd, *cut, "--show-thinking", "1+1=")
     assert done.out.startswith("<think>\naa") and done.out.endswith("a\n</think>\n")
     assert done.code == 1 and "cut before it matched --regex" in done.err
+    assert "the thinking was cut at --max-tokens 12: there is no answer" in done.err
 
 
 def test_a_transcript_is_continued(capfd, tmp_path):

@@ -48,14 +48,8 @@ class Answering:
         start = time.monotonic()
         pieces = self._pieces(_until(parts, stopped))
         stream = self.console.on_terminal if self.stream is None else self.stream
-        if self.json:
-            for _ in pieces:
-                pass
-        elif stream:
-            for piece in pieces:
-                self.console.write(*piece)
-        else:
-            for piece in list(pieces):
+        for piece in pieces if stream and not self.json else list(pieces):
+            if not self.json:
                 self.console.write(*piece)
         answer = self.conversation.last
         if answer and self.json:
@@ -129,7 +123,10 @@ class Answering:
             length = len(answer.sample.ids)
             full = answer.prompt_tokens + length >= context
             at = f"the end of the context, {context} tokens" if full else f"--max-tokens {length}"
-            console.after(f"cut at {at}")
+            if answer.thinking and not answer.text:
+                console.note(f"the thinking was cut at {at}: there is no answer")
+            else:
+                console.after(f"cut at {at}")
         count = f"{len(answer.sample.ids)} tokens" if answer.sample else "a part"
         console.detail(
             f"{answer.prompt_tokens} tokens of prompt, {answer.cached_tokens} of them cached;"
