@@ -154,7 +154,8 @@ def _settings(folder: Path, name: str, family: str, config: Config) -> dict[str,
                     "get a tokenizer.json and remove vocab.txt",
                 )
             keys = {k: v for k, v in given.items() if k in ("strip_accents", CHINESE)}
-            return keys | {"special_tokens": True, "lower_case": given.get("do_lower_case", True)}
+            keys |= {"special_tokens": True, "split": "transformers"}
+            return keys | {"lower_case": given.get("do_lower_case", True)}
         case "sentencepiece":
             bos = given.get("add_bos_token", family in BEGIN_WITH_BOS)
             legacy = given.get("legacy", True) and family == "llama"

@@ -43,8 +43,8 @@ ENDLESS = {
     "range": "{% for a in range(10**12) %}{% endfor %}",
     "a loop of loops": "{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}",
     "a macro": "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
-    "two macros": "{% macro f(n) %}{% if n < 60 %}{{ f(n + 1) ~ f(n + 1) }}{% endif %}{% endmacro %}"
-    "{{ f(0) }}",
+    "two macros": "{% macro f(n) %}{% if n < 60 %}{{ f(n + 1) ~ f(n + 1) }}{% endif %}"
+    "{% endmacro %}{{ f(0) }}",
     "a block": "{% block a %}{{ self.a() }}{% endblock %}",
     "searches": BIG + "{% for i in range(99999) %}{{ -1 in r }}{% endfor %}",
     "conditions": BIG + "{% for i in range(99999) if -1 in r %}{% endfor %}",
@@ -100,7 +100,7 @@ OUTSIDE = {
     "class of a message": "{{ messages.__class__.__base__.__subclasses__() }}",
     "item": "{{ messages[0]['__class__'] }}",
     "attr": "{{ '' | attr('__class__') }}",
-    "attribute": "{{ [''] | map(attribute='__class__') | list }}",
+    "attribute": "{{ [''] | map(attribute='__class__') | first }}",
     "format": "{{ '{0.__class__.__mro__}'.format('').x.y }}",
     "globals": "{{ raise_exception.__globals__ }}",
     "globals of a class": "{{ cycler.__init__.__globals__.os.popen('id').read() }}",

@@ -152,7 +152,7 @@ def concat(texts: Iterable[str]) -> InputText:
 def join(separator: str, texts: Iterable[str]) -> InputText:
     """The texts with a separator between them."""
     parts = list(texts)
-    return InputText(separator.join(parts), marks(separator).join(map(marks, parts)))
+    return InputText(plain(separator).join(parts), marks(separator).join(map(marks, parts)))
 
 
 def plain(text: str) -> str:

@@ -14,10 +14,9 @@ import jinja2
 from jinja2 import filters, pass_context, pass_environment, tests
 from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context, Undefined
-from markupsafe import escape
 
 from gentool.tokenizers.chat import input_text
-from gentool.tokenizers.chat.input_text import InputText
+from gentool.tokenizers.chat.input_text import INPUT, InputText, marks
 from gentool.tokenizers.chat.limits import (
     CONTAINERS,
     MAX_WIDTH,
@@ -141,7 +140,7 @@ def _formatted(
 ) -> InputText:
     """A format with the marks of its values; all of it is input where the format itself is, or a
     value holds others."""
-    if isinstance(form, InputText) or any(map(elements, [*args, *kwargs.values()])):
+    if INPUT in marks(form) or any(map(elements, [*args, *kwargs.values()])):
         return InputText(make(*args, **kwargs))
     return input_text.formatted(make, args, kwargs)
 
@@ -229,7 +228,7 @@ def _to_json(
 
 
 def _escape(value: Any) -> str:
-    return str(escape(printed(value)))
+    return str(filters.FILTERS["escape"](printed(value)))
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
