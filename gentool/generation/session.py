@@ -236,7 +236,7 @@ class Model:
         has a verdict."""
         from gentool.generation import vote as votes
 
-        yield from votes.tallies(self._prepare(request), ballots)
+        yield from votes.tallies(self.prepare(request), ballots)
 
     def chat_ids(
         self,
@@ -272,9 +272,9 @@ class Model:
         prompts are computed together, and their chunks interleave."""
         from gentool.generation import search as generate
 
-        yield from generate.chunks(self._prepare(request))
+        yield from generate.chunks(self.prepare(request))
 
-    def _prepare(self, request: Request) -> PreparedRequest:
+    def prepare(self, request: Request) -> PreparedRequest:
         """Checks a request and adds its engine, tokenizer, ids and end tokens."""
         prompts = [self._ids(prompt) for prompt in request.prompts]
         for row, ids in zip(request.rows, prompts, strict=True):
