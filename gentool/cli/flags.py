@@ -68,6 +68,16 @@ class PromptFlags:
 
 
 @dataclass(frozen=True)
+class ChatFlags:
+    """How a message is put to the model."""
+
+    system: str | None = flag("--system", "TEXT", "the system message", "none")
+    chat_template: str | None = flag(
+        "--chat-template", "FILE|NAME", "a template's file or known name", "the model's"
+    )
+
+
+@dataclass(frozen=True)
 class ModelFlags:
     """Which model, and how it is opened."""
 

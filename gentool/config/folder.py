@@ -11,6 +11,7 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gentool.config import generation_config
 from gentool.config.hugging_face import FAMILIES, LEFT_OUT, Config, Unsupported
 from gentool.errors import ModelError, nearest
 
@@ -111,6 +112,9 @@ def describe(folder: Path) -> dict[str, Any]:
     if config and (folder / ADAPTER).is_file():
         logger.warning("%s holds an adapter, which is not merged: give --adapter, too", folder)
     found = _hugging_face(folder, config) if "model_type" in config else _shapes(folder, config)
+    generation = folder / generation_config.NAME
+    params = generation_config.sampling(read_json(generation), generation)
+    found |= {"sampling": params} if params else {}
     stated = read_json(folder / TOKENIZER_CONFIG)
     kind = stated.get("tokenizer_class") or config.get("tokenizer_class")
     for name in ONLY.get(str(kind).removesuffix("Fast"), TOKENIZERS):
@@ -130,7 +134,7 @@ def _tokenizer(folder: Path, name: str, family: str, config: Config) -> dict[str
         return found
     if found["kind"] == "cpm":  # config.json of CPM in this form names a token it never says
         return found
-    for source in (read_json(folder / "generation_config.json"), config):
+    for source in (read_json(folder / generation_config.NAME), config):
         end = source.get("eos_token_id")
         end = end if isinstance(end, list) else [end]
         # GPT-2's 50256 stands in files of smaller vocabularies, because it is the default
@@ -162,7 +166,8 @@ def _settings(folder: Path, name: str, family: str, config: Config) -> dict[str,
                     "get a tokenizer.json and remove vocab.txt",
                 )
             keys = {k: v for k, v in given.items() if k in ("strip_accents", CHINESE)}
-            return keys | {"special_tokens": True, "lower_case": given.get("do_lower_case", True)}
+            keys |= {"special_tokens": True, "split": "transformers"}
+            return keys | {"lower_case": given.get("do_lower_case", True)}
         case "sentencepiece":
             bos = given.get("add_bos_token", family in BEGIN_WITH_BOS)
             legacy = given.get("legacy", True) and family == "llama"

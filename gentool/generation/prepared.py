@@ -13,7 +13,7 @@ import numpy as np
 from gentool.config.sampling import SamplingParams
 from gentool.decoding import beam, constraints, loop
 from gentool.decoding.constraints import Constraint, Following
-from gentool.decoding.engine import Engine
+from gentool.decoding.engine import Engine, Prefix
 from gentool.decoding.filters import adjusted
 from gentool.generation.request import Finish, Request, Sample, Step, TokenLogprob
 from gentool.tokenizers import Tokenizer
@@ -40,6 +40,11 @@ class PreparedRequest:
     def max_new_tokens(self, prompt: int) -> int:
         """The maximum number of new tokens after a prompt."""
         return min(self.sampling.max_tokens, self.engine.arch.n_ctx - len(self.prompts[prompt]))
+
+    def computed(self, prompt: int, prefix: Prefix, logits: np.ndarray) -> loop.Prompt:
+        """A prompt for the decode loop, with its prefix and the logits [V] after it."""
+        ids = np.array(self.prompts[prompt])
+        return loop.Prompt(ids, prefix, logits, self.max_new_tokens(prompt))
 
     def text(self, prompt: int) -> TextStream:
         """A new, empty text stream for a continuation of a prompt."""

@@ -98,7 +98,7 @@ def score(
 
     context = engine.arch.n_ctx
     stride = check_stride(stride, context)
-    start = tokenizer.encode("") if tokenizer else []
+    start = list(tokenizer.start) if tokenizer else []
     n_start = len(start) if list(ids[: len(start)]) == start else 0
     if len(ids) <= max(n_start, 1):
         raise UsageError("the text has one token, and nothing before it", "give a longer text")

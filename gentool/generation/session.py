@@ -6,8 +6,8 @@ import dataclasses
 import functools
 import math
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,12 +17,15 @@ from gentool.config.sampling import SamplingArguments, SamplingParams, parameter
 from gentool.config.schema import parse
 from gentool.decoding.engine import Engine
 from gentool.errors import ModelError, UsageError
+from gentool.generation import chat
 from gentool.generation import score as scores
 from gentool.generation.request import BeamSearch, Chunk, Ends, Request, Sample, Sampled, Search
 from gentool.generation.score import Choice, Normalize, Score
 from gentool.models.weights import Weight
 from gentool.runtimes import Runtime
 from gentool.tokenizers import Tokenizer
+from gentool.tokenizers.chat.encoding import marked_encoder
+from gentool.tokenizers.chat.input_text import InputText
 from gentool.tokenizers.token_bytes import Pieces, pieces
 from gentool.voting.answers import AnswerRule
 from gentool.voting.examples import parse_few_shot
@@ -234,7 +237,32 @@ class Model:
         has a verdict."""
         from gentool.generation import vote as votes
 
-        yield from votes.tallies(self._prepare(request), ballots)
+        yield from votes.tallies(self.prepare(request), ballots)
+
+    def chat_ids(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template: str | None = None,
+        **extra: object,
+    ) -> list[int]:
+        """The ids of messages, each with `role` and `content`, by the model's chat template or by
+        `template`, a name or a file. A text of a message never becomes a special token. `extra`
+        are more variables of the template, such as enable_thinking."""
+        chosen = chat.template_of(self.config, template, bool(tools))
+        variables = {"add_generation_prompt": add_generation_prompt, "tools": tools, **extra}
+        text = chat.rendered(
+            self.config, self.tokenizer, chosen, messages, variables, continue_final_message
+        )
+        return self._encode_marked(text)
+
+    def answer_ends(self, template: str | None = None) -> chat.AnswerEnds:
+        """What ends an answer to messages: token ids, and stop texts."""
+        chosen = chat.template_of(self.config, template)
+        return chat.answer_ends(self.config, self.tokenizer, chosen, self._ends("default"))
 
     def check(self, prompt: str | Sequence[int]) -> None:
         """Raises UsageError for a prompt that cannot be continued: it is empty or too long."""
@@ -245,9 +273,9 @@ class Model:
         prompts are computed together, and their chunks interleave."""
         from gentool.generation import search as generate
 
-        yield from generate.chunks(self._prepare(request))
+        yield from generate.chunks(self.prepare(request))
 
-    def _prepare(self, request: Request) -> PreparedRequest:
+    def prepare(self, request: Request) -> PreparedRequest:
         """Checks a request and adds its engine, tokenizer, ids and end tokens."""
         prompts = [self._ids(prompt) for prompt in request.prompts]
         for row, ids in zip(request.rows, prompts, strict=True):
@@ -263,6 +291,10 @@ class Model:
 
     def _engine(self, batch_invariant: bool) -> Engine:
         return dataclasses.replace(self.engine, batch_invariant=batch_invariant)
+
+    @functools.cached_property
+    def _encode_marked(self) -> Callable[[InputText], list[int]]:
+        return marked_encoder(self.tokenizer)
 
     @functools.cached_property
     def _pieces(self) -> Pieces:
