@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "tiny-zh"
 
 COUNT = number(int, 1, 2**32 - 1)
-SAMPLES = number(int, 1, 10**6)  # of a prompt, all kept until it is done
+SAMPLE_COUNT = number(int, 1, 10**6)  # of a prompt, all kept until it is done
 NON_NEGATIVE = number(float, 0)
 POSITIVE = number(float, 0, above=True)
 PART = number(float, 0, 1)
@@ -129,7 +129,7 @@ def open_model(
 class DrawFlags:
     """How many samples are drawn."""
 
-    n: int | None = flag("-n --n", "N", "samples of each prompt", "1", SAMPLES)
+    n: int | None = flag("-n --n", "N", "samples of each prompt", "1", SAMPLE_COUNT)
     seed: int | None = flag(*SEED)
 
 

@@ -35,9 +35,9 @@ class Tokenizer(Protocol):
     def piece(self, token: int, previous: int | None) -> bytes: ...
 
 
-def special_id(tokenizer: Tokenizer, text: str) -> int | None:
+def special_id(tokenizer: Tokenizer | None, text: str) -> int | None:
     """The id of the special token that `text` is, as a stop, ban or choice text means it."""
-    return tokenizer.special.get(text)
+    return tokenizer.special.get(text) if tokenizer else None
 
 
 def repeated_start(tokenizer: Tokenizer, ids: Sequence[int]) -> int | None:

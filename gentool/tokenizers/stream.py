@@ -54,9 +54,11 @@ class TextStream:
         self._last = token
         return self._advance(self._own(new))
 
-    def finish(self) -> str:
-        """What was held back, when no token follows; an unfinished character becomes U+FFFD."""
-        given = self._advance(self._own(self._decoder.decode(b"", final=True)))
+    def finish(self, cut: bool = False) -> str:
+        """What was held back, when no token follows. An unfinished character becomes U+FFFD, or
+        nothing where the text was `cut` in its middle."""
+        rest = "" if cut else self._own(self._decoder.decode(b"", final=True))
+        given = self._advance(rest)
         return given if self.stopped else given + self._give(len(self._known))
 
     def _own(self, new: str) -> str:

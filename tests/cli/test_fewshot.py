@@ -419,6 +419,8 @@ def test_too_long_is_no_answer(run: Run) -> None:
         (("--plot", "a.svg", "--data", "b.csv"), "--plot is for one vote", "drop one"),
         (("--explain", "--data", "b.csv"), "--explain is for one vote", "drop one"),
         (("--label", "a"), "--label is 'a', without --data", "add --data FILE"),
+        (("--compare",), "--compare is for rows with labels", "add --data FILE"),
+        (("--n", "1000000000"), "--n is '1000000000'", "1 to 1000000"),
         (("--plot", "a.pdf"), "--plot is 'a.pdf'", ".png or .svg"),
         (("--plot", "/nowhere/a.svg"), "--plot is '/nowhere/a.svg', in no folder", "folder"),
         (("--temperature", "0"), "--temperature is 0, of 300 samples", "--n 1, or --exact"),
@@ -579,6 +581,10 @@ def labelled(write: Callable[..., str]) -> str:
 
 def test_labels_give_an_accuracy(run: Run, template: str, write: Callable[..., str]) -> None:
     flags = (template, "--data", labelled(write), "--label", "right", *ONE, "-n", "5")
+    alone = run(*flags)  # only the vote is computed
+    assert (alone.code, alone.out) == (0, "8\n8\n8\n")
+    assert {line.split(",")[0] for line in alone.err.splitlines() if ", all" in line} == {"sampled"}
+    flags = (*flags, "--compare")
     done = run(*flags)
     assert (done.code, done.out) == (0, "8\n8\n8\n")
     header, *ways, footer = done.err.splitlines()

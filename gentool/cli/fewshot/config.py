@@ -36,13 +36,15 @@ class VoteConfig(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What is printed, and where; `path` None is standard output."""
+    """What is printed, and where; `path` None is standard output. With `compare` labelled rows
+    also get their greedy and their exact answer."""
 
     json: bool
     path: str | None
     plot: str | None
     explain: bool
     require_certificate: bool
+    compare: bool = False
 
 
 class UndecidedError(GentoolError):
