@@ -102,7 +102,7 @@ class OutputFlags:
     json: bool | None = switch(
         "--json", "print one object with every field; with --data, one a row"
     )
-    plot: str | None = flag("--plot", "FILE", "draw the vote, as .png or .svg")
+    plot: str | None = flag("--plot", "FILE", "draw the vote, as .svg or .png", "an .svg")
     output: str | None = flag(*OUTPUT_FILE)
 
 
@@ -231,7 +231,7 @@ def output_of(flags: Flags) -> Output:
     return Output(
         json=bool(output.json),
         path=None if output.output in (None, "-") else output.output,
-        plot=output.plot,
+        plot=plot_path(output.plot),
         explain=bool(flags.vote.explain),
         require_certificate=bool(flags.vote.require_certificate),
         compare=bool(flags.prompt.compare),
@@ -262,10 +262,15 @@ def check(flags: Flags) -> None:
         raise UsageError("--compare is for rows with labels", "add --data FILE")
     if flags.prompt.label is not None and not data:
         raise UsageError(f"--label is '{flags.prompt.label}', without --data", "add --data FILE")
-    if plot and not plot.endswith((".png", ".svg")):
-        raise UsageError(f"--plot is '{plot}'", "end its name in .png or .svg")
+    if plot and Path(plot).suffix not in ("", ".png", ".svg"):
+        raise UsageError(f"--plot is '{plot}'", "end its name in .svg or .png")
     if plot and not Path(plot).parent.is_dir():  # an error before a long vote, not after
         raise UsageError(f"--plot is '{plot}', in no folder", "make the folder")
+
+
+def plot_path(name: str | None) -> Path | None:
+    """The file of a plot: an .svg where its name does not say."""
+    return Path(name if Path(name).suffix else f"{name}.svg") if name else None
 
 
 def filled(template: str, flags: Flags) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from gentool.cli.flags import open_model
@@ -41,7 +42,7 @@ class Output(NamedTuple):
 
     json: bool
     path: str | None
-    plot: str | None
+    plot: Path | None
     explain: bool
     require_certificate: bool
     compare: bool = False
