@@ -9,6 +9,7 @@ from gentool.errors import GentoolError, UsageError
 from gentool.voting.tally import Tally
 
 MAX_BARS = 20
+BOXES = "Last Resort High-Efficiency"  # matplotlib's font that has a box for every character
 PREFERRED = (  # fonts with Chinese characters of Linux, macOS and Windows, before any others
     "Noto Sans CJK SC",
     "Source Han Sans SC",
@@ -79,7 +80,7 @@ def _fonts(characters: set[str]) -> tuple[list[str], set[str]]:
     from matplotlib.font_manager import fontManager
 
     missing = {c for c in characters if not c.isspace()}
-    files = {font.name: font.fname for font in fontManager.ttflist}
+    files = {font.name: font.fname for font in fontManager.ttflist if font.name != BOXES}
     fonts = [name for name in PREFERRED if name in files]
     for name in dict.fromkeys((*fonts, *files)):
         has = _characters(files[name]) & missing if missing else set()
