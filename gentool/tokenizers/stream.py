@@ -77,10 +77,10 @@ class TextStream:
         if self._tokens < self._least:
             self._ignored = len(self._known)
             return self._give(len(self._known) - self._held())
-        found = [(at, stop) for stop in self._stops if (at := self._find(stop)) >= 0]
-        if not found:
+        places = [(at, stop) for stop in self._stops if (at := self._find(stop)) >= 0]
+        if not places:
             return self._give(len(self._known) - self._held())
-        at, stop = min(found, key=lambda place: (place[0] + len(place[1]), place[0]))
+        at, stop = min(places, key=lambda place: (place[0] + len(place[1]), place[0]))
         self.stopped = True
         return self._give(at + len(stop) if self._include_stop else at)
 
