@@ -75,14 +75,14 @@ def save(tally: Tally, title: str, path: Path) -> Path:
 
 
 def _fonts(characters: set[str]) -> tuple[list[str], set[str]]:
-    """The fonts that show these characters, the preferred ones first, and the characters that no
-    font of this machine has."""
+    """The fonts to draw these characters with, the preferred ones first, whether they are here or
+    only where an .svg is read; and the characters that no font of this machine has."""
     from matplotlib.font_manager import fontManager
 
     missing = {c for c in characters if not c.isspace()}
     files = {font.name: font.fname for font in fontManager.ttflist if font.name != BOXES}
-    fonts = [name for name in PREFERRED if name in files]
-    for name in dict.fromkeys((*fonts, *files)):
+    fonts = list(PREFERRED)
+    for name in [*filter(files.__contains__, PREFERRED), *files]:
         has = _characters(files[name]) & missing if missing else set()
         missing -= has
         fonts += [name] if has and name not in fonts else []
