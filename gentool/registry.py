@@ -69,7 +69,9 @@ def describe(
     shipped = lookup.configs() / f"{name}.yaml"
     if shipped.is_file():
         known = schema.read_yaml(shipped)
-        if folder.is_such(path):  # a YAML's sampling comes before that of generation_config.json
+        if folder.is_description(
+            path
+        ):  # a YAML's sampling comes before that of generation_config.json
             data |= {"sampling": known["sampling"]} if "sampling" in known else {}
         data = _completed(data, known, place, name)
     found = lookup.checked(path, data | {"name": name}, lookup.with_adapters(overrides, adapters))

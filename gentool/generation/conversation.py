@@ -46,13 +46,8 @@ class Conversation:
     messages in one prompt. Else only new tokens are computed."""
 
     def __init__(self, model: Model, request: Request, template: str | None = None) -> None:
-        ends = model.answer_ends(template)
-        stops = tuple(dict.fromkeys((*request.sampling.stop, *ends.stops)))
-        self.request = replace(
-            request,
-            sampling=replace(request.sampling, stop=stops, include_stop=False),
-            eos=sorted(ends.ids) if request.eos == "default" else request.eos,
-        )
+        sampling = replace(request.sampling, include_stop=False)
+        self.request = model.answer_ends(template).of(replace(request, sampling=sampling))
         self.model, self.template = model, template
         self.messages: list[Message] = []
         self.row = 0  # of the next answer
