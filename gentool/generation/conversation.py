@@ -46,6 +46,9 @@ class Conversation:
     messages in one prompt. Else only new tokens are computed."""
 
     def __init__(self, model: Model, request: Request, template: str | None = None) -> None:
+        if not isinstance(request.search, Sampled):
+            raise UsageError("a conversation draws samples", "give no other search")
+        self._search = request.search
         ends = model.answer_ends(template)
         stops = tuple(dict.fromkeys((*request.sampling.stop, *ends.stops)))
         self.request = replace(
@@ -115,12 +118,9 @@ class Conversation:
         ids, first_turn = self._prompt(messages)
         request = replace(self.request, prompts=(tuple(ids),), rows=(self.row,))
         prepared = self.model.prepare(request)
-        way = request.search
-        if not isinstance(way, Sampled):
-            raise UsageError("a conversation draws samples", "give no other search")
         if request.batch_invariant:
             self._cache.clear()
-        decoding = search.decode_loop(prepared, way)
+        decoding = search.decode_loop(prepared, self._search)
         prefix, logits = self._cache.prefill(prepared.engine, ids)
         decoding.add(prepared.computed(0, prefix, logits[0]), [loop.Sample(self.row, 0)])
         parser = ThinkingParser(opened=self._ends_in_think(ids))

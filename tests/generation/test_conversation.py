@@ -152,6 +152,14 @@ def test_the_oldest_turns_leave_a_full_context(model):
     assert talk.messages == messages
 
 
+def test_a_message_that_is_no_text_is_an_error(model):
+    talk = conversation(model)
+    for text, problem in (("", "is empty"), ("a\udcff", r"is not text \(character 1\)")):
+        with pytest.raises(UsageError, match=problem):
+            said(talk.ask(text))
+    assert not talk.messages
+
+
 def test_a_message_that_the_template_refuses_is_not_kept(model):
     talk = Conversation(model, Request((), (), 1, SAMPLING, 3), "gemma")
     talk.set_system("gemma has no place for it")
