@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gentool.config import generation_config
 from gentool.config.hugging_face import FAMILIES, LEFT_OUT, Config, Unsupported
 from gentool.errors import ModelError, nearest
 
@@ -103,6 +104,9 @@ def describe(folder: Path) -> dict[str, Any]:
     """The YAML keys that follow from the files in `folder`."""
     config = _json(folder / CONFIG)
     found = _hugging_face(folder, config) if "model_type" in config else _shapes(folder, config)
+    generation = folder / generation_config.NAME
+    params = generation_config.sampling(_json(generation), generation)
+    found |= {"sampling": params} if params else {}
     stated = _json(folder / TOKENIZER_CONFIG)
     kind = stated.get("tokenizer_class") or config.get("tokenizer_class")
     for name in ONLY.get(str(kind).removesuffix("Fast"), TOKENIZERS):
@@ -122,7 +126,7 @@ def _tokenizer(folder: Path, name: str, family: str, config: Config) -> dict[str
         return found
     if found["kind"] == "cpm":  # config.json of CPM in this form names a token it never says
         return found
-    for source in (_json(folder / "generation_config.json"), config):
+    for source in (_json(folder / generation_config.NAME), config):
         end = source.get("eos_token_id")
         end = end if isinstance(end, list) else [end]
         # GPT-2's 50256 stands in files of smaller vocabularies, because it is the default

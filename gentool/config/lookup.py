@@ -48,6 +48,8 @@ def checked(path: Path, data: dict[str, Any], overrides: Mapping[str, object]) -
     named = {"checkpoint": file.checkpoint}
     if file.tokenizer:
         named["tokenizer.model"] = file.tokenizer.model
+    if file.chat_template and is_template_file(file.chat_template):
+        named["chat_template"] = file.chat_template
     for key, value in named.items():
         # a model folder may come from anywhere, so what it names stays inside it
         if error is ModelError and key not in overrides and _leaves(Path(value)):
@@ -61,7 +63,12 @@ def checked(path: Path, data: dict[str, Any], overrides: Mapping[str, object]) -
                     f" then: gentool models add {file.name} FOLDER"
                 )
             raise ModelError(f"{path}: {key} {path.parent / value} does not exist", hint)
-    return ModelConfig(folder=path.parent, **dict(file))
+    return ModelConfig(folder=path.parent, source=path, **dict(file))
+
+
+def is_template_file(chat_template: str) -> bool:
+    """Whether a chat template is named by its file: a known name has neither dot nor slash."""
+    return "." in chat_template or "/" in chat_template
 
 
 def _to(path: Path) -> type[GentoolError]:

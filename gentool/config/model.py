@@ -197,6 +197,8 @@ class ModelFile(Strict):
 
 
 class ModelConfig(ModelFile):
-    """A model's YAML file and the folder its relative paths start from."""
+    """A model's YAML file and the folder its relative paths start from. `source` is the file that
+    was read: that YAML, or the one by which a folder describes itself."""
 
     folder: Path
+    source: Path | None = None

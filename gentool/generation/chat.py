@@ -31,7 +31,7 @@ def template_of(config: ModelConfig, given: str | None, tools: bool = False) -> 
         return chat.template_named(given, Path())
     if config.chat_template is not None:
         return chat.template_named(config.chat_template, config.folder)
-    template = chat.chosen(chat.folder_templates(_beside(config)), tools)
+    template = chat.chosen(chat.folder_templates(chat.folder_of(config)), tools)
     if template is None:
         raise ModelError(
             f"{config.name} has no chat template",
@@ -69,17 +69,10 @@ def answer_ends(
     """What ends an answer: the model's own end tokens, the eos_token of its folder, and the ends of
     a turn that the template writes."""
     texts = [text for text in ENDS_OF_TURN if text in template.text]
-    eos = chat.special_texts(_beside(config)).get("eos_token")
+    eos = chat.special_texts(chat.folder_of(config)).get("eos_token")
     known = [tokenizer.special.get(text) for text in (*texts, eos or "")]
     stops = tuple(text for text in texts if text not in tokenizer.special)
     return AnswerEnds(own.union(token for token in known if token is not None), stops)
-
-
-def _beside(config: ModelConfig) -> Path:
-    """The folder of the tokenizer's file, where a model's own chat template lies."""
-    if config.tokenizer is None:
-        return config.folder
-    return (config.folder / config.tokenizer.model).parent
 
 
 def _special(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, str]:
@@ -87,4 +80,4 @@ def _special(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, str]:
     texts = {token: text for text, token in tokenizer.special.items()}
     own = {"bos_token": tokenizer.start[:1], "eos_token": tokenizer.end[:1]}
     named = {name: texts[ids[0]] for name, ids in own.items() if ids and ids[0] in texts}
-    return named | chat.special_texts(_beside(config))
+    return named | chat.special_texts(chat.folder_of(config))

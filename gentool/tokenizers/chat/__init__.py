@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gentool.config.model import ModelConfig
 from gentool.errors import GentoolError, ModelError, UsageError, nearest
 from gentool.tokenizers.added_tokens import CONFIG, SPECIAL_KEYS, SPECIAL_MAP, read_json
 from gentool.tokenizers.chat.input_text import InputText, plain
@@ -30,12 +31,22 @@ class ChatTemplate(NamedTuple):
     source: str
 
 
+def folder_of(model: ModelConfig) -> Path:
+    """Where a model's own chat templates lie: beside its tokenizer."""
+    return (model.folder / model.tokenizer.model).parent if model.tokenizer else model.folder
+
+
+def files(folder: Path) -> list[Path]:
+    """The files of a folder that hold nothing but chat templates."""
+    more = sorted((folder / MORE_FOLDER).glob("*.jinja"))
+    return [path for path in (folder / JINJA_FILE, *more, folder / JSON_FILE) if path.is_file()]
+
+
 def folder_templates(folder: Path) -> dict[str, ChatTemplate]:
     """The templates of a folder by their names; a single one is the default. As in transformers
     chat_template.jinja comes first, then tokenizer_config.json; last chat_template.json."""
-    files = {DEFAULT: folder / JINJA_FILE}
-    files |= {path.stem: path for path in sorted((folder / MORE_FOLDER).glob("*.jinja"))}
-    read = {name: _template(path) for name, path in files.items() if path.is_file()}
+    paths = [path for path in files(folder) if path.suffix == ".jinja"]
+    read = {DEFAULT if p.name == JINJA_FILE else p.stem: _template(p) for p in paths}
     if read:
         return read
     for path in (folder / CONFIG, folder / JSON_FILE):
