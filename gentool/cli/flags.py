@@ -17,6 +17,7 @@ from gentool.cli.options import (
     repeated,
     switch,
     unescaped,
+    variable,
 )
 from gentool.config.sampling import SamplingParams, parameters
 from gentool.errors import UsageError
@@ -44,6 +45,7 @@ ROW = number(int, 0, 2**32 - 1)
 PRECISION = one_of("auto", "fp32", "fp16", "bf16", "int8", "int4")
 ASSIGNMENT = Value(assignment)
 TEXT = Value(unescaped)
+VARIABLE = Value(variable)
 
 # of several groups: names, metavar, help, default, type
 SET = ("--set", "KEY=VALUE", "override a dotted key of its YAML", ASSIGNMENT)
@@ -61,6 +63,9 @@ class PromptFlags:
     file: str | None = flag("-f --file", "FILE", "read the prompt from a file")
     lines: bool | None = switch("--lines", "every line is a prompt and gets one line of output")
     escape: bool | None = switch(*ESCAPE)
+    var: tuple[tuple[str, str], ...] = repeated(
+        "--var", "NAME=TEXT", "put TEXT in place of {NAME} in the prompt", VARIABLE
+    )
     row: int | None = flag(
         "--row", "K", "random numbers of row K; with --lines, that row only", "0", ROW
     )
@@ -121,10 +126,17 @@ def open_model(
 ) -> Model:
     """Opens a model; a terminal is told what is loaded, and what int8 takes where `auto` left large
     weights in 16 bits."""
+    from gentool.config import generation_config
+    from gentool.config.folder import is_such
     from gentool.generation import opening
 
     with console.loading(config.name):
         model = opening.open_model(config, precision, xla, threads)
+    if config.source and is_such(config.source) and config.sampling != SamplingParams():
+        default = asdict(SamplingParams())
+        params = asdict(config.sampling).items()
+        said = ", ".join(f"{name} {value}" for name, value in params if value != default[name])
+        console.detail(f"{generation_config.NAME} of {config.name}: {said}")
     auto = (precision or config.precision) == "auto" and xla is None
     if auto and model.precision in ("fp16", "bf16"):
         count = sum(math.prod(weight.shape) for weight in model.plan.values())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from gentool.config.model import ModelConfig
 from gentool.errors import ModelError
+from gentool.generation.request import Request
 from gentool.tokenizers import Tokenizer, chat
 from gentool.tokenizers.chat import ChatTemplate, Message
 from gentool.tokenizers.chat.input_text import InputText
@@ -22,6 +24,15 @@ class AnswerEnds(NamedTuple):
 
     ids: frozenset[int]
     stops: tuple[str, ...]
+
+    def of(self, request: Request) -> Request:
+        """The request, whose texts end so, unless it says by which tokens."""
+        stops = tuple(dict.fromkeys((*request.sampling.stop, *self.stops)))
+        return replace(
+            request,
+            sampling=replace(request.sampling, stop=stops),
+            eos=sorted(self.ids) if request.eos == "default" else request.eos,
+        )
 
 
 def template_of(config: ModelConfig, given: str | None, tools: bool = False) -> ChatTemplate:

@@ -50,13 +50,8 @@ class Conversation:
         if not isinstance(request.search, Sampled):
             raise UsageError("a conversation draws samples", "give no other search")
         self._search = request.search
-        ends = model.answer_ends(template)
-        stops = tuple(dict.fromkeys((*request.sampling.stop, *ends.stops)))
-        self.request = replace(
-            request,
-            sampling=replace(request.sampling, stop=stops, include_stop=False),
-            eos=sorted(ends.ids) if request.eos == "default" else request.eos,
-        )
+        sampling = replace(request.sampling, include_stop=False)
+        self.request = model.answer_ends(template).of(replace(request, sampling=sampling))
         self.model, self.template = model, template
         self.messages: list[Message] = []
         self.row = 0  # of the next answer

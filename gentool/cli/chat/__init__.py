@@ -23,7 +23,7 @@ from gentool.cli.flags import (
     sampling_params,
     search,
 )
-from gentool.cli.inputs import read, whole
+from gentool.cli.inputs import filled, read, whole
 from gentool.cli.options import Command, argument, flag, group, sampling_group, switch
 from gentool.config.sampling import SamplingParams
 from gentool.errors import UsageError
@@ -140,7 +140,8 @@ def _message(console: Console, flags: Flags) -> str | None:
     if not given and console.on_terminal and sys.stdin and sys.stdin.isatty():
         return None
     source = read(console, flags.message, flags.source.file, "message", "chat")
-    return whole(source, "message", escape=bool(flags.source.escape))
+    text = whole(source, "message", escape=bool(flags.source.escape))
+    return filled(flags.source.var, [text])[0]
 
 
 def requested(flags: Flags, config: ModelConfig) -> Request:
