@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from gentool.cli.options import unescaped
 from gentool.errors import Exit, GentoolError, UsageError
@@ -107,6 +109,24 @@ def read(
             f"cannot read {name}: {e.strerror}", "check the path and its permissions"
         ) from None
     return Source(name, data, typed=False)
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+    """A file, or standard input for `-`, to be read in parts."""
+    if path == "-":
+        if not sys.stdin:
+            raise UsageError("standard input is closed", "give a file")
+        yield sys.stdin.buffer
+        return
+    try:
+        file = open(path, "rb")
+    except OSError as e:
+        raise UsageError(
+            f"cannot read {path}: {e.strerror}", "check the path and its permissions"
+        ) from None
+    with file:
+        yield file
 
 
 def whole(source: Source, what: str = "prompt", escape: bool = False) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,12 +24,12 @@ from gentool.tokenizers.token_bytes import Pieces
 
 @dataclass(frozen=True)
 class PreparedRequest:
-    """A request with its prompts as ids, the engine and the tokenizer. `token_bytes` is called only
-    for a constraint, because it is slow."""
+    """A request with its prompts as ids, the engine and the tokenizer, and what makes the
+    constraint on all continuations, if there is one."""
 
     engine: Engine
     tokenizer: Tokenizer | None
-    token_bytes: Callable[[], Pieces]
+    make_constraint: Callable[[], Constraint | None]
     request: Request
     prompts: list[list[int]]
     ends: frozenset[int]
@@ -50,20 +51,7 @@ class PreparedRequest:
     @functools.cached_property
     def constraint(self) -> Constraint | None:
         """The constraint on all continuations, if there is one."""
-        rules = []
-        if self.request.regex is not None:
-            rules.append(constraints.regex(self.request.regex))
-        if self.request.json_schema is not None:
-            rules.append(constraints.json_schema(self.request.json_schema))
-        if not rules and not self.sampling.ban:
-            return None
-        vocabulary = constraints.Vocabulary(*self.token_bytes(), self.ends)
-        restrictions: list[constraints.Restriction] = [
-            constraints.Grammar(rule, vocabulary) for rule in rules
-        ]
-        if self.sampling.ban:
-            restrictions.append(constraints.Banned(self.sampling.ban, vocabulary))
-        return Constraint(restrictions, vocabulary)
+        return self.make_constraint()
 
     def following(self, prompt: int) -> Following | None:
         """The constraint after a prompt, if there is one."""
@@ -131,6 +119,34 @@ class PreparedRequest:
     def _logprob(self, id: int, logprob: float, previous: int) -> TokenLogprob:
         piece = self.tokenizer.piece(id, previous) if self.tokenizer else b""
         return TokenLogprob(id, piece.decode("utf-8", "replace"), logprob)
+
+
+class ConstraintKey(NamedTuple):
+    """What a constraint is made of."""
+
+    regex: str | None
+    json_schema: str | None
+    ban: tuple[str, ...]
+    ends: frozenset[int]
+
+
+def make_constraint(key: ConstraintKey, token_bytes: Callable[[], Pieces]) -> Constraint | None:
+    """The constraint on continuations, if there is one. `token_bytes` is called only for one,
+    because it is slow."""
+    rules = []
+    if key.regex is not None:
+        rules.append(constraints.regex(key.regex))
+    if key.json_schema is not None:
+        rules.append(constraints.json_schema(key.json_schema))
+    if not rules and not key.ban:
+        return None
+    vocabulary = constraints.Vocabulary(*token_bytes(), key.ends)
+    restrictions: list[constraints.Restriction] = [
+        constraints.Grammar(rule, vocabulary) for rule in rules
+    ]
+    if key.ban:
+        restrictions.append(constraints.Banned(key.ban, vocabulary))
+    return Constraint(restrictions, vocabulary)
 
 
 class SampleBuilder:

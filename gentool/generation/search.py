@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
 from gentool.decoding import beam, choices, contrastive, loop
 from gentool.decoding.philox import uniform
-from gentool.decoding.sampling import top_k_ids
-from gentool.generation import score
+from gentool.generation import continuous, score
 from gentool.generation.prepared import PreparedRequest, SampleBuilder
 from gentool.generation.request import (
     Alternatives,
@@ -22,9 +20,6 @@ from gentool.generation.request import (
     Sample,
     Sampled,
 )
-
-MAX_ROWS_OF_PROMPTS = 64  # rows of several prompts that are decoded together
-MAX_ROWS_OF_PROMPT = 512  # rows of one prompt that are decoded together
 
 
 def chunks(prepared: PreparedRequest) -> Iterator[Chunk]:
@@ -38,56 +33,13 @@ def chunks(prepared: PreparedRequest) -> Iterator[Chunk]:
             yield from _contrastive(prepared, search)
         case Choose() as search:
             yield from _choices(prepared, search)
-        case Sampled() | Alternatives() as search:
-            size = max(1, MAX_ROWS_OF_PROMPTS // request.n)
-            for first in range(0, len(prepared.prompts), size):
-                group = range(first, min(first + size, len(prepared.prompts)))
-                for sample in range(0, request.n, MAX_ROWS_OF_PROMPT):
-                    samples = range(sample, min(sample + MAX_ROWS_OF_PROMPT, request.n))
-                    yield from _samples(prepared, search, group, samples)
-
-
-def _samples(
-    prepared: PreparedRequest, search: Sampled | Alternatives, group: range, samples: range
-) -> Iterator[Chunk]:
-    """Decodes the given samples of a group of prompts together."""
-    request, engine = prepared.request, prepared.engine
-    decoding = loop.DecodeLoop(engine, _options(prepared, search), prepared.constraint)
-    keys: list[tuple[int, int]] = []  # prompt and sample of each row
-    for prompt in group:
-        ids = prepared.prompts[prompt]
-        prefix, logits = engine.prefill(ids)
-        drawn = [loop.Sample(request.rows[prompt], sample) for sample in samples]
-        if isinstance(search, Alternatives):
-            first = top_k_ids(logits[0], request.n)
-            drawn = [s._replace(forced_first=int(first[s.rng_sample])) for s in drawn]
-        computed = loop.Prompt(np.array(ids), prefix, logits[0], prepared.max_new_tokens(prompt))
-        decoding.add(computed, drawn)
-        keys += [(prompt, sample) for sample in samples]
-    builders = [SampleBuilder(prepared, prompt) for prompt, _ in keys]
-    while not decoding.done:
-        for token in decoding.step():
-            new, done = builders[token.row].push(token)
-            if done and done.finish == "stop":
-                decoding.stop(token.row)
-            if new or done:
-                yield Chunk(*keys[token.row], new, done)
-
-
-def _options(prepared: PreparedRequest, search: Sampled | Alternatives) -> loop.DecodeOptions:
-    request, s = prepared.request, prepared.sampling
-    sampled = search if isinstance(search, Sampled) else Sampled()
-    return loop.DecodeOptions(
-        sampling=replace(s, temperature=0.0) if isinstance(search, Alternatives) else s,
-        seed=request.seed,
-        max_new_tokens=min(s.max_tokens, prepared.engine.arch.n_ctx),
-        min_new_tokens=s.min_tokens,
-        end=prepared.ends,
-        strata=request.n if sampled.stratified else 0,
-        top_logprobs=request.logprobs or 0,
-        # products of several tokens sum in another order, so batch-invariant rows get no drafts
-        lookup=0 if request.batch_invariant else sampled.lookup,
-    )
+        case Sampled() | Alternatives():
+            waiting = (
+                unit
+                for prompt in range(len(prepared.prompts))
+                for unit in continuous.units(prepared, prompt, prompt)
+            )
+            yield from continuous.run(prepared.engine, waiting)
 
 
 def _beams(prepared: PreparedRequest, search: BeamSearch) -> Iterator[Chunk]:

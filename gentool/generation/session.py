@@ -31,9 +31,11 @@ from gentool.voting.tally import BUDGET, Ballot, Tally
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from gentool.generation.prepared import PreparedRequest
+    from gentool.decoding.constraints import Constraint
+    from gentool.generation.prepared import ConstraintKey, PreparedRequest
 
 SAMPLED = Sampled()
+CONSTRAINTS = 16  # that are kept: a request after another may have the same
 ANSWER_TOKENS = 32  # longer answers are invalid
 
 
@@ -50,6 +52,7 @@ class Model:
     ) -> None:
         self.config, self.precision, self.plan = config, precision, plan
         self._tokenizer, self.engine = tokenizer, Engine(runtime)
+        self._constraint = functools.lru_cache(CONSTRAINTS)(self._make_constraint)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -233,7 +236,7 @@ class Model:
         has a verdict."""
         from gentool.generation import vote as votes
 
-        yield from votes.tallies(self._prepare(request), ballots)
+        yield from votes.tallies(self.prepare(request), ballots)
 
     def check(self, prompt: str | Sequence[int]) -> None:
         """Raises UsageError for a prompt that cannot be continued: it is empty or too long."""
@@ -244,21 +247,26 @@ class Model:
         prompts are computed together, and their chunks interleave."""
         from gentool.generation import search as generate
 
-        yield from generate.chunks(self._prepare(request))
+        yield from generate.chunks(self.prepare(request))
 
-    def _prepare(self, request: Request) -> PreparedRequest:
+    def prepare(self, request: Request) -> PreparedRequest:
         """Checks a request and adds its engine, tokenizer, ids and end tokens."""
         prompts = [self._ids(prompt) for prompt in request.prompts]
         for row, ids in zip(request.rows, prompts, strict=True):
             self._check(ids, 1, f"the prompt of row {row}" if len(prompts) > 1 else "the prompt")
         ends = self._ends(request.eos)
         self._check_ids(request.sampling.logit_bias)
-        from gentool.generation.prepared import PreparedRequest
+        from gentool.generation.prepared import ConstraintKey, PreparedRequest
 
         engine = self._engine(request.batch_invariant)
-        return PreparedRequest(
-            engine, self._tokenizer, lambda: self._pieces, request, prompts, ends
-        )
+        key = ConstraintKey(request.regex, request.json_schema, request.sampling.ban, ends)
+        make_constraint = functools.partial(self._constraint, key)
+        return PreparedRequest(engine, self._tokenizer, make_constraint, request, prompts, ends)
+
+    def _make_constraint(self, key: ConstraintKey) -> Constraint | None:
+        from gentool.generation.prepared import make_constraint
+
+        return make_constraint(key, lambda: self._pieces)
 
     def _engine(self, batch_invariant: bool) -> Engine:
         return dataclasses.replace(self.engine, batch_invariant=batch_invariant)

@@ -22,6 +22,7 @@ class Runtime(Protocol):
     `step` are valid until its next call."""
 
     arch: Arch
+    joins_freely: bool  # rows may join others at any step, and leave their memory when they end
 
     def prefill(
         self,
@@ -45,6 +46,11 @@ class Runtime(Protocol):
 
     def join(self, cache: RowCache, prefixes: Sequence[PrefixCache]) -> None:
         """Appends prefixes that new rows may continue."""
+        ...
+
+    def keep_prefixes(self, cache: RowCache, kept: Sequence[int], places: np.ndarray) -> None:
+        """Drops all prefixes but those at `kept`; prefix i, if it is kept, becomes the one at
+        places[i]. No row continues one that is dropped."""
         ...
 
     def move(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gentool.batch.journal import EMPTY, resume
+from gentool.batch.records import EMPTY, resume
 from gentool.errors import UsageError
 
 RUN = "0123456789abcdef"

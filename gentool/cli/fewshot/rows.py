@@ -11,8 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from gentool.batch import journal
-from gentool.batch.journal import Record
+from gentool.batch import records as journal
+from gentool.batch.records import Record
 from gentool.cli.console import Console
 from gentool.cli.fewshot import report
 from gentool.cli.fewshot.config import Output, UndecidedError, VoteConfig

@@ -56,6 +56,8 @@ def open_runtime(
 class LiteRTRuntime:
     """One open model: its graph, the inputs computed outside it, the attention between pieces."""
 
+    joins_freely = True
+
     def __init__(
         self,
         family: ModuleType,
@@ -107,6 +109,10 @@ class LiteRTRuntime:
     def join(self, cache: RowCache, prefixes: Sequence[PrefixCache]) -> None:
         """See `gentool.runtimes.Runtime`."""
         cache.prefixes += prefixes
+
+    def keep_prefixes(self, cache: RowCache, kept: Sequence[int], places: np.ndarray) -> None:
+        """See `gentool.runtimes.Runtime`."""
+        cache.prefixes, cache.owner = [cache.prefixes[place] for place in kept], places[cache.owner]
 
     def move(
         self, cache: RowCache, owner: np.ndarray, parents: np.ndarray, new_tokens: int

@@ -1,0 +1,232 @@
+"""`gentool batch`: a file of prompts in, a line of JSON for each out, resumable."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+from gentool.cli.console import Console
+from gentool.cli.flags import (
+    OUTPUT_FILE,
+    UP_TO_64,
+    DrawFlags,
+    GrammarFlags,
+    ModelFlags,
+    sampling_params,
+)
+from gentool.cli.inputs import RowsError, opened
+from gentool.cli.options import Command, argument, flag, group, sampling_group, switch
+from gentool.cli.signals import STOP_SECONDS
+from gentool.errors import UsageError
+
+if TYPE_CHECKING:
+    from gentool.batch.answers import Origin
+    from gentool.batch.lines import Line, LineReader
+    from gentool.batch.output import Output
+    from gentool.batch.tasks import Settings
+    from gentool.config.model import ModelConfig
+    from gentool.generation.session import Model
+
+EXAMPLES = r"""
+gentool batch prompts.jsonl -o answers.jsonl
+gentool batch prompts.txt -o answers.jsonl --temperature 0 --max-tokens 40 --stop '\n'
+zcat prompts.jsonl.gz | gentool batch - --seed 1 | gzip > answers.jsonl.gz
+"""
+
+
+@dataclass(frozen=True)
+class RowFlags:
+    """How the input is read."""
+
+    lines: bool | None = switch(
+        "--lines", "every line is a prompt, not JSON; so it is in a .txt file"
+    )
+
+
+@dataclass(frozen=True)
+class OutputFlags:
+    """What is written, and where."""
+
+    output: str | None = flag(*OUTPUT_FILE)
+    force: bool | None = switch("--force", "begin anew, whatever the output file holds")
+    logprobs: int | None = flag(
+        "--logprobs", "K", "each token and the K most probable", "off", UP_TO_64
+    )
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Values of the command line and the environment; None where an option was not given."""
+
+    file: str = argument("file", "IN.jsonl|-")
+    rows: RowFlags = group("Rows", RowFlags)
+    output: OutputFlags = group("Output", OutputFlags)
+    model: ModelFlags = group("Model", ModelFlags)
+    draw: DrawFlags = group("Sampling", DrawFlags)
+    sampling: Mapping[str, Any] = sampling_group("Sampling", "distribution", "logits")
+    grammar: GrammarFlags = group("Sampling", GrammarFlags)
+    length: Mapping[str, Any] = sampling_group("Length", "length")
+
+
+def batch(console: Console, flags: Flags) -> None:
+    """Answers many prompts with one open model: a line of JSON for each, in their order.
+
+    A row is {"prompt": …} or {"messages": […]}. It may have an "id", and parameters of its own
+    under the names of the flags: temperature, max_tokens, stop, n, seed, regex, json_schema,
+    choice and so on; other fields are kept. Lines of OpenAI's batch files (custom_id, url, body)
+    are answered as OpenAI does. A row that fails has an "error", and the exit code is 4.
+
+    With -o FILE a run that was interrupted or killed goes on where it stopped: give the same
+    command again. FILE.journal says how far it came, and what may go on.
+    """
+    config = flags.model.config()
+    flags.grammar.check()
+    path = None if flags.output.output in (None, "-") else Path(flags.output.output or "")
+    with opened(flags.file) as file:
+        if path:
+            check_paths(flags.file, path)
+            console.redirect(str(path))
+        run(console, flags, config, file, path)
+
+
+def run(
+    console: Console, flags: Flags, config: ModelConfig, file: BinaryIO, path: Path | None
+) -> None:
+    """The rows of an open file."""
+    from gentool.batch import journal
+    from gentool.batch.identity import model_sum
+    from gentool.batch.lines import LineReader
+    from gentool.batch.output import Output
+
+    with console.loading(config.name):
+        checksum = model_sum(config)
+    job = job_of(flags, config, checksum)
+    kept = path if path and path.is_file() else None
+    resumed = journal.resume(kept, job) if kept and not flags.output.force else None
+    if job["seed"] is None:
+        job["seed"] = resumed.job["seed"] if resumed else secrets.randbits(32)
+    settings = settings_of(flags, config, job["seed"])
+    model = flags.model.open(console, config)
+    console.overwrite(keep=resumed.now.size if resumed else 0)
+    console.detail(f"{model.describe()}, seed {settings.request.seed}")
+    output = Output(console.write, journal.Journal(kept, job) if kept else None, resumed)
+    if resumed and output.state.rows:
+        console.note(f"{output.state.rows} rows are in {path}; going on")
+    work(console, Rows(LineReader(file), output), model, settings, origin_of(model, checksum))
+    if output.state.failed:
+        raise RowsError(
+            f"{output.state.failed} of {output.state.rows} rows failed",
+            'see "error" in each of them',
+        )
+
+
+class Rows:
+    """The rows of the input that are to be computed."""
+
+    def __init__(self, reader: LineReader, output: Output) -> None:
+        self._reader, self.output = reader, output
+        self.read = 0  # lines
+
+    def window(self, count: int, wait: bool) -> list[Line] | None:
+        """The next lines that are not done; see `LineReader.window`."""
+        lines = self._reader.window(count, wait)
+        if lines is None:
+            self.output.end(self.read)
+            return None
+        self.read += len(lines)
+        return [line for line in lines if self.output.accept(line.number, line.data)]
+
+
+def work(console: Console, rows: Rows, model: Model, settings: Settings, origin: Origin) -> None:
+    """Computes the rows in this process, and writes them."""
+    from gentool.batch import answers, local, tasks
+
+    work = local.Work(
+        model,
+        lambda line: tasks.task(line, settings),
+        lambda wait: rows.window(local.WINDOW, wait),
+    )
+    stopped = 0.0
+    with console.signals.deferred(), console.progress("row"):
+        for outcomes in work.run():
+            for outcome in outcomes:
+                rows.output.put(outcome.task.number, answers.line(outcome, origin))
+            if console.signals.received and not stopped:
+                stopped = time.monotonic()
+                work.drain()
+            if stopped and time.monotonic() - stopped > STOP_SECONDS:
+                break
+    if stopped:
+        raise stop(console, rows)
+
+
+def stop(console: Console, rows: Rows) -> SystemExit:
+    """What ends a run that was interrupted."""
+    console.note(f"{rows.output.state.rows} rows written; the same command goes on")
+    return SystemExit(console.signals.received[0])
+
+
+def check_paths(source: str, target: Path) -> None:
+    """Raises UsageError where the output would overwrite the input."""
+    if source != "-" and target.exists() and Path(source).samefile(target):
+        raise UsageError(f"{target} is the input, too", "give another --output")
+
+
+def job_of(flags: Flags, config: ModelConfig, checksum: str) -> dict[str, Any]:
+    """What runs have in common whose rows can stand in one file."""
+    job = {
+        "command": "batch",
+        "model": config.name,
+        "model_sha256": checksum,
+        "precision": flags.model.precision or config.precision,
+        "xla": flags.model.xla,
+        "batch_invariant": bool(flags.model.batch_invariant),
+        "form": form_of(flags),
+        "n": flags.draw.n or 1,
+        "seed": flags.draw.seed,
+        "sampling": asdict(sampling_params(config, {**flags.sampling, **flags.length})),
+        "regex": flags.grammar.regex,
+        "json_schema": flags.grammar.json_schema,
+        "logprobs": flags.output.logprobs,
+    }
+    return json.loads(json.dumps(job))  # as it comes back from a journal
+
+
+def settings_of(flags: Flags, config: ModelConfig, seed: int) -> Settings:
+    """What holds for all rows."""
+    from gentool.batch.tasks import Settings
+    from gentool.generation.request import Request
+
+    request = Request(
+        prompts=(),
+        rows=(),
+        n=flags.draw.n or 1,
+        sampling=sampling_params(config, {**flags.sampling, **flags.length}),
+        seed=seed,
+        batch_invariant=bool(flags.model.batch_invariant),
+        logprobs=flags.output.logprobs,
+        regex=flags.grammar.regex,
+        json_schema=flags.grammar.json_schema,
+    )
+    return Settings(request, form_of(flags))
+
+
+def form_of(flags: Flags) -> Literal["text", "json"]:
+    """How a line is read."""
+    return "text" if flags.rows.lines or flags.file.endswith(".txt") else "json"
+
+
+def origin_of(model: Model, checksum: str) -> Origin:
+    """What answers say of where they come from."""
+    from gentool.batch.answers import Origin
+    from gentool.batch.identity import processor
+
+    return Origin(model.config.name, checksum, model.precision, processor())
+
+
+command = Command(batch, Flags, EXAMPLES)
