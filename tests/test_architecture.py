@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "errors": Room("", ""),
     "cache": Room("", "platformdirs"),
     "config": Room("errors checkpoints", "pydantic yaml platformdirs"),
-    "tokenizers": Room("cache config errors", "numpy sentencepiece tokenizers jieba"),
+    "tokenizers": Room("cache config errors", "numpy sentencepiece tokenizers jieba jinja2"),
     "checkpoints": Room("errors", "numpy safetensors ml_dtypes"),
     "models": Room("config errors checkpoints runtimes", "numpy ml_dtypes"),
     "runtimes": Room(

@@ -166,6 +166,7 @@ class ModelFile(Strict):
     tokenizer: TokenizerConfig | None = None
     precision: Literal["auto", "fp32", "fp16", "bf16", "int8", "int4"] = "auto"
     sampling: SamplingParams = SamplingParams()
+    chat_template: Words | None = None  # a name or a file; left out: beside the tokenizer's file
     sha256: dict[Words, Digest] = {}  # of the files above, by path
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ import functools
 import math
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from gentool.config.sampling import SamplingArguments, SamplingParams, parameter
 from gentool.config.schema import parse
 from gentool.decoding.engine import Engine
 from gentool.errors import ModelError, UsageError
+from gentool.generation import chat
 from gentool.generation import score as scores
 from gentool.generation.request import BeamSearch, Chunk, Ends, Request, Sample, Sampled, Search
 from gentool.generation.score import Choice, Normalize, Score
@@ -237,6 +238,35 @@ class Model:
         from gentool.generation import vote as votes
 
         yield from votes.tallies(self.prepare(request), ballots)
+
+    def chat_ids(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template: str | None = None,
+        **extra: object,
+    ) -> list[int]:
+        """The ids of messages, each with `role` and `content`, by the model's chat template or by
+        `template`, a name or a file. A text of a message never becomes a special token. `extra`
+        are more variables of the template, such as enable_thinking."""
+        return chat.chat_ids(
+            self.config,
+            self.tokenizer,
+            chat.template_of(self.config, template, bool(tools)),
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            extra=extra,
+        )
+
+    def answer_ends(self, template: str | None = None) -> chat.AnswerEnds:
+        """What ends an answer to messages: token ids, and stop texts."""
+        chosen = chat.template_of(self.config, template)
+        return chat.answer_ends(self.config, self.tokenizer, chosen, self._ends("default"))
 
     def check(self, prompt: str | Sequence[int]) -> None:
         """Raises UsageError for a prompt that cannot be continued: it is empty or too long."""
