@@ -16,6 +16,7 @@ from gentool.batch.lines import Line
 from gentool.batch.tasks import Settings, Task, task
 from gentool.errors import GentoolError, UsageError
 from gentool.generation import continuous, search
+from gentool.generation.chat import AnswerEnds
 from gentool.generation.continuous import Batch, Unit
 from gentool.generation.prepared import PreparedRequest
 from gentool.generation.request import Alternatives, Request, Sample, Sampled
@@ -59,6 +60,7 @@ class Work:
         self._alone: deque[int] = deque()  # rows that are computed one by one
         self._batch: Batch | None = None
         self._windows, self._ended = 0, False
+        self._ends: AnswerEnds | None = None  # of a chat's answers
 
     def drain(self) -> None:
         """From now on starts no row; those in flight go on."""
@@ -111,13 +113,17 @@ class Work:
         return done
 
     def _request(self, row: Task) -> Request:
-        """The request of a row, a chat's messages as ids."""
+        """The request of a row; of a chat, with its messages as ids and what ends an answer."""
         if not row.is_chat:
             return row.request
-        chat_ids = getattr(self._model, "chat_ids", None)
-        if chat_ids is None:
-            raise UsageError("messages need a chat template", "give a prompt")
-        return replace(row.request, prompts=(tuple(chat_ids(row.prompt)),))
+        ids = self._model.chat_ids(row.prompt)
+        self._ends = self._ends or self._model.answer_ends()
+        sampling = row.request.sampling
+        if self._ends.stops:
+            sampling = replace(sampling, stop=(*sampling.stop, *self._ends.stops))
+        return replace(
+            row.request, prompts=(tuple(ids),), eos=tuple(self._ends.ids), sampling=sampling
+        )
 
     def _step(self) -> list[Outcome]:
         """Lets rows join, and computes a token of each."""
