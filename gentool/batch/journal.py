@@ -37,10 +37,12 @@ class State(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """A row that waits for others: the hash of its input, and its line."""
+    """A row that waits for others: the hash of its input, its line, and whether it has a
+    problem."""
 
     input: bytes
     line: bytes
+    failed: bool
 
 
 class Resumed(NamedTuple):
@@ -107,7 +109,8 @@ def resume(output: Path, job: Job) -> Resumed | None:
             if "rows" in record:
                 states.append(State(**record))
             else:
-                row = Waiting(bytes.fromhex(record["input"]), record["line"].encode())
+                row_line = record["line"].encode()
+                row = Waiting(bytes.fromhex(record["input"]), row_line, failed(row_line))
                 waiting[int(record["row"])] = row
     known = [state for state in states if state.size <= size][-1]
     now = _state_now(output, known)

@@ -6,6 +6,7 @@ import io
 import select
 from typing import BinaryIO, NamedTuple
 
+WINDOW = 128  # lines that are read, and sorted, together
 MAX_LINE_BYTES = 1 << 20  # of a line; no context holds more text
 WINDOW_BYTES = 1 << 22  # of the lines of a window, but the last
 READ_BYTES = 1 << 16
@@ -22,11 +23,11 @@ class Line(NamedTuple):
 
 
 class LineReader:
-    """The lines of a binary file. A byte order mark before the first is dropped, and so is the
-    carriage return of a CRLF."""
+    """The lines of a binary file. The carriage return of a CRLF is dropped, and so is a byte order
+    mark before the first line, if the file may be `marked` by one."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._buffer = file, bytearray()
+    def __init__(self, file: BinaryIO, marked: bool = True) -> None:
+        self._file, self._buffer, self._marked = file, bytearray(), marked
         self._number, self._scanned = 0, 0  # the next line; bytes of the buffer without a newline
         self._too_long = self._ended = False
         try:
@@ -82,9 +83,10 @@ class LineReader:
         data = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
         self._scanned = 0
-        data = data.removeprefix(BOM) if self._number == 0 else data
-        if self._number == 0 and not data and self._ended and not self._buffer:
-            return None  # nothing but a byte order mark
+        if self._number == 0 and self._marked and data.startswith(BOM):
+            data = data.removeprefix(BOM)
+            if not data and self._ended:
+                return None  # there is nothing else
         line = Line(self._number, data.removesuffix(b"\r"))
         if self._too_long or len(data) > MAX_LINE_BYTES:
             problem = f"it is longer than {MAX_LINE_BYTES >> 20} MiB"

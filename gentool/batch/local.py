@@ -22,7 +22,6 @@ from gentool.generation.prepared import PreparedRequest
 from gentool.generation.request import Alternatives, Request, Sample, Sampled
 from gentool.generation.session import Model
 
-WINDOW = 128  # lines that are sorted together
 OPEN_WINDOWS = 2  # with rows that are not done: memory does not grow where one row takes long
 
 Window = Callable[[bool], "Sequence[Line] | None"]

@@ -12,7 +12,6 @@ from gentool.batch.journal import (
     State,
     Waiting,
     extended,
-    failed,
     input_hash,
 )
 from gentool.errors import UsageError
@@ -62,9 +61,19 @@ class Output:
                 "give another --output, or begin anew: --force",
             )
 
-    def put(self, number: int, line: bytes) -> None:
+    @property
+    def done(self) -> int:
+        """Rows that are written, or wait for others."""
+        return self.state.rows + len(self._waiting)
+
+    @property
+    def resumable(self) -> bool:
+        """Whether another run can go on."""
+        return self._journal is not None
+
+    def put(self, number: int, line: bytes, failed: bool) -> None:
         """Writes the line of a row, or keeps it until those before are written."""
-        row = Waiting(self._accepted[number], line)
+        row = Waiting(self._accepted[number], line, failed)
         self._waiting[number] = row
         if number == self.state.rows:
             self._flush()
@@ -79,7 +88,7 @@ class Output:
             row = self._waiting.pop(rows)
             self._inputs = extended(self._inputs, self._accepted.pop(rows))
             lines.append(row.line)
-            rows, size, failures = rows + 1, size + len(row.line), failures + failed(row.line)
+            rows, size, failures = rows + 1, size + len(row.line), failures + row.failed
         if not lines:
             return
         self._write(b"".join(lines).decode())

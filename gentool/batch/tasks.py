@@ -58,26 +58,30 @@ class Task(NamedTuple):
 def task(line: Line, settings: Settings) -> Task:
     """The row in a line."""
     number = line.number
-    empty = Task(
-        number, "text" if settings.form == "text" else "row", number, {}, None, settings.request
-    )
+    form: Form = "text" if settings.form == "text" else "row"
+    unread = Task(number, form, number, {}, None, settings.request)
     if line.problem:
-        return empty._replace(problem=line.problem)
+        return unread._replace(problem=line.problem)
     try:
         text = line.data.decode()
     except UnicodeDecodeError as e:
-        return empty._replace(problem=f"it is not UTF-8 (byte {e.start})")
-    if not text.strip():
-        return empty._replace(problem=EMPTY_LINE)
+        return unread._replace(problem=f"it is not UTF-8 (byte {e.start})")
+    if not text if settings.form == "text" else not text.strip():
+        return unread._replace(problem=EMPTY_LINE)
     if settings.form == "text":
-        request = replace(settings.request, prompts=(text,), rows=(number,))
-        return empty._replace(prompt=text, request=request)
+        return text_task(number, text, settings)
     fields = json_object(text)
     if isinstance(fields, str):
-        return empty._replace(problem=f"it is {fields}")
+        return unread._replace(problem=f"it is {fields}")
     if "body" in fields and "url" in fields:
         return _openai(number, fields, settings)
     return _row(number, fields, settings)
+
+
+def text_task(number: int, text: str, settings: Settings) -> Task:
+    """The row of a prompt without parameters."""
+    request = replace(settings.request, prompts=(text,), rows=(number,))
+    return Task(number, "text", number, {}, text, request)
 
 
 def _row(number: int, fields: dict[str, Any], settings: Settings) -> Task:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from gentool.cli.console import Console
 from gentool.cli.flags import (
@@ -19,7 +20,7 @@ from gentool.cli.flags import (
     ModelFlags,
     sampling_params,
 )
-from gentool.cli.inputs import RowsError, opened
+from gentool.cli.inputs import RowsError, Stream, line_count, stream
 from gentool.cli.options import Command, argument, flag, group, sampling_group, switch
 from gentool.cli.signals import STOP_SECONDS
 from gentool.errors import UsageError
@@ -87,15 +88,15 @@ def batch(console: Console, flags: Flags) -> None:
     config = flags.model.config()
     flags.grammar.check()
     path = None if flags.output.output in (None, "-") else Path(flags.output.output or "")
-    with opened(flags.file) as file:
+    with stream(console, None, flags.file, "row", "batch") as source:
         if path:
             check_paths(flags.file, path)
             console.redirect(str(path))
-        run(console, flags, config, file, path)
+        run(console, flags, config, source, path)
 
 
 def run(
-    console: Console, flags: Flags, config: ModelConfig, file: BinaryIO, path: Path | None
+    console: Console, flags: Flags, config: ModelConfig, source: Stream, path: Path | None
 ) -> None:
     """The rows of an open file."""
     from gentool.batch import journal
@@ -117,7 +118,13 @@ def run(
     output = Output(console.write, journal.Journal(kept, job) if kept else None, resumed)
     if resumed and output.state.rows:
         console.note(f"{output.state.rows} rows are in {path}; going on")
-    work(console, Rows(LineReader(file), output), model, settings, origin_of(model, checksum))
+    work(
+        console,
+        Rows(LineReader(source.file), output, line_count(source)),
+        model,
+        settings,
+        origin_of(model, checksum),
+    )
     if output.state.failed:
         raise RowsError(
             f"{output.state.failed} of {output.state.rows} rows failed",
@@ -128,8 +135,8 @@ def run(
 class Rows:
     """The rows of the input that are to be computed."""
 
-    def __init__(self, reader: LineReader, output: Output) -> None:
-        self._reader, self.output = reader, output
+    def __init__(self, reader: LineReader, output: Output, total: int) -> None:
+        self._reader, self.output, self.total = reader, output, total
         self.read = 0  # lines
 
     def window(self, count: int, wait: bool) -> list[Line] | None:
@@ -145,17 +152,21 @@ class Rows:
 def work(console: Console, rows: Rows, model: Model, settings: Settings, origin: Origin) -> None:
     """Computes the rows in this process, and writes them."""
     from gentool.batch import answers, local, tasks
+    from gentool.batch.lines import WINDOW
 
     work = local.Work(
         model,
         lambda line: tasks.task(line, settings),
-        lambda wait: rows.window(local.WINDOW, wait),
+        lambda wait: rows.window(WINDOW, wait),
     )
-    stopped = 0.0
-    with console.signals.deferred(), console.progress("row"):
+    stopped, speed = 0.0, Speed(rows)
+    with console.signals.deferred(), console.progress("row") as show:
         for outcomes in work.run():
             for outcome in outcomes:
-                rows.output.put(outcome.task.number, answers.line(outcome, origin))
+                line = answers.line(outcome, origin)
+                rows.output.put(outcome.task.number, line, bool(outcome.problem))
+                speed.count(sum(len(sample.ids) for sample in outcome.samples))
+            show(*speed.progress())
             if console.signals.received and not stopped:
                 stopped = time.monotonic()
                 work.drain()
@@ -165,9 +176,32 @@ def work(console: Console, rows: Rows, model: Model, settings: Settings, origin:
         raise stop(console, rows)
 
 
+class Speed:
+    """How fast rows are done, those of an earlier run left out."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows, self._start = rows, time.monotonic()
+        self._done, self._tokens, self._earlier = 0, 0, rows.output.done
+
+    def count(self, tokens: int) -> None:
+        """Counts a row that is done."""
+        self._done, self._tokens = self._done + 1, self._tokens + tokens
+
+    def progress(self) -> tuple[int, int, float, str]:
+        """What `Console.progress` shows: rows done, all rows, seconds left, and the speed."""
+        seconds, done = time.monotonic() - self._start, self._earlier + self._done
+        left = math.nan
+        if self._rows.total and self._done:
+            left = seconds / self._done * max(0, self._rows.total - done)
+        speed = f"{self._tokens / seconds:,.0f} tokens/s" if self._tokens else ""
+        return done, self._rows.total, left, speed
+
+
 def stop(console: Console, rows: Rows) -> SystemExit:
     """What ends a run that was interrupted."""
-    console.note(f"{rows.output.state.rows} rows written; the same command goes on")
+    written = f"{rows.output.state.rows} of {rows.total}" if rows.total else rows.output.state.rows
+    goes_on = "; the same command goes on" if rows.output.resumable else ""
+    console.note(f"{written} rows written{goes_on}")
     return SystemExit(console.signals.received[0])
 
 
