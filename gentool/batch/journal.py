@@ -22,7 +22,9 @@ from gentool.errors import GentoolError, UsageError
 SUFFIX = ".journal"  # after the name of the output
 MAX_BYTES = 1 << 20  # and twice the rows that wait, before the file begins anew
 NO_INPUT = hashlib.sha256().digest()
+ROWS = (b'{"row": %d, ', b'{"id": "batch_req_%d", ')  # how the line of a row begins
 SUMMARY = b'{"accuracy": '  # a last line that is no row, written anew
+OTHERWISE = "give another --output, or begin anew: --force"
 
 Job = Mapping[str, Any]
 
@@ -87,21 +89,17 @@ def resume(output: Path, job: Job) -> Resumed | None:
             return None
         lines = path_of(output).read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
-        raise UsageError(
-            f"{output} exists, and has no journal", "give another --output, or --force"
-        ) from None
+        raise UsageError(f"{output} exists, and has no journal", OTHERWISE) from None
     except OSError as e:
         raise GentoolError(f"cannot read {path_of(output)}: {e.strerror}", "check it") from None
     records = [record for line in lines if (record := _record(line))]
     old = records[0].get("job") if records else None
     if not isinstance(old, dict):
-        raise UsageError(
-            f"the journal of {output} is damaged", "give another --output, or begin anew: --force"
-        )
+        raise UsageError(f"the journal of {output} is damaged", OTHERWISE)
     if difference := _difference(old, job):
         raise UsageError(
             f"{output} is the output of another run: {difference}",
-            "give another --output, or begin anew: --force",
+            OTHERWISE,
         )
     states, waiting = [State()], {}
     for record in records[1:]:
@@ -145,20 +143,20 @@ def _difference(old: Job, new: Job) -> str:
 
 def _state_now(output: Path, known: State) -> State:
     """The state of an output, whose first bytes are those of a known state. A last line that is
-    torn, or no row, is not counted."""
+    torn is not counted, nor is a summary. Raises UsageError for anything that is no row."""
     rows, size, failures, _ = known
     with output.open("rb") as file:
-        if size:
-            file.seek(size - 1)
-            if file.read(1) != b"\n":
-                raise UsageError(
-                    f"{output} was changed since the run wrote it",
-                    "give another --output, or begin anew: --force",
-                )
+        file.seek(max(0, size - 1))
+        changed = bool(size) and file.read(1) != b"\n"
         for line in file:
-            if not line.endswith(b"\n") or line.startswith(SUMMARY):
+            starts = [start % rows for start in ROWS] + [SUMMARY]
+            begun = [s for s in starts if line.startswith(s) or s.startswith(line)]
+            changed = changed or not begun
+            if changed or not line.endswith(b"\n") or begun == [SUMMARY]:
                 break
             rows, size, failures = rows + 1, size + len(line), failures + failed(line)
+    if changed:
+        raise UsageError(f"{output} was changed since the run wrote it", OTHERWISE)
     return State(rows, size, failures, known.inputs)
 
 

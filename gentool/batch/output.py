@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from gentool.batch.journal import (
     NO_INPUT,
+    OTHERWISE,
     Journal,
     Resumed,
     State,
@@ -18,8 +19,8 @@ from gentool.errors import UsageError
 
 
 class Output:
-    """`accept` every row's input in order, and `put` its line when it is done. Without a journal
-    nothing is kept but the rows that wait for others."""
+    """`begin`, `accept` every row's input in order, and `put` its line when it is done. Without a
+    journal nothing is kept but the rows that wait for others."""
 
     def __init__(
         self, write: Callable[[str], None], journal: Journal | None, resumed: Resumed | None
@@ -31,8 +32,11 @@ class Output:
         self._resumed = set(self._waiting)
         self._inputs = NO_INPUT  # hash of the inputs of rows that are written
         self._accepted: dict[int, bytes] = {}  # hash of the input of each row that is not written
-        if journal:
-            journal.begin(self._known if resumed else self.state, self._waiting)
+
+    def begin(self) -> None:
+        """Begins the journal: from here on there is a result."""
+        if self._journal:
+            self._journal.begin(self._known, self._waiting)
 
     def accept(self, number: int, data: bytes) -> bool:
         """Whether the row of this input is to be computed: it is neither in the output nor done.
@@ -43,7 +47,7 @@ class Output:
             if number + 1 == self._known.rows and self._inputs.hex() != self._known.inputs:
                 raise UsageError(
                     f"the first {self._known.rows} rows of the input are not those of the output",
-                    "give another --output, or begin anew: --force",
+                    OTHERWISE,
                 )
             return False
         self._accepted[number] = input
@@ -58,7 +62,7 @@ class Output:
         if rows < self.state.rows:
             raise UsageError(
                 f"the input has {rows} rows, the output {self.state.rows}",
-                "give another --output, or begin anew: --force",
+                OTHERWISE,
             )
 
     @property

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gentool.cli.console import Console
 from gentool.cli.flags import (
+    FORCE,
     OUTPUT_FILE,
     UP_TO_64,
     DrawFlags,
@@ -54,7 +55,7 @@ class OutputFlags:
     """What is written, and where."""
 
     output: str | None = flag(*OUTPUT_FILE)
-    force: bool | None = switch("--force", "begin anew, whatever the output file holds")
+    force: bool | None = switch(*FORCE)
     logprobs: int | None = flag(
         "--logprobs", "K", "each token and the K most probable", "off", UP_TO_64
     )
@@ -116,6 +117,7 @@ def run(
     console.overwrite(keep=resumed.now.size if resumed else 0)
     console.detail(f"{model.describe()}, seed {settings.request.seed}")
     output = Output(console.write, journal.Journal(kept, job) if kept else None, resumed)
+    output.begin()
     if resumed and output.state.rows:
         console.note(f"{output.state.rows} rows are in {path}; going on")
     work(

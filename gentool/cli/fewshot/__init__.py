@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gentool.cli.console import Console
 from gentool.cli.flags import (
     COUNT,
+    FORCE,
     OUTPUT_FILE,
     SEED,
     STRATIFIED,
@@ -100,6 +101,7 @@ class OutputFlags:
     )
     plot: str | None = flag("--plot", "FILE", "draw the vote, as .png or .svg")
     output: str | None = flag(*OUTPUT_FILE)
+    force: bool | None = switch(*FORCE)
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def fewshot(console: Console, flags: Flags) -> None:
 
     --data answers each row, filling {column} from its columns. Where there is a column of labels,
     the vote, the greedy and the exact answer are compared with it. With --json -o FILE, a run that
-    was interrupted goes on where it stopped.
+    was interrupted goes on where it stopped; FILE.journal says how far it came.
     """
     from gentool.cli.fewshot import rows, single
 
@@ -223,6 +225,7 @@ def output_of(flags: Flags) -> Output:
     return Output(
         json=bool(output.json),
         path=None if output.output in (None, "-") else output.output,
+        force=bool(output.force),
         plot=output.plot,
         explain=bool(flags.vote.explain),
         require_certificate=bool(flags.vote.require_certificate),

@@ -40,6 +40,7 @@ class Output(NamedTuple):
 
     json: bool
     path: str | None
+    force: bool
     plot: str | None
     explain: bool
     require_certificate: bool
