@@ -22,7 +22,16 @@ from gentool.cli.flags import (
     sampling_params,
 )
 from gentool.cli.inputs import RowsError, Stream, line_count, stream
-from gentool.cli.options import Command, argument, flag, group, sampling_group, switch
+from gentool.cli.options import (
+    Command,
+    Value,
+    argument,
+    flag,
+    group,
+    number,
+    sampling_group,
+    switch,
+)
 from gentool.cli.signals import STOP_SECONDS
 from gentool.errors import UsageError
 
@@ -50,6 +59,39 @@ class RowFlags:
     )
 
 
+def ray_address(text: str) -> str:
+    """An address of a Ray cluster, which a file behind --ray is not."""
+    if text not in ("local", "auto") and ":" not in text:
+        raise ValueError("give local, auto or HOST:PORT; a file goes before --ray")
+    return text
+
+
+@dataclass(frozen=True)
+class RayFlags:
+    """Where rows are computed."""
+
+    ray: str | None = flag(
+        "--ray",
+        "[ADDRESS]",
+        "on a Ray cluster: auto, HOST:PORT, or local, one for this run",
+        "local",
+        Value(ray_address),
+        without="local",
+    )
+    num_workers: int | None = flag(
+        "--num-workers", "N", "processes with the model", "one a node", number(int, 1, 4096)
+    )
+    gpus_per_worker: float | None = flag(
+        "--gpus-per-worker", "X", "GPUs of each, or a part of one", "0", number(float, 0, 64)
+    )
+
+    def check(self) -> None:
+        given = {"--num-workers": self.num_workers, "--gpus-per-worker": self.gpus_per_worker}
+        for name, value in given.items():
+            if value is not None and self.ray is None:
+                raise UsageError(f"{name} is {value}, without --ray", "add --ray")
+
+
 @dataclass(frozen=True)
 class OutputFlags:
     """What is written, and where."""
@@ -69,6 +111,7 @@ class Flags:
     rows: RowFlags = group("Rows", RowFlags)
     output: OutputFlags = group("Output", OutputFlags)
     model: ModelFlags = group("Model", ModelFlags)
+    cluster: RayFlags = group("Ray", RayFlags)
     draw: DrawFlags = group("Sampling", DrawFlags)
     sampling: Mapping[str, Any] = sampling_group("Sampling", "distribution", "logits")
     grammar: GrammarFlags = group("Sampling", GrammarFlags)
@@ -88,6 +131,7 @@ def batch(console: Console, flags: Flags) -> None:
     """
     config = flags.model.config()
     flags.grammar.check()
+    flags.cluster.check()
     path = None if flags.output.output in (None, "-") else Path(flags.output.output or "")
     with stream(console, None, flags.file, "row", "batch") as source:
         if path:
@@ -113,20 +157,19 @@ def run(
     if job["seed"] is None:
         job["seed"] = resumed.job["seed"] if resumed else secrets.randbits(32)
     settings = settings_of(flags, config, job["seed"])
-    model = flags.model.open(console, config)
+    model = None if flags.cluster.ray else flags.model.open(console, config)
     console.overwrite(keep=resumed.now.size if resumed else 0)
-    console.detail(f"{model.describe()}, seed {settings.request.seed}")
+    if model:
+        console.detail(f"{model.describe()}, seed {settings.request.seed}")
     output = Output(console.write, journal.Journal(kept, job) if kept else None, resumed)
     output.begin()
     if resumed and output.state.rows:
         console.note(f"{output.state.rows} rows are in {path}; going on")
-    work(
-        console,
-        Rows(LineReader(source.file), output, line_count(source)),
-        model,
-        settings,
-        origin_of(model, checksum),
-    )
+    rows = Rows(LineReader(source.file), output, line_count(source))
+    if model:
+        work(console, rows, model, settings, origin_of(model, checksum))
+    else:
+        work_on_ray(console, rows, flags, config, checksum, settings)
     if output.state.failed:
         raise RowsError(
             f"{output.state.failed} of {output.state.rows} rows failed",
@@ -174,6 +217,46 @@ def work(console: Console, rows: Rows, model: Model, settings: Settings, origin:
                 work.drain()
             if stopped and time.monotonic() - stopped > STOP_SECONDS:
                 break
+    if stopped:
+        raise stop(console, rows)
+
+
+def work_on_ray(
+    console: Console,
+    rows: Rows,
+    flags: Flags,
+    config: ModelConfig,
+    checksum: str,
+    settings: Settings,
+) -> None:
+    """Computes the rows on a Ray cluster, block by block, and writes them."""
+    from gentool.batch import journal, ray
+    from gentool.batch.lines import WINDOW
+
+    model, cluster = flags.model, flags.cluster
+    opening = ray.Opening(config, checksum, model.precision, model.xla, model.threads)
+    workers = ray.Workers(cluster.ray or "", cluster.num_workers, cluster.gpus_per_worker or 0.0)
+    stopped, ended, speed = 0.0, False, Speed(rows)
+    with ray.Pool(workers, opening, settings) as pool, console.progress("row") as show:
+        console.signals.listen()  # Ray has handlers of its own
+        with console.signals.deferred():
+            while pool.computing or not ended:
+                while pool.wants and not ended:
+                    block = rows.window(WINDOW, wait=not pool.computing)
+                    ended = block is None
+                    if not block:
+                        break
+                    pool.submit(block)
+                for lines, answers in pool.results():
+                    for line, answer in zip(lines, answers, strict=True):
+                        rows.output.put(line.number, answer, journal.failed(answer))
+                        speed.count(0)
+                show(*speed.progress())
+                if console.signals.received and not stopped:
+                    stopped, ended = time.monotonic(), True
+                if stopped and time.monotonic() - stopped > STOP_SECONDS:
+                    break
+        console.detail(f"{pool.ready} of {pool.count} workers opened the model")
     if stopped:
         raise stop(console, rows)
 
