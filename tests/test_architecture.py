@@ -53,7 +53,7 @@ MAY_IMPORT = {
         "config errors runtimes tokenizers checkpoints models decoding voting",
         "typing_extensions numpy",
     ),
-    "batch": Room("errors voting", ""),
+    "batch": Room("cache config decoding errors generation registry runtimes", ""),
     "benchmark": Room(
         "config decoding errors generation models runtimes voting", "numpy tensorflow"
     ),
@@ -77,7 +77,7 @@ NOT_AT_IMPORT = {
     "decoding": "tensorflow click rich",
     "generation": "tensorflow click rich",
     "voting": "tensorflow numpy matplotlib click rich",
-    "batch": "tensorflow numpy click rich",
+    "batch": "tensorflow click rich",
     "cli": "tensorflow numpy pydantic yaml platformdirs sentencepiece rich prompt_toolkit",
     "__init__": "tensorflow numpy pydantic yaml click rich",
 }

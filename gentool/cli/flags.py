@@ -53,6 +53,7 @@ ADAPTER = ("--adapter", "FOLDER", "merge a PEFT adapter (LoRA) into it", Value(s
 SEED = ("--seed", "N", "the same seed gives the same text", "random", SEED_NUMBER)
 STRATIFIED = ("--stratified", "spread the samples of a prompt evenly over its distribution")
 OUTPUT_FILE = ("-o --output", "FILE", "write the result to a file", "stdout")
+FORCE = ("--force", "begin anew, whatever the output file holds")
 REGEX = ("--regex", "REGEX", "the whole continuation matches")
 JSON_SCHEMA = ("--json-schema", "SCHEMA", "it is JSON of this schema: JSON text or a FILE")
 

@@ -4,13 +4,14 @@ another on its way: so what was received is remembered.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import NoReturn
 
 from gentool.errors import Exit
+
+STOP_SECONDS = 2.0  # for what is in flight, where the run ends itself
 
 
 class Signals:
@@ -18,6 +19,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.received: list[Exit] = []
+        self._deferred = False
 
     def listen(self) -> None:
         """Handles both from now on; Ctrl-C only if whoever started the program did not have it
@@ -26,11 +28,20 @@ class Signals:
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, self._interrupt)
 
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Only records the first signal meanwhile: the run ends itself. Another ends it at once."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+
     def interrupted(self, failure: BaseException) -> bool:
         """Whether Ctrl-C is behind a failure."""
         return isinstance(failure, KeyboardInterrupt) or Exit.INTERRUPTED in self.received
 
-    @contextmanager
+    @contextlib.contextmanager
     def stoppable(self) -> Iterator[Callable[[], bool]]:
         """Meanwhile Ctrl-C only asks to stop: the function that is yielded says whether it came. A
         second one raises KeyboardInterrupt, and is not `received`: the program may go on."""
@@ -53,13 +64,19 @@ class Signals:
         finally:
             signal.signal(signal.SIGINT, before)
 
-    def _interrupt(self, signum: int, frame: object) -> NoReturn:
+    def _interrupt(self, signum: int, frame: object) -> None:
         self.received.append(Exit.INTERRUPTED)
-        raise KeyboardInterrupt
+        if not self._waits():
+            raise KeyboardInterrupt
 
-    def _terminate(self, signum: int, frame: object) -> NoReturn:
+    def _terminate(self, signum: int, frame: object) -> None:
         self.received.append(Exit.TERMINATED)
-        sys.exit(Exit.TERMINATED)
+        if not self._waits():
+            sys.exit(Exit.TERMINATED)
+
+    def _waits(self) -> bool:
+        """Whether the run will end itself."""
+        return self._deferred and len(self.received) == 1
 
 
 def end_quietly() -> None:

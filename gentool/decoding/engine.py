@@ -102,6 +102,16 @@ class Engine:
         rows.owner, rows.length = owner, length + np.int32(t)
         return rows, out
 
+    def keep_prefixes(self, rows: Rows, kept: Sequence[int]) -> None:
+        """Drops all prefixes but those at `kept`, increasing, which take their places in this
+        order. No row continues one that is dropped. Those that `extend` does not know yet follow
+        them, in their order."""
+        kept = [place for place in kept if place < len(rows.prefixes)]
+        places = np.full(len(rows.prefixes), -1)
+        places[kept] = np.arange(len(kept))
+        rows.prefixes, rows.owner = [rows.prefixes[place] for place in kept], places[rows.owner]
+        self.runtime.keep_prefixes(rows.cache, kept, places)
+
     def rewind(self, rows: Rows, lengths: np.ndarray) -> None:
         """Drops the tokens of rows beyond `lengths` [N] tokens after their prefixes."""
         rows.length = np.minimum(rows.length, lengths).astype(np.int32)

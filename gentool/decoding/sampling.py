@@ -102,26 +102,46 @@ class RandomNumbers:
     bits it is used up, and u takes over (arithmetic sampling, Vilnis et al. 2023)."""
 
     def __init__(self, seed: int, strata: int = 0) -> None:
-        self._seed, self._strata = seed, strata
+        """`seed` and `strata` are those of samples that are added without their own."""
+        self._seed, self._strata, self._stratified = seed, strata, False
+        self._seeds = np.zeros(0, np.uint64)  # keys [N]
         self._rows, self._samples = np.zeros((2, 0), int)  # keys [N]
         self._drawn = np.zeros((0, STEPS_AHEAD))  # [N, STEPS_AHEAD] u of a block of steps
         self._block = np.zeros(0, int)  # [N] number of that block
         self._code_points, self._bits_left = np.zeros((2, 0))  # [N]
 
-    def add(self, rows: Sequence[int] | np.ndarray, samples: Sequence[int] | np.ndarray) -> None:
+    def add(
+        self,
+        rows: Sequence[int] | np.ndarray,
+        samples: Sequence[int] | np.ndarray,
+        seed: int | None = None,
+        strata: int | None = None,
+    ) -> None:
         """Adds samples by their keys [n]."""
         rows, samples = np.asarray(rows), np.asarray(samples)
+        seed = self._seed if seed is None else seed
+        strata = self._strata if strata is None else strata
         code_points, bits_left = np.zeros((2, len(rows)))
-        if self._strata:
-            shift = uniform(self._seed, rows, np.array(SHIFT_KEY[0]), np.array(SHIFT_KEY[1]))
-            code_points = np.minimum((samples + shift) / self._strata, BELOW_ONE)
+        if strata:
+            self._stratified = True
+            shift = uniform(seed, rows, np.array(SHIFT_KEY[0]), np.array(SHIFT_KEY[1]))
+            code_points = np.minimum((samples + shift) / strata, BELOW_ONE)
             bits_left[:] = CODE_POINT_BITS
+        self._seeds = np.concatenate([self._seeds, np.full(len(rows), seed, np.uint64)])
         self._rows = np.concatenate([self._rows, rows])
         self._samples = np.concatenate([self._samples, samples])
         self._drawn = np.concatenate([self._drawn, np.zeros((len(rows), STEPS_AHEAD))])
         self._block = np.concatenate([self._block, np.full(len(rows), -1)])
         self._code_points = np.concatenate([self._code_points, code_points])
         self._bits_left = np.concatenate([self._bits_left, bits_left])
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Keeps the samples at `indices` [n] only, in this order."""
+        kept = np.asarray(indices, int)
+        self._seeds, self._rows = self._seeds[kept], self._rows[kept]
+        self._samples, self._block = self._samples[kept], self._block[kept]
+        self._drawn, self._bits_left = self._drawn[kept], self._bits_left[kept]
+        self._code_points = self._code_points[kept]
 
     def at(self, indices: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """The numbers [n] of the samples at `indices` [n] for their steps [n]."""
@@ -131,15 +151,15 @@ class RandomNumbers:
             self._block[indices] = block
             ahead = self._block[stale, None] * STEPS_AHEAD + np.arange(STEPS_AHEAD)
             rows, samples = self._rows[stale, None], self._samples[stale, None]
-            self._drawn[stale] = uniform(self._seed, rows, samples, ahead)
+            self._drawn[stale] = uniform(self._seeds[stale, None], rows, samples, ahead)
         fresh = self._drawn[indices, offset]
-        if not self._strata:
+        if not self._stratified:
             return fresh
         return np.where(self._bits_left[indices] > 0, self._code_points[indices], fresh)
 
     def rescale(self, indices: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
         """Rescales the code points of samples that have drawn within low to high [n]."""
-        if not self._strata:
+        if not self._stratified:
             return
         code_points = (self._code_points[indices] - low) / (high - low)
         self._code_points[indices] = np.clip(code_points, 0.0, BELOW_ONE)

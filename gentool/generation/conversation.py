@@ -117,7 +117,7 @@ class Conversation:
         exact = request.batch_invariant
         if exact and not prepared.engine.runtime.exact_prefixes:
             self._cache.clear()
-        decoding = search.decode_loop(prepared, self._search)
+        decoding = search.decode_loop(prepared)
         prefix, logits = self._cache.prefill(prepared.engine, ids)
         decoding.add(prepared.computed(0, prefix, logits[0]), [loop.Sample(self.row, 0)])
         parser = ThinkingParser(opened=self._ends_in_think(ids))

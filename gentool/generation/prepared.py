@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,20 +17,20 @@ from gentool.decoding.constraints import Constraint, Following
 from gentool.decoding.engine import Engine, Prefix
 from gentool.decoding.filters import adjusted
 from gentool.generation.request import Finish, Request, Sample, Step, TokenLogprob
-from gentool.tokenizers import Tokenizer, special_id
+from gentool.tokenizers import Tokenizer
 from gentool.tokenizers.stream import TextStream
 from gentool.tokenizers.token_bytes import Pieces
 
 
 @dataclass(frozen=True)
 class PreparedRequest:
-    """A request with its prompts as ids, the engine and the tokenizer. `ends` are the tokens that
-    end a text; those that are a stop text are in `stop_tokens` (id -> text), too. `token_bytes` is
-    called only for a constraint, because it is slow."""
+    """A request with its prompts as ids, the engine and the tokenizer, and what makes the
+    constraint on all continuations, if there is one. `ends` are the tokens that end a text; those
+    that are a stop text are in `stop_tokens` (id -> text), too."""
 
     engine: Engine
     tokenizer: Tokenizer | None
-    token_bytes: Callable[[], Pieces]
+    make_constraint: Callable[[], Constraint | None]
     request: Request
     prompts: list[list[int]]
     ends: frozenset[int]
@@ -69,25 +70,7 @@ class PreparedRequest:
     @functools.cached_property
     def constraint(self) -> Constraint | None:
         """The constraint on all continuations, if there is one."""
-        rules = []
-        if self.request.regex is not None:
-            rules.append(constraints.regex(self.request.regex))
-        if self.request.json_schema is not None:
-            rules.append(constraints.json_schema(self.request.json_schema))
-        if not rules and not self.sampling.ban:
-            return None
-        vocabulary = constraints.Vocabulary(*self.token_bytes(), self.ends)
-        restrictions: list[constraints.Restriction] = [
-            constraints.Grammar(rule, vocabulary) for rule in rules
-        ]
-        if self.sampling.ban:
-            ids = {text: special_id(self.tokenizer, text) for text in self.sampling.ban}
-            special = {text: token for text, token in ids.items() if token is not None}
-            texts = [text for text in self.sampling.ban if text not in special]
-            n_vocab = self.engine.arch.n_vocab  # an added token may have no row of the embedding
-            special = {text: token for text, token in special.items() if token < n_vocab}
-            restrictions.append(constraints.Banned(texts, vocabulary, special))
-        return Constraint(restrictions, vocabulary)
+        return self.make_constraint()
 
     def following(self, prompt: int) -> Following | None:
         """The constraint after a prompt, if there is one."""
@@ -155,6 +138,36 @@ class PreparedRequest:
     def _logprob(self, id: int, logprob: float, previous: int) -> TokenLogprob:
         piece = self.tokenizer.piece(id, previous) if self.tokenizer else b""
         return TokenLogprob(id, piece.decode("utf-8", "replace"), logprob)
+
+
+class ConstraintKey(NamedTuple):
+    """What a constraint is made of."""
+
+    regex: str | None
+    json_schema: str | None
+    ban: tuple[str, ...]
+    ban_tokens: tuple[tuple[str, int], ...]  # banned texts that are special tokens, their ids
+    ends: frozenset[int]
+
+
+def make_constraint(key: ConstraintKey, token_bytes: Callable[[], Pieces]) -> Constraint | None:
+    """The constraint on continuations, if there is one. `token_bytes` is called only for one,
+    because it is slow."""
+    rules = []
+    if key.regex is not None:
+        rules.append(constraints.regex(key.regex))
+    if key.json_schema is not None:
+        rules.append(constraints.json_schema(key.json_schema))
+    banned = key.ban or key.ban_tokens
+    if not rules and not banned:
+        return None
+    vocabulary = constraints.Vocabulary(*token_bytes(), key.ends)
+    restrictions: list[constraints.Restriction] = [
+        constraints.Grammar(rule, vocabulary) for rule in rules
+    ]
+    if banned:
+        restrictions.append(constraints.Banned(key.ban, vocabulary, dict(key.ban_tokens)))
+    return Constraint(restrictions, vocabulary)
 
 
 class SampleBuilder:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from gentool.decoding import beam, choices, contrastive, loop
 from gentool.decoding.philox import uniform
-from gentool.decoding.sampling import top_k_ids
-from gentool.generation import score
+from gentool.generation import continuous, score
 from gentool.generation.prepared import PreparedRequest, SampleBuilder
 from gentool.generation.request import (
     Alternatives,
@@ -21,9 +19,6 @@ from gentool.generation.request import (
     Sample,
     Sampled,
 )
-
-MAX_ROWS_OF_PROMPTS = 64  # rows of several prompts that are decoded together
-MAX_ROWS_OF_PROMPT = 512  # rows of one prompt that are decoded together
 
 
 def chunks(prepared: PreparedRequest) -> Iterator[Chunk]:
@@ -37,35 +32,18 @@ def chunks(prepared: PreparedRequest) -> Iterator[Chunk]:
             yield from _contrastive(prepared, search)
         case Choose() as search:
             yield from _choices(prepared, search)
-        case Sampled() | Alternatives() as search:
-            size = max(1, MAX_ROWS_OF_PROMPTS // request.n)
-            for first in range(0, len(prepared.prompts), size):
-                group = range(first, min(first + size, len(prepared.prompts)))
-                for sample in range(0, request.n, MAX_ROWS_OF_PROMPT):
-                    samples = range(sample, min(sample + MAX_ROWS_OF_PROMPT, request.n))
-                    yield from _samples(prepared, search, group, samples)
+        case Sampled() | Alternatives():
+            waiting = (
+                unit
+                for prompt in range(len(prepared.prompts))
+                for unit in continuous.units(prepared, prompt, prompt)
+            )
+            yield from continuous.run(prepared.engine, waiting)
 
 
-def _samples(
-    prepared: PreparedRequest, search: Sampled | Alternatives, group: range, samples: range
-) -> Iterator[Chunk]:
-    """Decodes the given samples of a group of prompts together."""
-    request, decoding = prepared.request, decode_loop(prepared, search)
-    keys: list[tuple[int, int]] = []
-    for prompt in group:
-        prefix, logits = prepared.engine.prefill(prepared.prompts[prompt])
-        drawn = [loop.Sample(request.rows[prompt], sample) for sample in samples]
-        if isinstance(search, Alternatives):
-            first = top_k_ids(logits[0], request.n)
-            drawn = [s._replace(forced_first=int(first[s.rng_sample])) for s in drawn]
-        decoding.add(prepared.computed(prompt, prefix, logits[0]), drawn)
-        keys += [(prompt, sample) for sample in samples]
-    yield from sampled(prepared, decoding, keys)
-
-
-def decode_loop(prepared: PreparedRequest, search: Sampled | Alternatives) -> loop.DecodeLoop:
+def decode_loop(prepared: PreparedRequest) -> loop.DecodeLoop:
     """A decode loop without rows, for the options of a request."""
-    return loop.DecodeLoop(prepared.engine, _options(prepared, search), prepared.constraint)
+    return loop.DecodeLoop(prepared.engine, continuous.options(prepared), prepared.constraint)
 
 
 def sampled(
@@ -80,22 +58,6 @@ def sampled(
                 decoding.stop(token.row)
             if new or done:
                 yield Chunk(*keys[token.row], new, done)
-
-
-def _options(prepared: PreparedRequest, search: Sampled | Alternatives) -> loop.DecodeOptions:
-    request, s = prepared.request, prepared.sampling
-    sampled = search if isinstance(search, Sampled) else Sampled()
-    return loop.DecodeOptions(
-        sampling=replace(s, temperature=0.0) if isinstance(search, Alternatives) else s,
-        seed=request.seed,
-        max_new_tokens=min(s.max_tokens, prepared.engine.arch.n_ctx),
-        min_new_tokens=s.min_tokens,
-        end=prepared.ends,
-        strata=request.n if sampled.stratified else 0,
-        top_logprobs=request.logprobs or 0,
-        # products of several tokens sum in another order, so batch-invariant rows get no drafts
-        lookup=0 if request.batch_invariant else sampled.lookup,
-    )
 
 
 def _beams(prepared: PreparedRequest, search: BeamSearch) -> Iterator[Chunk]:

@@ -44,9 +44,11 @@ from gentool.voting.tally import BUDGET, Ballot, Tally
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from gentool.generation.prepared import PreparedRequest
+    from gentool.decoding.constraints import Constraint
+    from gentool.generation.prepared import ConstraintKey, PreparedRequest
 
 SAMPLED = Sampled()
+CONSTRAINTS = 16  # that are kept: a request after another may have the same
 ANSWER_TOKENS = 32  # longer answers are invalid
 
 
@@ -64,6 +66,7 @@ class Model:
         self.config, self.precision, self.plan = config, precision, plan
         self._tokenizer, self.engine = tokenizer, Engine(runtime)
         self._warned = False  # of a start token that is there twice
+        self._constraint = functools.lru_cache(CONSTRAINTS)(self._make_constraint)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -300,9 +303,29 @@ class Model:
         from gentool.generation.prepared import PreparedRequest
 
         engine = self._engine(request.batch_invariant)
+        key = self._constraint_key(request, ends)
+        make_constraint = functools.partial(self._constraint, key)
         return PreparedRequest(
-            engine, self._tokenizer, lambda: self._pieces, request, prompts, ends, stop_tokens
+            engine, self._tokenizer, make_constraint, request, prompts, ends, stop_tokens
         )
+
+    def _constraint_key(self, request: Request, ends: frozenset[int]) -> ConstraintKey:
+        """What the constraint of a request is made of."""
+        from gentool.generation.prepared import ConstraintKey
+
+        ban, tokens = [], []
+        for text in request.sampling.ban:
+            special = special_id(self._tokenizer, text)
+            if special is None:
+                ban.append(text)
+            elif special < self.config.arch.n_vocab:  # an added token may have no row
+                tokens.append((text, special))
+        return ConstraintKey(request.regex, request.json_schema, tuple(ban), tuple(tokens), ends)
+
+    def _make_constraint(self, key: ConstraintKey) -> Constraint | None:
+        from gentool.generation.prepared import make_constraint
+
+        return make_constraint(key, lambda: self._pieces)
 
     def _stop_tokens(self, stops: Sequence[str]) -> dict[int, str]:
         """The special tokens among stop texts: those that the model can draw."""

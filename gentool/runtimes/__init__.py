@@ -23,6 +23,7 @@ class Runtime(Protocol):
 
     arch: Arch
     exact_prefixes: bool  # a batch-invariant prefill has the same bits whatever prefix it continues
+    joins_freely: bool  # rows may join others at any step, and leave their memory when they end
 
     def prefill(
         self,
@@ -51,6 +52,11 @@ class Runtime(Protocol):
 
     def join(self, cache: RowCache, prefixes: Sequence[PrefixCache]) -> None:
         """Appends prefixes that new rows may continue."""
+        ...
+
+    def keep_prefixes(self, cache: RowCache, kept: Sequence[int], places: np.ndarray) -> None:
+        """Drops all prefixes but those at `kept`; prefix i, if it is kept, becomes the one at
+        places[i]. No row continues one that is dropped."""
         ...
 
     def move(

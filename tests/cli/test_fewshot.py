@@ -144,9 +144,7 @@ def test_a_vote_can_be_ended(number: int) -> None:
     streams = {"stdout": subprocess.PIPE, "stderr": screen.slave}
     with started("fewshot", SUM, *ENDLESS, **streams) as process:
         shown = ""
-        while (
-            len(set(re.findall(r"(\d+) of 1000000 samples", shown))) < 3
-        ):  # drawn again and again
+        while len(set(re.findall(r"(\d+) of 1000000 samples", shown))) < 3:  # drawn again and again
             shown += screen.until(" samples, ")
         process.send_signal(number)
         shown += screen.read()
@@ -637,7 +635,7 @@ def test_an_interrupted_run_of_rows_goes_on_to_the_same_file(
             time.sleep(0.01)
         process.kill()
     lines = path.read_bytes().splitlines(keepends=True)
-    seed = json.loads(lines[0])["run_seed"]
+    seed = json.loads(lines[0])["seed"]
     path.write_bytes(b"".join(lines[:2]) + lines[2][:100])
     done = run(*flags, "-o", str(path))
     assert done.code == 0, done.err
@@ -662,17 +660,27 @@ def test_a_file_of_another_run_is_refused_and_left_alone(
         ("--data", write("e.csv", "input\n2+6\n3+5\n"), "-n", "5"),
         ("--data", write("f.csv", "input\n2+6\n"), "-n", "5"),
     ]
-    refusal = "out.jsonl holds something else than the first rows of this run"
-    for change in changes:
-        told(run(*flags, *change), 2, refusal, "remove it, or give another --output")
+    refusals = [
+        "its n is 5, not 6",
+        'its regex is "8", not "9"',
+        "its seed is 1, not 2",
+        "its top_k is 0, not 3",
+        "the first 2 rows of the input are not those of the output",
+        "the input has 1 rows, the output 2",
+    ]
+    for change, refusal in zip(changes, refusals, strict=True):
+        told(run(*flags, *change), 2, refusal, "give another --output, or begin anew: --force")
     more = write("g.csv", "input\n2+6\n3+4\n1+1\n")
     assert path.read_bytes() == mine
     assert run(*flags, "--data", more, "-n", "5").code == 0
     assert path.read_bytes().startswith(mine) and len(records(path)) == 3
-    for text in (b"notes", b"notes\n", b'{"row": 0, "run": "x'):
+    for text in (b"notes", b"notes\n", b'{"row": 1, "x'):
         path.write_bytes(text)
-        told(run(*flags, "--data", data, "-n", "5"), 2, refusal, "another --output")
+        changed = "out.jsonl was changed since the run wrote it"
+        told(run(*flags, "--data", data, "-n", "5"), 2, changed, "another --output")
         assert path.read_bytes() == text
+    assert run(*flags, "--data", data, "-n", "5", "--seed", "1", "--force").code == 0
+    assert path.read_bytes() == mine
 
 
 def test_a_second_run_on_one_output_is_refused(

@@ -100,7 +100,7 @@ def test_a_neighbour_near_the_end_of_the_context_changes_nothing(model):
 
 def test_samples_beyond_the_rows_of_one_run(model, monkeypatch):
     many = samples(model, [PROMPT], 7, max_tokens=3)
-    monkeypatch.setattr("gentool.generation.search.MAX_ROWS_OF_PROMPT", 3)
+    monkeypatch.setattr("gentool.generation.continuous.MAX_ROWS_OF_PROMPT", 3)
     few = samples(model, [PROMPT], 7, max_tokens=3)
     assert {k: s.ids for k, s in few.items()} == {k: s.ids for k, s in many.items()}
 

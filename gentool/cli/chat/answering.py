@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from gentool.cli.complete import matches, sample_fields
+from gentool.batch.answers import sample_fields
+from gentool.cli.meter import matches
 from gentool.errors import GentoolError
 
 if TYPE_CHECKING:

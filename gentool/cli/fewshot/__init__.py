@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gentool.cli.console import Console
 from gentool.cli.flags import (
     COUNT,
+    FORCE,
     OUTPUT_FILE,
     SAMPLE_COUNT,
     SEED,
@@ -104,6 +105,7 @@ class OutputFlags:
     )
     plot: str | None = flag("--plot", "FILE", "draw the vote, as .svg or .png", "an .svg")
     output: str | None = flag(*OUTPUT_FILE)
+    force: bool | None = switch(*FORCE)
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ def fewshot(console: Console, flags: Flags) -> None:
 
     --data answers each row, filling {column} from its columns. Where there is a column of labels,
     the answers are compared with it; --compare computes the greedy and the exact answer, too. With
-    --json -o FILE, a run that was interrupted goes on where it stopped.
+    --json -o FILE, a run that was interrupted goes on where it stopped; FILE.journal says how far
+    it came.
     """
     from gentool.cli.fewshot import rows, single
 
@@ -231,6 +234,7 @@ def output_of(flags: Flags) -> Output:
     return Output(
         json=bool(output.json),
         path=None if output.output in (None, "-") else output.output,
+        force=bool(output.force),
         plot=plot_path(output.plot),
         explain=bool(flags.vote.explain),
         require_certificate=bool(flags.vote.require_certificate),

@@ -42,6 +42,7 @@ class Output(NamedTuple):
 
     json: bool
     path: str | None
+    force: bool
     plot: Path | None
     explain: bool
     require_certificate: bool

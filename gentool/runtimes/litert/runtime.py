@@ -57,6 +57,7 @@ class LiteRTRuntime:
     """One open model: its graph, the inputs computed outside it, the attention between pieces."""
 
     exact_prefixes = True
+    joins_freely = True
 
     def __init__(
         self,
@@ -114,6 +115,10 @@ class LiteRTRuntime:
     def join(self, cache: RowCache, prefixes: Sequence[PrefixCache]) -> None:
         """See `gentool.runtimes.Runtime`."""
         cache.prefixes += prefixes
+
+    def keep_prefixes(self, cache: RowCache, kept: Sequence[int], places: np.ndarray) -> None:
+        """See `gentool.runtimes.Runtime`."""
+        cache.prefixes, cache.owner = [cache.prefixes[place] for place in kept], places[cache.owner]
 
     def move(
         self, cache: RowCache, owner: np.ndarray, parents: np.ndarray, new_tokens: int

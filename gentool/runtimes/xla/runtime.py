@@ -60,6 +60,7 @@ class XlaRuntime:
     states before the head. `rules` choose the backend."""
 
     exact_prefixes = False
+    joins_freely = False  # every step takes a slot of all rows, which is never freed
 
     def __init__(self, family: ModuleType, arch: Arch, params: Params, rules: BackendRules) -> None:
         self.family, self.arch, self.params, self.rules = family, arch, params, rules
@@ -117,6 +118,14 @@ class XlaRuntime:
     def join(self, cache: RowCache, prefixes: Sequence[PrefixCache]) -> None:
         """See `gentool.runtimes.Runtime`."""
         cache.prefixes += prefixes
+
+    def keep_prefixes(self, cache: RowCache, kept: Sequence[int], places: np.ndarray) -> None:
+        """See `gentool.runtimes.Runtime`."""
+        cache.prefixes, cache.owner = [cache.prefixes[place] for place in kept], places[cache.owner]
+        cache.blocks = [
+            block._replace(owners=tuple(places[list(block.owners)].tolist()))
+            for block in cache.blocks
+        ]
 
     def move(
         self, cache: RowCache, owner: np.ndarray, parents: np.ndarray, new_tokens: int
