@@ -53,7 +53,7 @@ MAY_IMPORT = {
         "config errors runtimes tokenizers checkpoints models decoding voting",
         "typing_extensions numpy",
     ),
-    "batch": Room("cache config decoding errors generation registry runtimes", ""),
+    "batch": Room("cache config decoding errors generation registry runtimes", "ray"),
     "benchmark": Room(
         "config decoding errors generation models runtimes voting", "numpy tensorflow"
     ),

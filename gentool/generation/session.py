@@ -298,7 +298,7 @@ class Model:
         for row, ids in zip(request.rows, prompts, strict=True):
             self._check(ids, 1, f"the prompt of row {row}" if len(prompts) > 1 else "the prompt")
         stop_tokens = self._stop_tokens(request.sampling.stop)
-        ends = self._ends(request.eos) | stop_tokens.keys()
+        ends = self._ends(request.eos) | frozenset(stop_tokens)
         self._check_ids(request.sampling.logit_bias)
         from gentool.generation.prepared import PreparedRequest
 
