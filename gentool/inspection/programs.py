@@ -1,0 +1,169 @@
+"""The linear program of one token: is there a state at which it leads all others? Only rivals that
+were met are its constraints; what it finds is checked against all rows, and the stronger ones are
+added.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gentool.inspection.directions import LARGE, Geometry, leads_over, states
+from gentool.inspection.output_layer import project
+from gentool.inspection.proofs import Combination, Proof, Rows, Witness, combination, logits, win
+
+MIN_ADDED = 64  # rivals that are added at a time, or D
+MAX_ROUNDS = 200
+ZERO = 1e-7  # HiGHS' own tolerance, of leads in units of what they can be at most
+RESIDUAL = 1e-9  # of a point of length 1 that is in a hull
+
+
+def decide(
+    rows: Rows, geometry: Geometry, token: int, met: list[int], deadline: float
+) -> Proof | None:
+    """A proof for the row `token`, whose rivals `met` are known; None where rounding, the length of
+    n or the time leaves it undecided."""
+    rivals = list(dict.fromkeys(met))
+    if rows.biased:
+        return _in_ball(rows, token, rivals, deadline)
+    return _in_all_directions(rows, geometry, token, rivals, deadline)
+
+
+def _in_all_directions(
+    rows: Rows, geometry: Geometry, token: int, rivals: list[int], deadline: float
+) -> Proof | None:
+    """Without constants only the direction of n counts. Either the row is in the hull of its
+    rivals, or the shortest way from the hull to it is a direction in which it leads them all:
+    non-negative least squares (Lawson & Hanson 1974) finds the one or the other."""
+    from scipy.optimize import nnls
+
+    id, scale = int(rows.ids[token]), rows.layer.width**0.5
+    for _ in range(MAX_ROUNDS):
+        if time.monotonic() > deadline:
+            return None
+        leads, _ = leads_over(rows, np.full(len(rivals), token), np.array(rivals))
+        leads = leads @ geometry.root
+        columns = np.vstack([leads.T, np.full(len(rivals), scale)])
+        target = np.append(np.zeros(len(columns) - 1), scale)
+        try:
+            shares, residual = nnls(columns, target)
+        except RuntimeError:  # too many iterations
+            return None
+        used = shares > 0
+        if residual <= RESIDUAL * scale:
+            support = np.array(rivals)[used]
+            proven = combination(rows, token, support, shares[used])
+            return Combination(id, rows.ids[support], shares[used]) if proven else None
+        n = shares @ leads @ geometry.root
+        x = states(rows.layer, n[None])
+        if win(rows, np.array([token]), x)[0][0]:
+            return Witness(id, x[0])
+        added = _stronger(rows, token, rivals, x[0] / LARGE)
+        if not added:
+            return None
+        rivals = rivals + added
+    return None
+
+
+def _stronger(rows: Rows, token: int, rivals: list[int], n: np.ndarray) -> list[int]:
+    """The strongest rows but `rivals` that the row `token` does not lead at n [D]."""
+    scores = logits(rows, (n * rows.layer.gain + rows.layer.shift)[None])[0]
+    stronger = np.flatnonzero(scores >= scores[token])
+    stronger = np.setdiff1d(stronger, [token, *rivals])
+    order = np.argsort(-scores[stronger], kind="stable")
+    found: list[int] = stronger[order[: max(MIN_ADDED, rows.layer.width)]].tolist()
+    return found
+
+
+def _in_ball(rows: Rows, token: int, rivals: list[int], deadline: float) -> Proof | None:
+    """With constants the length of n counts, which is on a sphere: the program has the cube around
+    it, cut off by tangents. A state inside the sphere and one outside it, at both of which the row
+    leads, have one on the sphere between them."""
+    layer, id = rows.layer, int(rows.ids[token])
+    if not np.isfinite(layer.radius):
+        return None
+    tangents = np.empty((0, layer.width))
+    inner: _Solution | None = None
+    for _ in range(MAX_ROUNDS):
+        left = deadline - time.monotonic()
+        solution = _largest_lead(rows, token, rivals, tangents, inner, left) if left > 0 else None
+        if solution is None:
+            return None
+        support = np.array(rivals)[solution.shares > 0]
+        shares = solution.shares[solution.shares > 0]
+        if solution.lead <= ZERO:
+            proven = combination(rows, token, support, shares)
+            return Combination(id, rows.ids[support], shares) if proven else None
+        n, length = solution.n, float(np.linalg.norm(solution.n))
+        tried = n if inner is None else _crossing(inner.n, n)
+        x = states(layer, tried[None])
+        if win(rows, np.array([token]), x)[0][0]:
+            return Witness(id, x[0])
+        added = _stronger(rows, token, rivals, n * layer.radius)
+        if not added and inner is not None:
+            return None
+        if not added and length <= 1:
+            inner = solution
+        elif not added:
+            tangents = np.vstack([tangents, n / length])
+        rivals = rivals + added
+    return None
+
+
+def _crossing(inner: np.ndarray, outer: np.ndarray) -> np.ndarray:
+    """Where the line from `inner`, of a length below 1, to `outer` has length 1; `outer` if it ends
+    before."""
+    step = outer - inner
+    square, product = step @ step, inner @ step
+    if outer @ outer <= 1 or square == 0:
+        return outer
+    share = (np.sqrt(product**2 + square * (1 - inner @ inner)) - product) / square
+    return inner + share * step
+
+
+class _Solution(NamedTuple):
+    n: np.ndarray  # [D] in units of its length
+    lead: float
+    shares: np.ndarray  # of the rivals, of sum 1: the average that bounds the lead
+
+
+def _largest_lead(
+    rows: Rows,
+    token: int,
+    rivals: list[int],
+    tangents: np.ndarray,
+    inner: _Solution | None,
+    seconds: float,
+) -> _Solution | None:
+    """The n, in units of its length, at which the smallest lead of a row over `rivals` is largest;
+    None without a solution in time. n is in a cube around all that it can be, and on this side of
+    the planes `tangents` [M, D] to the sphere. With `inner`: the n farthest out in its direction,
+    with half of its lead. Leads are in units of what they can be at most."""
+    from scipy.optimize import linprog
+
+    width, radius = rows.layer.width, rows.layer.radius
+    leads, constants = leads_over(rows, np.full(len(rivals), token), np.array(rivals))
+    units = radius * np.linalg.norm(leads, axis=1)
+    units[units == 0] = 1
+    above = np.column_stack([leads * (-radius / units[:, None]), np.ones(len(rivals))])
+    inside = np.column_stack([tangents, np.zeros(len(tangents))])
+    if inner is None:
+        objective, least = np.append(np.zeros(width), -1.0), None
+    else:
+        objective, least = np.append(-inner.n, 0.0), inner.lead / 2
+        inside = inside[:0]
+    result: Any = linprog(
+        objective,
+        A_ub=np.vstack([above, inside]),
+        b_ub=np.append(constants / units, np.ones(len(inside))),
+        bounds=[(-1, 1)] * width + [(least, None)],
+        method="highs-ds",
+        options={"time_limit": seconds},
+    )
+    if result.status != 0:
+        return None
+    weights = np.maximum(-result.ineqlin.marginals[: len(rivals)], 0) / units
+    weights /= weights.sum() or 1.0
+    return _Solution(project(rows.layer, result.x[:width]), float(result.x[width]), weights)
