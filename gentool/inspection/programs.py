@@ -17,6 +17,7 @@ from gentool.inspection.proofs import Combination, Proof, Rows, Witness, combina
 MIN_ADDED = 64  # rivals that are added at a time, or D
 MAX_ROUNDS = 200
 ZERO = 1e-7  # HiGHS' own tolerance, of leads in units of what they can be at most
+OUTWARD = 16  # directions in which states of another length are looked for
 RESIDUAL = 1e-9  # of a point of length 1 that is in a hull
 
 
@@ -80,36 +81,49 @@ def _stronger(rows: Rows, token: int, rivals: list[int], n: np.ndarray) -> list[
 def _in_ball(rows: Rows, token: int, rivals: list[int], deadline: float) -> Proof | None:
     """With constants the length of n counts, which is on a sphere: the program has the cube around
     it, cut off by tangents. A state inside the sphere and one outside it, at both of which the row
-    leads, have one on the sphere between them."""
+    leads, have one on the sphere between them. Where all are inside, others are looked for far out
+    in a few directions."""
     layer, id = rows.layer, int(rows.ids[token])
     if not np.isfinite(layer.radius):
         return None
-    tangents = np.empty((0, layer.width))
+    outer, outward = list[np.ndarray](), list[np.ndarray]()
     inner: _Solution | None = None
     for _ in range(MAX_ROUNDS):
         left = deadline - time.monotonic()
-        solution = _largest_lead(rows, token, rivals, tangents, inner, left) if left > 0 else None
+        if left <= 0 or (inner is not None and not outward):
+            return None
+        away = None if inner is None else (outward[-1], 10 * ZERO)
+        solution = _largest_lead(rows, token, rivals, outer, away, left)
         if solution is None:
             return None
-        support = np.array(rivals)[solution.shares > 0]
-        shares = solution.shares[solution.shares > 0]
         if solution.lead <= ZERO:
+            support = np.array(rivals)[solution.shares > 0]
+            shares = solution.shares[solution.shares > 0]
             proven = combination(rows, token, support, shares)
             return Combination(id, rows.ids[support], shares) if proven else None
-        n, length = solution.n, float(np.linalg.norm(solution.n))
-        tried = n if inner is None else _crossing(inner.n, n)
-        x = states(layer, tried[None])
-        if win(rows, np.array([token]), x)[0][0]:
-            return Witness(id, x[0])
+        n = solution.n
+        tried = [n] if inner is None else [_crossing(inner.n, n)]
         added = _stronger(rows, token, rivals, n * layer.radius)
-        if not added and inner is not None:
-            return None
-        if not added and length <= 1:
-            inner = solution
-        elif not added:
-            tangents = np.vstack([tangents, n / length])
         rivals = rivals + added
+        if inner is None and not added:  # n is a state that it leads at, of some length
+            if np.linalg.norm(n) > 1:
+                outer.append(n)
+            else:
+                inner, outward = solution, _outward(n)
+                tried += [_crossing(n, far) for far in outer]
+        elif not added:
+            outward.pop()
+        x = states(layer, np.array(tried))
+        wins, _ = win(rows, np.full(len(tried), token), x)
+        if wins.any():
+            return Witness(id, x[wins.argmax()])
     return None
+
+
+def _outward(n: np.ndarray) -> list[np.ndarray]:
+    """Directions to look for states of another length in, that of n last."""
+    random = np.random.default_rng(0).normal(size=(OUTWARD, len(n)))
+    return [*random, n]
 
 
 def _crossing(inner: np.ndarray, outer: np.ndarray) -> np.ndarray:
@@ -133,14 +147,14 @@ def _largest_lead(
     rows: Rows,
     token: int,
     rivals: list[int],
-    tangents: np.ndarray,
-    inner: _Solution | None,
+    outer: list[np.ndarray],
+    away: tuple[np.ndarray, float] | None,
     seconds: float,
 ) -> _Solution | None:
     """The n, in units of its length, at which the smallest lead of a row over `rivals` is largest;
-    None without a solution in time. n is in a cube around all that it can be, and on this side of
-    the planes `tangents` [M, D] to the sphere. With `inner`: the n farthest out in its direction,
-    with half of its lead. Leads are in units of what they can be at most."""
+    None without a solution in time. n is in a cube around all that it can be, cut off where the
+    sphere is between it and `outer`. With `away`: the n farthest out in that direction with at
+    least that lead, nothing cut off. Leads are in units of what they can be at most."""
     from scipy.optimize import linprog
 
     width, radius = rows.layer.width, rows.layer.radius
@@ -148,11 +162,12 @@ def _largest_lead(
     units = radius * np.linalg.norm(leads, axis=1)
     units[units == 0] = 1
     above = np.column_stack([leads * (-radius / units[:, None]), np.ones(len(rivals))])
-    inside = np.column_stack([tangents, np.zeros(len(tangents))])
-    if inner is None:
-        objective, least = np.append(np.zeros(width), -1.0), None
-    else:
-        objective, least = np.append(-inner.n, 0.0), inner.lead / 2
+    inside = np.zeros((len(outer), width + 1))
+    for plane, n in zip(inside, outer, strict=True):
+        plane[:width] = n / np.linalg.norm(n)
+    objective, least = np.append(np.zeros(width), -1.0), -np.inf
+    if away:
+        objective, least = np.append(-away[0], 0.0), away[1]
         inside = inside[:0]
     result: Any = linprog(
         objective,

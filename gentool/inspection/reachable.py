@@ -79,7 +79,7 @@ def proofs(layer: OutputLayer, seconds: float, show: Show) -> Iterator[Proof]:
         tokens = np.array(undecided[start : start + block])
         rivals: dict[int, list[int]] = {token: [] for token in tokens.tolist()}
         for climb in (ascent, ascent_in_ball) if rows.biased else (ascent,):
-            for token, proof in climb(rows, geometry, np.array([*rivals]), rivals, deadline):
+            for token, proof in climb(rows, geometry, np.array([*rivals], int), rivals, deadline):
                 done += 1
                 del rivals[token]
                 yield proof
