@@ -204,8 +204,9 @@ def show_sizes(console: Console, subject: Subject, sizes: Sizes, vocabulary: Voc
     heads = f"{arch.n_head} heads of {arch.d_head}"
     if arch.n_kv_head != arch.n_head:
         heads += f", {arch.n_kv_head} of keys and values"
+    layers = "1 layer" if arch.n_layer == 1 else f"{arch.n_layer} layers"
     console.write(
-        f"{config.name}: {config.family}, {arch.n_layer} layers of width {arch.d_model}, {heads},"
+        f"{config.name}: {config.family}, {layers} of width {arch.d_model}, {heads},"
         f" context {arch.n_ctx}\n\n"
     )
     total = sum(sizes.parameters.values())

@@ -13,6 +13,7 @@ from gentool.inspection.output_layer import ROW_BLOCK, OutputLayer, normalized, 
 
 U32, U64 = 2.0**-24, 2.0**-53  # unit roundoff of float32 and float64
 SAFETY = 8  # times the textbook bound of a dot product, (n + 4) * u * |a| . |b|
+SHORTER = 1e-6  # of its length, that n may be by the norm's eps
 MAX_NEAR = 256  # rivals that are compared in float64 for one token
 
 
@@ -98,7 +99,7 @@ def logits(rows: Rows, hidden: np.ndarray) -> np.ndarray:
     out = np.empty((len(hidden), len(rows.ids)), np.float32)
     hidden = hidden.astype(np.float32)
     for start in range(0, len(rows.ids), ROW_BLOCK):
-        block = rows.weight[start : start + ROW_BLOCK].astype(np.float32)
+        block = rows.weight[start : start + ROW_BLOCK].astype(np.float32, copy=False)
         np.matmul(hidden, block.T, out=out[:, start : start + ROW_BLOCK])
     bias = rows.layer.bias[rows.ids]
     return out + bias.astype(np.float32) if bias.any() else out
@@ -107,9 +108,12 @@ def logits(rows: Rows, hidden: np.ndarray) -> np.ndarray:
 def win(rows: Rows, tokens: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Whether it is proven that the rows `tokens` [B] have the largest logits after the residual
     streams x [B, D], and the strongest rival [B] of each. float32 decides where the margin is
-    larger than its rounding; rivals nearer than that are compared in float64."""
+    larger than its rounding; rivals nearer than that are compared in float64. A state so small that
+    the norm's eps makes n shorter proves nothing."""
     layer = rows.layer
-    scaled = normalized(layer, x) * layer.gain
+    n = normalized(layer, x)
+    full = np.linalg.norm(n, axis=1) > (1 - SHORTER) * min(layer.radius, layer.width**0.5)
+    scaled = n * layer.gain
     hidden = scaled + layer.shift
     size = np.linalg.norm(np.abs(scaled) + np.abs(layer.shift), axis=1)  # [B]
     largest_bias = float(np.abs(layer.bias).max())
@@ -128,7 +132,7 @@ def win(rows: Rows, tokens: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.n
             exact = both @ hidden[index] + layer.bias[rows.ids[np.append(near, tokens[index])]]
             proven[index] = (exact[-1] - exact[:-1]).min() > 2 * U64 * bound[index]
             rivals[index] = near[exact[:-1].argmax()]
-    return proven, rivals
+    return proven & full, rivals
 
 
 def combination(rows: Rows, token: int, support: np.ndarray, shares: np.ndarray) -> bool:
