@@ -30,6 +30,7 @@ gentool inspect --plot tiny-zh.svg
 
 PARTS = ("size", "reachable", "untrained", "quantisation")
 SECONDS = 60.0
+PATIENCE = 10.0  # seconds before progress is shown
 SHOWN = 8  # tokens and products of a list; --json has all
 
 
@@ -104,7 +105,7 @@ def inspect(console: Console, flags: Flags) -> None:
         console.redirect(str(flags.output.output))
     console.overwrite()
     as_json = bool(flags.output.json)
-    findings = found(console, subject, parts, flags.parts.seconds or SECONDS, not as_json)
+    findings = examine(console, subject, parts, flags.parts.seconds or SECONDS, not as_json)
     if as_json:
         console.write(json.dumps(record(subject, findings), ensure_ascii=False) + "\n")
     if flags.output.plot:
@@ -136,7 +137,7 @@ def opened(flags: ModelFlags) -> Subject:
     return subject(config, tokenizer, family, source, plan)
 
 
-def found(
+def examine(
     console: Console, subject: Subject, parts: Sequence[str], seconds: float, shown: bool
 ) -> Findings:
     """Looks at each part, and prints it at once where it is `shown`."""
@@ -169,10 +170,15 @@ def decided(console: Console, subject: Subject, seconds: float) -> Reachable:
     from gentool.inspection import output_layer, reachable
 
     start = time.monotonic()
+
+    def show(done: int, total: int, left: float, phase: str) -> None:
+        if time.monotonic() - start > PATIENCE:
+            report(done, total, left, phase)
+
     layer = output_layer.read_output_layer(subject.recording, subject.read)
-    with console.progress("token") as show:
+    with console.progress("token") as report:
         proofs = reachable.proofs(layer, seconds, show)
-        result = reachable.sorted_out(proofs, len(layer.weight))
+        result = reachable.verdicts(proofs, len(layer.weight))
     console.detail(f"reachable: {time.monotonic() - start:.1f} s, norm {layer.norm}")
     if result.unknown and not reachable.has_scipy():
         console.note(
@@ -251,8 +257,8 @@ def show_reachable(console: Console, subject: Subject, result: Reachable) -> Non
 
 def show_untrained(console: Console, subject: Subject, result: Untrained) -> None:
     console.write(
-        f"\ntokens that look untrained: {len(result.low)}"
-        f" (below {result.limit:.4f}: {result.criterion})\n"
+        f"\ntokens that look untrained: {len(result.low)}\n"
+        f"below {result.limit:.4f}: {result.criterion}\n"
     )
     for token in result.low[:SHOWN]:
         console.write(f"  {token} {subject.text(token)!r}: {result.scores[token]:.4f}\n")

@@ -74,8 +74,8 @@ def _stronger(rows: Rows, token: int, rivals: list[int], n: np.ndarray) -> list[
     stronger = np.flatnonzero(scores >= scores[token])
     stronger = np.setdiff1d(stronger, [token, *rivals])
     order = np.argsort(-scores[stronger], kind="stable")
-    found: list[int] = stronger[order[: max(MIN_ADDED, rows.layer.width)]].tolist()
-    return found
+    strongest: list[int] = stronger[order[: max(MIN_ADDED, rows.layer.width)]].tolist()
+    return strongest
 
 
 def _in_ball(rows: Rows, token: int, rivals: list[int], deadline: float) -> Proof | None:

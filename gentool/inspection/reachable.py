@@ -31,7 +31,7 @@ class Reachable(NamedTuple):
     unknown: tuple[int, ...]
 
 
-def sorted_out(proofs: Iterable[Proof], n_vocab: int) -> Reachable:
+def verdicts(proofs: Iterable[Proof], n_vocab: int) -> Reachable:
     """The verdicts of proofs about the tokens below `n_vocab`."""
     possible, impossible = set[int](), list[Combination | Duplicate]()
     for proof in proofs:

@@ -31,16 +31,19 @@ class Subject(NamedTuple):
         return weights.read(self.source, self.plan[name])
 
     def text(self, token: int) -> str:
-        """A token as text: of a special one its name, of bytes that are no text <0xE4>, of an id
-        without a piece nothing."""
-        if self.tokenizer is None:
+        """A token as text: of a special one its name, of an id without a piece nothing. Bytes that
+        are no text, or that the tokenizer would write as another token, are <0xE4>."""
+        tokenizer = self.tokenizer
+        if tokenizer is None:
             return ""
-        names = {id: name for name, id in self.tokenizer.special.items()}
-        data = self.tokenizer.piece(token, token)
-        try:
-            return names.get(token) or data.decode()
-        except UnicodeDecodeError:
+        names = {id: name for name, id in tokenizer.special.items()}
+        if token in names:
+            return names[token]
+        data = tokenizer.piece(token, token)
+        text = data.decode(errors="ignore")
+        if text.encode() != data or (len(data) == 1 and token not in tokenizer.encode(text)):
             return "".join(f"<0x{byte:02X}>" for byte in data)
+        return text
 
 
 def subject(

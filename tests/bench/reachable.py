@@ -56,7 +56,7 @@ def main() -> None:
             print(f"{last[0]:16}  {last[1]:7} tokens  {last[2]:7.1f} s", flush=True)
         last = phase, done, time.perf_counter() - start
 
-    found = reachable.sorted_out(reachable.proofs(layer, options.seconds, show), len(layer.weight))
+    found = reachable.verdicts(reachable.proofs(layer, options.seconds, show), len(layer.weight))
     show(last[1], options.rows, 0.0, "")
     print(
         f"{options.rows} x {options.width}, {options.norm} norm, {os.cpu_count()} cores,"

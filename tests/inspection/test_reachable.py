@@ -255,7 +255,7 @@ def test_a_row_outside_the_simplex_by_a_rounding_is_not_proven_inside() -> None:
 def test_what_time_does_not_allow_is_unknown() -> None:
     weight = cloud(6, 4)
     weight[3] = weight[1]
-    found = reachable.sorted_out(reachable.proofs(layer(weight), 1e-9, lambda *_: None), 6)
+    found = reachable.verdicts(reachable.proofs(layer(weight), 1e-9, lambda *_: None), 6)
     assert found.possible == 0 and found.unknown == (0, 1, 2, 4, 5)
     assert [proof.token for proof in found.impossible] == [3]
 
