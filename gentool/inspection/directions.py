@@ -11,7 +11,7 @@ import numpy as np
 from gentool.inspection.output_layer import OutputLayer, project
 from gentool.inspection.proofs import Rows
 
-SAMPLED_ROWS = 1 << 15  # of a covariance
+SAMPLED = 1 << 25  # numbers of the rows whose covariance is computed
 CUTOFF = 1e-10  # of eigenvalues, of the largest
 LARGE = 1e3  # times the normalised state: beside it a norm's eps is nothing
 
@@ -25,8 +25,8 @@ class Geometry(NamedTuple):
 
 
 def geometry_of(rows: Rows) -> Geometry:
-    """Of every row, or of SAMPLED_ROWS evenly spread ones."""
-    step = -(-len(rows.ids) // SAMPLED_ROWS)
+    """Of every row, or of evenly spread ones of SAMPLED numbers."""
+    step = -(-rows.weight.size // SAMPLED)
     sample = project(rows.layer, rows.exact(np.arange(0, len(rows.ids), step)))
     mean = sample.mean(axis=0)
     sample -= mean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,10 +42,12 @@ def save(
         figure.suptitle(title, fontsize=10)
         for number, draw in enumerate(panels, 1):
             draw(figure.add_subplot(len(panels), 1, number))
-        try:
-            figure.savefig(path, dpi=150, format="png" if path.endswith(".png") else "svg")
-        except OSError as e:
-            raise GentoolError(f"cannot write {path}: {e.strerror}", "check --plot") from e
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a model's name in characters that no font here has
+            try:
+                figure.savefig(path, dpi=150, format="png" if path.endswith(".png") else "svg")
+            except OSError as e:
+                raise GentoolError(f"cannot write {path}: {e.strerror}", "check --plot") from e
 
 
 def _parameters(axes: Any, sizes: Sizes) -> None:
@@ -58,6 +61,7 @@ def _scores(axes: Any, untrained: Untrained) -> None:
     axes.axvline(untrained.limit, color=MARKED)
     axes.set_xlabel(f"embeddings: red is the limit, {len(untrained.low)} are beyond it")
     axes.set_ylabel("tokens")
+    axes.yaxis.set_major_formatter("{x:g}")
 
 
 def _errors(axes: Any, products: Sequence[ProductError]) -> None:
@@ -66,6 +70,7 @@ def _errors(axes: Any, products: Sequence[ProductError]) -> None:
     int4 = [np.nan if product.int4 is None else product.int4 for product in products]
     axes.plot(at, int4, ".", color=MARKED, label="int4")
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:.0%}")
     axes.set_xlabel("products, in the order of computation")
     axes.set_ylabel("relative error")
     axes.legend()

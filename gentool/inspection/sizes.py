@@ -53,7 +53,8 @@ class Vocabulary(NamedTuple):
 
 def measure(arch: Arch, plan: Mapping[str, Weight], recording: Recording) -> Sizes:
     """The sizes of planned weights. On TensorFlow all are in one precision. LiteRT packs the
-    products and keeps the tables in the file's dtype; a tied head is packed besides the table."""
+    products and keeps the tables in the file's dtype; a tied head is packed besides the table.
+    Weights that are quantised already have their own precision only."""
     counts = {name: math.prod(weight.shape) for name, weight in plan.items()}
     parameters = dict.fromkeys(PARTS, 0)
     for name, count in counts.items():
@@ -78,7 +79,11 @@ def measure(arch: Arch, plan: Mapping[str, Weight], recording: Recording) -> Siz
         KV_BYTES * attention.key.heads * (attention.key.size + attention.value.size)
         for attention in recording.attentions
     )
-    return Sizes(parameters, (*litert, *floats), per_token, arch.n_ctx)
+    memory = [*litert, *floats]
+    integers = {weight.dtype.name for weight in plan.values()} & {"int8", "int4"}
+    if integers:  # int4 folders have int8 products, too
+        memory = [row for row in litert if row.precision == min(integers)]
+    return Sizes(parameters, tuple(memory), per_token, arch.n_ctx)
 
 
 def part(name: str) -> str:

@@ -16,6 +16,7 @@ from gentool.inspection.proofs import lowest_equal
 DEVIATIONS = 6.0  # robust standard deviations of log norms below their median
 NORMAL = 1.4826  # standard deviation of a normal distribution, over its median absolute deviation
 MIN_UNUSED = 2  # rows without a piece, to compare with
+ALIKE = 0.5  # cosine distance that these have at most to their mean, if they are comparable
 
 
 class Untrained(NamedTuple):
@@ -32,10 +33,10 @@ def untrained(embedding: np.ndarray, tied: bool, unused: tuple[int, ...]) -> Unt
     """Of an embedding [V, D] whose rows `unused` have no piece. These are not reported."""
     lowest = lowest_equal(embedding, np.zeros(len(embedding)))
     _, group, sizes = np.unique(lowest, return_inverse=True, return_counts=True)
-    by_distance = tied and len(unused) >= MIN_UNUSED
-    if by_distance:
-        scores = _distances(embedding, unused)
-        limit = float(scores[list(unused)].max())
+    distances = _distances(embedding, unused) if tied and len(unused) >= MIN_UNUSED else None
+    by_distance = distances is not None and distances[list(unused)].max() <= ALIKE
+    if distances is not None and by_distance:
+        scores, limit = distances, float(distances[list(unused)].max())
         criterion = "as near to the mean row without a piece as these rows are"
     else:
         scores = _norms(embedding)

@@ -87,6 +87,15 @@ def test_bytes_of_products_are_those_of_the_quantiser() -> None:
     assert sizes.product_bytes("head", (96, 64), "int4") == 96 * 68, "it stays int8"
 
 
+def test_a_quantised_model_has_one_precision() -> None:
+    module, arch = models.load_family("llama"), litert_models.arch_of("llama")
+    source = litert_models.Arrays(litert_models.random_weights(module, arch, seed=0))
+    plan = weights.plan(source, module, arch)
+    plan |= {"head": plan["head"]._replace(dtype=np.dtype(np.int8))}
+    found = sizes.measure(arch, plan, record(module, arch, source.shapes))
+    assert [(row.precision, row.runtime) for row in found.memory] == [("int8", "LiteRT")]
+
+
 def embedding(rows: int = 500, width: int = 32) -> np.ndarray:
     """Of trained tokens, and at 10 to 19 of tokens that were not."""
     rng = np.random.default_rng(0)
@@ -122,6 +131,8 @@ def test_a_tied_embedding_is_compared_with_rows_that_have_no_piece() -> None:
     found = untrained(rows.astype(np.float32), True, tuple(range(490, 500)))
     assert set(found.low) == set(range(8))
     assert not untrained(rows.astype(np.float32), False, tuple(range(490, 500))).low
+    rows[490:] = rng.normal(0, 1, (10, 32))  # rows that have nothing in common tell nothing
+    assert "norm" in untrained(rows.astype(np.float32), True, tuple(range(490, 500))).criterion
 
 
 def test_untrained_bytes_of_tiny_zh() -> None:
