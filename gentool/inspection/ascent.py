@@ -13,7 +13,7 @@ from gentool.inspection.directions import Geometry, leads_over, states
 from gentool.inspection.proofs import Combination, Proof, Rows, Witness, combination, win
 
 STEPS = 100
-BALL_STEPS = 300
+BALL_STEPS = 60
 BISECTIONS = 40
 
 

@@ -1,6 +1,6 @@
 """The linear program of one token: is there a state at which it leads all others? Only rivals that
 were met are its constraints; what it finds is checked against all rows, and the stronger ones are
-added.
+added. Least squares decide it fast; where the length of the state matters, HiGHS may have to.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ MIN_ADDED = 64  # rivals that are added at a time, or D
 MAX_ROUNDS = 200
 ZERO = 1e-7  # HiGHS' own tolerance, of leads in units of what they can be at most
 OUTWARD = 16  # directions in which states of another length are looked for
+BELOW = 1e-3  # how far below 0 the constant of an average is to be, in deviations of constants
 RESIDUAL = 1e-9  # of a point of length 1 that is in a hull
 
 
@@ -26,46 +27,67 @@ def decide(
 ) -> Proof | None:
     """A proof for the row `token`, whose rivals `met` are known; None where rounding, the length of
     n or the time leaves it undecided."""
-    rivals = list(dict.fromkeys(met))
-    if rows.biased:
-        return _in_ball(rows, token, rivals, deadline)
-    return _in_all_directions(rows, geometry, token, rivals, deadline)
-
-
-def _in_all_directions(
-    rows: Rows, geometry: Geometry, token: int, rivals: list[int], deadline: float
-) -> Proof | None:
-    """Without constants only the direction of n counts. Either the row is in the hull of its
-    rivals, or the shortest way from the hull to it is a direction in which it leads them all:
-    non-negative least squares (Lawson & Hanson 1974) finds the one or the other."""
-    from scipy.optimize import nnls
-
-    id, scale = int(rows.ids[token]), rows.layer.width**0.5
+    rivals, id, scale = list(dict.fromkeys(met)), int(rows.ids[token]), rows.layer.width**0.5
     for _ in range(MAX_ROUNDS):
         if time.monotonic() > deadline:
             return None
-        leads, _ = leads_over(rows, np.full(len(rivals), token), np.array(rivals))
-        leads = leads @ geometry.root
-        columns = np.vstack([leads.T, np.full(len(rivals), scale)])
-        target = np.append(np.zeros(len(columns) - 1), scale)
-        try:
-            shares, residual = nnls(columns, target)
-        except RuntimeError:  # too many iterations
+        nearest = _nearest(rows, geometry, token, rivals, scale)
+        if nearest is None:
             return None
-        used = shares > 0
-        if residual <= RESIDUAL * scale:
-            support = np.array(rivals)[used]
-            proven = combination(rows, token, support, shares[used])
-            return Combination(id, rows.ids[support], shares[used]) if proven else None
-        n = shares @ leads @ geometry.root
-        x = states(rows.layer, n[None])
+        if nearest.residual <= RESIDUAL * scale:
+            support = np.array(rivals)[nearest.shares > 0]
+            shares = nearest.shares[nearest.shares > 0]
+            proven = combination(rows, token, support, shares)
+            return Combination(id, rows.ids[support], shares) if proven else None
+        x = states(rows.layer, nearest.direction[None])
         if win(rows, np.array([token]), x)[0][0]:
             return Witness(id, x[0])
         added = _stronger(rows, token, rivals, x[0] / LARGE)
+        if nearest.n is not None:
+            added += _stronger(rows, token, [*rivals, *added], nearest.n)
         if not added:
-            return None
-        rivals = rivals + added
+            return _in_ball(rows, token, rivals, deadline) if rows.biased else None
+        rivals += added
     return None
+
+
+class _Nearest(NamedTuple):
+    """The point of a hull of leads that is nearest to 0: the rivals' shares of it, its distance,
+    its direction [D], and, where constants count, a state n [D] of any length."""
+
+    shares: np.ndarray
+    residual: float
+    direction: np.ndarray
+    n: np.ndarray | None
+
+
+def _nearest(
+    rows: Rows, geometry: Geometry, token: int, rivals: list[int], scale: float
+) -> _Nearest | None:
+    """By non-negative least squares (Lawson & Hanson 1974): either an average of the leads of a row
+    over `rivals` is 0, its constant at most 0, or the shortest way from 0 to the leads is a
+    direction in which it leads them all. None where the iterations did not end. The leads are
+    whitened, their constants are in units of their deviation."""
+    from scipy.optimize import nnls
+
+    leads, constants = leads_over(rows, np.full(len(rivals), token), np.array(rivals))
+    columns = np.vstack([(leads @ geometry.root).T, np.full(len(rivals), scale)])
+    target = np.append(np.zeros(rows.layer.width), scale)
+    unit = float(rows.constants.std()) or 1.0
+    if rows.biased:
+        columns = np.vstack([columns, constants / unit])
+        slack = np.append(np.zeros(len(columns) - 1), 1.0)  # the constant may be below its target
+        columns, target = np.column_stack([columns, slack]), np.append(target, -BELOW)
+    try:
+        shares, residual = nnls(columns, target)
+    except RuntimeError:
+        return None
+    way = columns @ shares - target
+    direction = geometry.root @ way[: rows.layer.width]
+    n = None
+    if rows.biased and way[-1] > 0:
+        n = direction / (way[-1] / unit)
+    return _Nearest(shares[: len(rivals)], float(residual), direction, n)
 
 
 def _stronger(rows: Rows, token: int, rivals: list[int], n: np.ndarray) -> list[int]:
