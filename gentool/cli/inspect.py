@@ -93,9 +93,12 @@ def inspect(console: Console, flags: Flags) -> None:
     """Prints what a model is, from its files; nothing is run, and no TensorFlow is loaded.
 
     size: parameters, memory in each precision, KV cache, context, vocabulary; no weight is read.
+
     reachable: the tokens that greedy decoding can never produce, because another one always has a
-    larger logit. A token is possible or impossible only by a proof (extra inspect), else unknown.
+    larger logit. A token is possible or impossible only by a proof, else unknown. Extra inspect.
+
     untrained: the tokens whose embedding looks as if it was never trained.
+
     quantisation: how far int8 and int4 are from the weights of each product.
     """
     parts = flags.parts.only or PARTS
@@ -167,6 +170,7 @@ def examine(
 
 
 def decided(console: Console, subject: Subject, seconds: float) -> Reachable:
+    """What is proven of each token; progress is shown where it takes long."""
     from gentool.inspection import output_layer, reachable
 
     start = time.monotonic()
@@ -188,6 +192,7 @@ def decided(console: Console, subject: Subject, seconds: float) -> Reachable:
 
 
 def compared(subject: Subject, vocabulary: Vocabulary) -> Untrained:
+    """The embedding's rows, compared with each other."""
     from gentool.inspection import output_layer, untrained
 
     embedding = output_layer.floats("embedding", subject.read)
