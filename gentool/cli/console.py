@@ -234,25 +234,33 @@ class Console:
             yield show
 
     @contextlib.contextmanager
-    def loading(self, name: str) -> Iterator[None]:
+    def loading(self, name: str) -> Iterator[Callable[[int, int], None]]:
         """Names on a terminal what is loaded, once that takes longer than LOADING_SECONDS, and
-        erases the line afterwards."""
+        erases the line afterwards. Gives a function that shows how much is done: weights are
+        quantised or packed for minutes when a large model is opened for the first time."""
         if self.quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-            yield
+            yield lambda done, total: None
             return
-        lock, state = threading.Lock(), {"over": False, "shown": False}
+        lock, state, shown = threading.Lock(), {"over": False, "shown": False}, [""]
 
         def show() -> None:
             with lock:
                 if not state["over"]:
                     state["shown"] = True
-                    self._write_stderr(f"loading {neutral(name)} …")
+                    self._write_stderr(f"{ERASE_LINE}loading {neutral(name)} …{shown[0]}")
+
+        def progress(done: int, total: int) -> None:
+            percent = f" {100 * done // max(1, total)} %"
+            if percent != shown[0]:
+                shown[0] = percent
+                if state["shown"]:
+                    show()
 
         timer = threading.Timer(LOADING_SECONDS, show)
         timer.daemon = True
         timer.start()
         try:
-            yield
+            yield progress
         finally:
             timer.cancel()
             with lock:

@@ -113,8 +113,8 @@ def open_model(
     weights in 16 bits."""
     from gentool.generation import opening
 
-    with console.loading(config.name):
-        model = opening.open_model(config, precision, xla, threads)
+    with console.loading(config.name) as progress:
+        model = opening.open_model(config, precision, xla, threads, progress)
     auto = (precision or config.precision) == "auto" and xla is None
     if auto and model.precision in ("fp16", "bf16"):
         count = sum(math.prod(weight.shape) for weight in model.plan.values())

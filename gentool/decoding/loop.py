@@ -11,7 +11,7 @@ import numpy as np
 
 from gentool.config.sampling import SamplingParams
 from gentool.decoding.engine import Engine, Prefix, Rows
-from gentool.decoding.filters import adjusted
+from gentool.decoding.filters import adjusted, keeps_logits
 from gentool.decoding.lookup import Drafter
 from gentool.decoding.sampling import (
     RandomNumbers,
@@ -214,11 +214,15 @@ class DecodeLoop:
         allowed = adjusted(finite(current), options.sampling, prompts, outputs)
         allowed = self._masked(allowed, current, states)
         indices, steps = np.array(rows), np.array([len(output) for output in outputs])
-        drawn = pick(allowed, options.sampling, self._numbers.at(indices, steps))
+        u = self._numbers.at(indices, steps)
+        drawn = pick(allowed, options.sampling, u, intervals=options.strata > 0)
         self._numbers.rescale(indices, drawn.low, drawn.high)
         forced = [state.keys.forced_first if not state.output else None for state in states]
         ids = [id if f is None else f for id, f in zip(drawn.ids.tolist(), forced, strict=True)]
-        logprobs = log_probabilities(current, np.array(ids))
+        if allowed is current and ids == drawn.ids.tolist() and keeps_logits(options.sampling):
+            logprobs = drawn.logprobs
+        else:
+            logprobs = log_probabilities(current, np.array(ids))
         all_logprobs = normalized(current) if options.top_logprobs else None
         tokens = []
         for index, (row, state, id) in enumerate(zip(rows, states, ids, strict=True)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import NamedTuple
 
@@ -68,11 +68,13 @@ def open_model(
     precision: str | None = None,
     xla: bool | None = None,
     threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Model:
     """Opens what a YAML describes. `precision` is how weights are stored, auto is `auto_precision`;
     products of 16-bit weights are summed in float32. On a CPU fp32, int8 and int4 run on LiteRT,
     with `threads` (None: a core each); 16 bits, GPUs, and any model where `xla` is True or False
-    run on TensorFlow: see `gentool.runtimes.xla.backend`."""
+    run on TensorFlow: see `gentool.runtimes.xla.backend`. `progress` gets the bytes of weights that
+    LiteRT has prepared and of all, where it must: the first time that a model is opened."""
     precision = precision or config.precision
     if precision not in PRECISIONS:
         raise UsageError(f"precision is {precision!r}", f"it can be {', '.join(PRECISIONS)}")
@@ -88,7 +90,8 @@ def open_model(
     if runs_on_litert(precision, xla):
         from gentool.runtimes import litert
 
-        runtime = litert.load()(family, config.arch, plan, source, precision, threads)
+        report = progress or (lambda done, total: None)
+        runtime = litert.load()(family, config.arch, plan, source, precision, threads, report)
     else:
         open_runtime = xla_runtime.load()
         runtime = open_runtime(family, config.arch, source, plan, DTYPES[precision], xla)

@@ -212,8 +212,9 @@ def test_a_device_may_be_shared() -> None:
 
 LOADS = """
 import time
-with console.loading("cpm\u202e-lm"):
+with console.loading("cpm\u202e-lm") as progress:
     time.sleep(SECONDS)
+    progress(1, 3)
 console.note("ready")
 """
 
@@ -224,7 +225,7 @@ def test_what_takes_long_to_load_is_named_and_erased(seconds: float, shown: bool
     python(LOADS.replace("SECONDS", str(seconds)), {"NO_COLOR": "1"}, stderr=screen.slave)
     text = screen.read()
     assert text.endswith("ready\n")
-    line = "loading cpm\\u202e-lm …\r\x1b[K"
+    line = "\r\x1b[Kloading cpm\\u202e-lm …\r\x1b[Kloading cpm\\u202e-lm … 33 %\r\x1b[K"
     assert (line in text) == shown
     assert ("loading" in text) == shown
 

@@ -191,7 +191,7 @@ def test_rows_are_batch_invariant_beside_other_prompts(engine):
 
 
 def test_nothing_is_retraced_between_steps_or_prompts_of_a_bucket(tiny_weights):
-    engine = make_engine(TINY, tiny_weights)
+    engine = make_engine(TINY, tiny_weights, backend.XLA_LAYER)
 
     def run(length, rows):
         prefix, _ = engine.prefill(IDS[:length])

@@ -18,7 +18,6 @@ from gentool.decoding.lookup import Drafter, draft
 from gentool.decoding.loop import DecodeLoop, DecodeOptions, Prompt, Sample
 from gentool.decoding.philox import uniform
 from gentool.decoding.sampling import BELOW_ONE, RandomNumbers, normalized, pick, top_k_ids
-from gentool.runtimes.xla import backend
 
 PARAMS = SamplingParams()
 
@@ -26,7 +25,7 @@ PARAMS = SamplingParams()
 @pytest.fixture(scope="module")
 def small():
     """A model that repeats itself, so that drafts come true now and then."""
-    return make_engine(TINY, random_weights(TINY, 3), backend.GRAPH)
+    return make_engine(TINY, random_weights(TINY, 3))
 
 
 class Case(NamedTuple):

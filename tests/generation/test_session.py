@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from oracle import numpy_llama
+from tiny import XLA
 
 import gentool
 from gentool.config.sampling import SamplingParams
@@ -229,7 +230,7 @@ def test_an_unknown_precision_is_refused():
 
 
 def test_a_model_without_tokenizer_works_on_ids(model):
-    whole, model = model, gentool.load("tiny-zh", set={"tokenizer": None}, xla=False)
+    whole, model = model, gentool.load("tiny-zh", set={"tokenizer": None}, xla=XLA)
     logits = model.logits([1, 5, 9])
     assert logits.shape[0] == 3 and logits.flags.writeable
     ids = whole.tokenizer.encode(PROMPT)

@@ -20,7 +20,7 @@ from gentool.runtimes.litert.positions import PositionInputs, TopWeights
 from gentool.runtimes.litert.program import Program
 from gentool.runtimes.litert.record import Recording, record
 from gentool.runtimes.litert.stack import Attend, Stack, call_of
-from gentool.runtimes.litert.threads import available
+from gentool.runtimes.litert.threads import available, best_threads
 from gentool.runtimes.litert.workers import Workers
 from gentool.runtimes.numpy_ops import arrays
 
@@ -45,7 +45,7 @@ def open_runtime(
     recording = record(family, arch, shapes)
     program = store.open_program(
         lambda: lower(recording, weights, precision),
-        threads,
+        best_threads(threads, shapes, precision),
         (lambda: graph_name(family, arch, plan, source, precision)) if source.files else None,
         f"{source.files[0]}, {precision}" if source.files else "",
         progress,
