@@ -57,9 +57,12 @@ MAY_IMPORT = {
     "benchmark": Room(
         "config decoding errors generation models runtimes voting", "numpy tensorflow"
     ),
+    "inspection": Room(
+        "checkpoints config errors models runtimes tokenizers", "numpy scipy matplotlib"
+    ),
     "cli": Room(
-        "batch benchmark config convert decoding errors generation registry runtimes training"
-        " voting",
+        "batch benchmark config convert decoding errors generation inspection registry"
+        " runtimes training voting",
         "click rich prompt_toolkit platformdirs",
     ),
     "__init__": Room("config generation voting", ""),
@@ -78,6 +81,7 @@ NOT_AT_IMPORT = {
     "generation": "tensorflow click rich",
     "voting": "tensorflow numpy matplotlib click rich",
     "batch": "tensorflow click rich",
+    "inspection": "tensorflow scipy matplotlib click rich",
     "cli": "tensorflow numpy pydantic yaml platformdirs sentencepiece rich prompt_toolkit",
     "__init__": "tensorflow numpy pydantic yaml click rich",
 }

@@ -35,6 +35,7 @@ PAGES = (
     "configs/README.md",
     "gentool/README.md",
     "gentool/cli/chat/README.md",
+    "gentool/inspection/README.md",
     "gentool/runtimes/README.md",
     "gentool/tokenizers/README.md",
     "gentool/voting/README.md",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from gentool.generation.session import Model
 
 LOCAL = "local"  # the address of a cluster that is started for this run
+CONNECT_SECONDS = 10.0
 POLL_SECONDS = 0.1  # between two looks at signals
 MAX_LOST = 3  # times that a block may lose its worker
 
@@ -177,16 +179,24 @@ class Pool:
         chatter: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
+            _reach(address)
             if address == LOCAL:
                 self._ray.init(include_dashboard=False, **chatter)
             else:
                 self._ray.init(address=address, **chatter)
-        except (ConnectionError, ValueError, RuntimeError) as e:
+        except (OSError, ValueError, RuntimeError) as e:
             reason = str(e).strip().partition("\n")[0]
             raise GentoolError(
                 f"no Ray cluster at {address}: {reason}",
                 "start one with ray start --head, or leave the address out",
             ) from None
+
+
+def _reach(address: str) -> None:
+    """Raises OSError where nobody listens at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
 
 
 def _ray() -> Any:

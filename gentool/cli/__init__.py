@@ -25,6 +25,7 @@ COMMANDS = {
     "batch": ("gentool.cli.batch:command", "answer a file of prompts, a row each"),
     "models": ("gentool.cli.models:command", "list, show, add, remove or verify models"),
     "convert": ("gentool.cli.convert:command", "write a model as a folder that opens at once"),
+    "inspect": ("gentool.cli.inspect:command", "what a model is, from its files"),
     "bench": ("gentool.cli.bench:command", "how fast a model is here"),
     "train": ("gentool.cli.train:command", "train a model from nothing"),
 }

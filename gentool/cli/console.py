@@ -107,6 +107,18 @@ class Console:
             return contextlib.nullcontext()
         return self._status.hidden(lambda: self._line_open)
 
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Writes a table as a part of the result: the first column left, the others right."""
+        from rich.cells import cell_len
+
+        lines = [columns, *rows]
+        widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+        for first, *others in lines:
+            padded = [first + " " * (widths[0] - cell_len(first))]
+            for cell, width in zip(others, widths[1:], strict=True):
+                padded.append(" " * (width - cell_len(cell)) + cell)
+            self.write((" " * GAP).join(padded).rstrip() + "\n")
+
     def close(self) -> None:
         """Closes the result; some file systems report only now that it did not fit."""
         if self._out:
