@@ -63,3 +63,17 @@ def _width_left(lines: Sequence[Sequence[str]], width: int) -> int:
 
     _, *numbers = (max(map(cell_len, column)) for column in zip(*lines, strict=True))
     return width - GAP - sum(number + GAP for number in numbers)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of cells as text: the first column left, the others right."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    texts = []
+    for first, *others in lines:
+        padded = [first + " " * (widths[0] - cell_len(first))]
+        for cell, width in zip(others, widths[1:], strict=True):
+            padded.append(" " * (width - cell_len(cell)) + cell)
+        texts.append((" " * GAP).join(padded).rstrip())
+    return texts

@@ -13,10 +13,10 @@ import stat
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from gentool.cli.board import Board, table_of
+from gentool.cli.board import Board, aligned, table_of
 from gentool.cli.neutral import neutral
 from gentool.cli.signals import Signals
 from gentool.cli.status import StatusLine, bar, parts
@@ -109,15 +109,7 @@ class Console:
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Writes a table as a part of the result: the first column left, the others right."""
-        from rich.cells import cell_len
-
-        lines = [columns, *rows]
-        widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
-        for first, *others in lines:
-            padded = [first + " " * (widths[0] - cell_len(first))]
-            for cell, width in zip(others, widths[1:], strict=True):
-                padded.append(" " * (width - cell_len(cell)) + cell)
-            self.write((" " * GAP).join(padded).rstrip() + "\n")
+        self.write("".join(f"{line}\n" for line in aligned([columns, *rows])))
 
     def close(self) -> None:
         """Closes the result; some file systems report only now that it did not fit."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from gentool.cli.console import Console
-from gentool.cli.flags import DEFAULT_MODEL, OUTPUT_FILE, POSITIVE, SET
+from gentool.cli.flags import ADAPTER, DEFAULT_MODEL, OUTPUT_FILE, POSITIVE, SET
 from gentool.cli.options import Command, flag, group, one_of, repeated, switch
 from gentool.errors import UsageError
 
@@ -42,6 +42,7 @@ class ModelFlags:
         "-m --model", "MODEL", "a name, a folder or a YAML file", DEFAULT_MODEL
     )
     set: tuple[tuple[str, str], ...] = repeated(*SET)
+    adapter: tuple[str, ...] = repeated(*ADAPTER)
 
 
 @dataclass(frozen=True)
@@ -131,10 +132,12 @@ def check_plot(path: str | None) -> None:
 
 def opened(flags: ModelFlags) -> Subject:
     """The model's files, checked against each other; no weight is read."""
+    from gentool.config import lookup
     from gentool.generation import opening
     from gentool.inspection.subject import subject
 
-    return subject(*opening.open_files(flags.config()))
+    config = lookup.load(flags.model or DEFAULT_MODEL, dict(flags.set), flags.adapter)
+    return subject(*opening.open_files(config))
 
 
 def examine(
