@@ -34,6 +34,7 @@ PAGES = (
     *READMES,
     "configs/README.md",
     "gentool/README.md",
+    "gentool/batch/README.md",
     "gentool/runtimes/README.md",
     "gentool/voting/README.md",
     "tests/bench/README.md",
