@@ -257,7 +257,7 @@ def watched(
             share = meter.texts / request.n
             left = meter.seconds / share * (1 - share) if share else math.nan
             text = meter.speed if meter.texts else f"{new} parts of text"
-            show(meter.texts, request.n if meter.texts else 0, left, text)
+            show(meter.texts, request.n if request.n > 1 else 0, left, text)
             yield chunk
 
 
