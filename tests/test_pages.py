@@ -34,6 +34,7 @@ PAGES = (
     *READMES,
     "configs/README.md",
     "gentool/README.md",
+    "gentool/batch/README.md",
     "gentool/cli/chat/README.md",
     "gentool/inspection/README.md",
     "gentool/runtimes/README.md",

@@ -5,6 +5,7 @@ text: a sample depends on its seed, row and sample index.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -12,8 +13,9 @@ from typing import NamedTuple
 
 from gentool.batch import answers
 from gentool.batch.answers import Origin, Outcome
-from gentool.batch.lines import Line
+from gentool.batch.lines import WINDOW, Line
 from gentool.batch.tasks import Settings, Task, task
+from gentool.config.sampling import SamplingParams
 from gentool.errors import GentoolError, UsageError
 from gentool.generation import continuous, search
 from gentool.generation.chat import AnswerEnds
@@ -22,7 +24,8 @@ from gentool.generation.prepared import PreparedRequest
 from gentool.generation.request import Alternatives, Request, Sample, Sampled
 from gentool.generation.session import Model
 
-OPEN_WINDOWS = 2  # with rows that are not done: memory does not grow where one row takes long
+OPEN_LINES = WINDOW  # since the first row that is not done, for which no more lines are read
+JOIN_SECONDS = 0.1  # for prompts that join, before a signal is looked at
 
 Window = Callable[[bool], "Sequence[Line] | None"]
 """The next lines, perhaps none yet; None at the end. It may wait where its argument is True."""
@@ -30,9 +33,8 @@ Read = Callable[[Line], Task]
 
 
 class _Row(NamedTuple):
-    """A row that is computed: its window, its request, and the samples that it has so far."""
+    """A row that is computed: its request, and the samples that it has so far."""
 
-    window: int
     task: Task
     prepared: PreparedRequest
     samples: dict[int, Sample]
@@ -62,8 +64,9 @@ class Work:
         self._waiting: deque[Unit] = deque()
         self._alone: deque[int] = deque()  # rows that are computed one by one
         self._batch: Batch | None = None
-        self._windows, self._ended = 0, False
+        self._read_until, self._ended = 0, False  # the number of the next line
         self._ends: AnswerEnds | None = None  # of a chat's answers
+        self._chat_sampling: dict[int, tuple[SamplingParams, SamplingParams]] = {}  # by identity
 
     def drain(self) -> None:
         """From now on starts no row; those in flight go on."""
@@ -88,8 +91,9 @@ class Work:
 
     def _admit(self) -> list[Outcome]:
         """Reads a window where rows are wanted; gives the rows of it that have problems."""
-        is_open = len({row.window for row in self._rows.values()}) < OPEN_WINDOWS
-        if self._ended or self._waiting or self._alone or not is_open:
+        first = next(iter(self._rows), self._read_until)
+        too_far = self._read_until - first > OPEN_LINES  # where one row takes long
+        if self._ended or self._waiting or self._alone or too_far:
             return []
         lines = self._window(not self._rows)
         if lines is None:
@@ -98,7 +102,7 @@ class Work:
         done: list[Outcome] = []
         units: list[Unit] = []
         for line in lines:
-            row = self._read(line)
+            row, self._read_until = self._read(line), line.number + 1
             try:
                 if row.problem:
                     raise UsageError(row.problem, "")
@@ -106,40 +110,55 @@ class Work:
             except GentoolError as e:
                 done.append(Outcome(row, (), said(e)))
                 continue
-            self._rows[row.number] = _Row(self._windows, row, prepared, {})
+            self._rows[row.number] = _Row(row, prepared, {})
             if isinstance(row.request.search, Sampled | Alternatives):
                 units += continuous.units(prepared, 0, row.number)
             else:
                 self._alone.append(row.number)
         self._waiting += sorted(units, key=lambda unit: -len(unit.prepared.prompts[0]))
-        self._windows += 1
         return done
 
     def _request(self, row: Task) -> Request:
         """The request of a row; of a chat, with its messages as ids and what ends an answer."""
+        request = row.request
+        if self._model.engine.runtime.joins_freely and request.search == Sampled():
+            # costs nothing but for samples of one prompt, whose bits depend on their slots else
+            request = replace(request, batch_invariant=True)
         if not row.is_chat:
-            return row.request
+            return request
         ids = self._model.chat_ids(row.prompt, template=self._template)
         self._ends = self._ends or self._model.answer_ends(self._template)
-        sampling = row.request.sampling
-        if self._ends.stops:
-            sampling = replace(sampling, stop=(*sampling.stop, *self._ends.stops))
-        return replace(
-            row.request, prompts=(tuple(ids),), eos=tuple(self._ends.ids), sampling=sampling
-        )
+        sampling = self._with_stops(row.request.sampling, self._ends.stops)
+        ends = tuple(self._ends.ids)
+        return replace(request, prompts=(tuple(ids),), eos=ends, sampling=sampling)
+
+    def _with_stops(self, sampling: SamplingParams, stops: tuple[str, ...]) -> SamplingParams:
+        """Sampling parameters with more stop texts: for the same ones the same object, so that
+        their rows are drawn together."""
+        if not stops:
+            return sampling
+        if len(self._chat_sampling) > WINDOW:
+            self._chat_sampling.clear()
+        if id(sampling) not in self._chat_sampling:
+            changed = replace(sampling, stop=(*sampling.stop, *stops))
+            self._chat_sampling[id(sampling)] = sampling, changed
+        return self._chat_sampling[id(sampling)][1]
 
     def _step(self) -> list[Outcome]:
         """Lets rows join, and computes a token of each."""
         waiting, done = self._waiting, []
         if waiting and self._batch is None:
             self._batch = Batch(waiting[0].prepared.engine)
+        until = time.monotonic() + JOIN_SECONDS
         while waiting and self._batch and self._batch.fits(waiting[0]):
             self._batch.add(waiting.popleft())
+            if time.monotonic() > until:
+                return []
         if not self._batch or self._batch.done:
             return []
         for number, chunk in self._batch.step():
-            row = self._rows[number]
-            if chunk.done:
+            row = self._rows.get(number)  # none, if its other samples were given up
+            if row and chunk.done:
                 row.samples[chunk.sample] = chunk.done
                 if len(row.samples) == row.prepared.request.n:
                     done.append(self._finished(number))

@@ -113,7 +113,7 @@ def _openai(number: int, fields: dict[str, Any], settings: Settings) -> Task:
     if not isinstance(body, dict):
         return row._replace(problem='"body" is no object')
     given: dict[str, Any] = {
-        (RENAMED[name] if name in RENAMED else name): value
+        RENAMED.get(str(name), str(name)): value
         for name, value in body.items()
         if value is not None and name not in IGNORED
     }
@@ -148,7 +148,7 @@ def _requested(row: Task, given: Mapping[str, Any]) -> Task:
     if isinstance(row.prompt, list) and not row.is_chat:
         prompt = tuple(row.prompt)
     try:
-        request = _request(row.request, given, row.number)
+        request = _request(row.request, given)
         request = replace(request, prompts=(prompt,), rows=(row.number,))
     except GentoolError as e:
         return row._replace(problem=f"{e.message}; {e.hint}")
@@ -169,7 +169,7 @@ def _problem_of_prompt(prompt: object, form: Form) -> str:
     return '"messages" is no list of messages' if form == "chat" else '"prompt" is no text'
 
 
-def _request(base: Request, given: Mapping[str, Any], number: int) -> Request:
+def _request(base: Request, given: Mapping[str, Any]) -> Request:
     """The request `base` with the parameters that a row gives."""
     own = {name: given[name] for name in given if name not in ROW_PARAMETERS}
     changed: dict[str, Any] = {}

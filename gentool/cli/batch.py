@@ -163,9 +163,9 @@ def run(
         console.detail(f"{model.describe()}, seed {settings.request.seed}")
     output = Output(console.write, journal.Journal(kept, job) if kept else None, resumed)
     output.begin()
-    if resumed and output.state.rows:
-        console.note(f"{output.state.rows} rows are in {path}; going on")
     rows = Rows(LineReader(source.file), output, line_count(source))
+    if resumed and output.state.rows:
+        console.note(f"{rows.written} rows are in {path}; going on")
     if model:
         work(console, rows, model, settings, origin_of(model, checksum))
     else:
@@ -183,6 +183,12 @@ class Rows:
     def __init__(self, reader: LineReader, output: Output, total: int) -> None:
         self._reader, self.output, self.total = reader, output, total
         self.read = 0  # lines
+
+    @property
+    def written(self) -> str:
+        """How many rows are written, of how many if that is known."""
+        rows = self.output.state.rows
+        return f"{rows} of {self.total}" if self.total else str(rows)
 
     def window(self, count: int, wait: bool) -> list[Line] | None:
         """The next lines that are not done; see `LineReader.window`."""
@@ -284,9 +290,8 @@ class Speed:
 
 def stop(console: Console, rows: Rows) -> SystemExit:
     """What ends a run that was interrupted."""
-    written = f"{rows.output.state.rows} of {rows.total}" if rows.total else rows.output.state.rows
     goes_on = "; the same command goes on" if rows.output.resumable else ""
-    console.note(f"{written} rows written{goes_on}")
+    console.note(f"{rows.written} rows written{goes_on}")
     return SystemExit(console.signals.received[0])
 
 

@@ -263,7 +263,7 @@ def texts(
     console: Console, flags: Flags, prompt: Prompt, request: Request, model: Model, meter: Meter
 ) -> Iterator[str]:
     """The output of one prompt, part by part: JSON, one sample as it grows, or a line a sample."""
-    chunks = meter.watch(model.stream(request))
+    chunks = counted(model.stream(request), meter)
     echo, null = bool(flags.output.echo), bool(flags.output.null)
     grows = console.on_terminal if flags.output.stream is None else flags.output.stream
     one = not (flags.output.json or request.n > 1 or flags.search.alternatives)
@@ -281,6 +281,13 @@ def texts(
         yield from sample_lines(prompt, samples, echo, null)
 
 
+def counted(chunks: Iterable[Chunk], meter: Meter) -> Iterator[Chunk]:
+    """Counts the samples that are done while chunks pass through."""
+    for chunk in chunks:
+        meter.count([chunk.done] if chunk.done else [])
+        yield chunk
+
+
 def watched(
     console: Console, chunks: Iterable[Chunk], request: Request, meter: Meter
 ) -> Iterator[Chunk]:
@@ -292,7 +299,7 @@ def watched(
             share = meter.texts / request.n
             left = meter.seconds / share * (1 - share) if share else math.nan
             text = meter.speed if meter.texts else f"{new} parts of text"
-            show(meter.texts, request.n if meter.texts else 0, left, text)
+            show(meter.texts, request.n if request.n > 1 else 0, left, text)
             yield chunk
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gentool.cli.inputs import RowsError
@@ -13,7 +13,7 @@ from gentool.errors import GentoolError
 
 if TYPE_CHECKING:
     from gentool.cli.flags import GrammarFlags
-    from gentool.generation.request import Chunk, Sample
+    from gentool.generation.request import Sample
 
 
 class Meter:
@@ -23,11 +23,6 @@ class Meter:
         self._grammar, self._start = grammar, time.monotonic()
         self.tokens, self.first, self.seconds = 0, 0.0, 0.0
         self.texts = self.cut = self.broken = 0  # broken: cut before they matched the grammar
-
-    def watch(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-        for chunk in chunks:
-            self.count([chunk.done] if chunk.done else [])
-            yield chunk
 
     def count(self, samples: Sequence[Sample]) -> None:
         """Counts samples that are done."""

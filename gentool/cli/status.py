@@ -104,7 +104,8 @@ def bar(unit: str, done: int, steps: int, left: float, text: str) -> str:
 
 def parts(unit: str, done: int, steps: int, left: float, text: str) -> list[str]:
     """How far a run is, in words."""
-    words = [f"{unit} {done} of {steps}" if steps else f"{unit} {done}", text]
+    count = f"{unit} {done}" if done else ""
+    words = [f"{unit} {done} of {steps}" if steps else count, text]
     words += [f"{clock(left)} left"] if math.isfinite(left) else []
     return [word for word in words if word]
 

@@ -283,11 +283,11 @@ class Model:
         self._check(self._ids(prompt), 1, "the prompt")
 
     def stream(self, request: Request) -> Iterator[Chunk]:
-        """Yields all samples of a request, chunk by chunk. Samples of a prompt and of neighbouring
-        prompts are computed together, and their chunks interleave."""
+        """All samples of a request, chunk by chunk. Samples of a prompt and of several prompts are
+        computed together, and their chunks interleave."""
         from gentool.generation import search as generate
 
-        yield from generate.chunks(self.prepare(request))
+        return generate.chunks(self.prepare(request))
 
     def prepare(self, request: Request) -> PreparedRequest:
         """Checks a request and adds its engine, tokenizer, ids and end tokens."""

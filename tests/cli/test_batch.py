@@ -80,6 +80,7 @@ def test_rows_come_in_order_with_what_draws_them_again(whole: tuple[Path, bytes]
         drawn = answer["sampling"]
         again = gentool(
             *("complete", answer["prompt"], "--json", "-n", str(len(answer["samples"]))),
+            "--batch-invariant",
             *("--seed", str(answer["seed"]), "--row", str(answer["row"])),
             *("--max-tokens", str(drawn["max_tokens"])),
             *("--temperature", str(drawn["temperature"])),
