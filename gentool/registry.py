@@ -66,7 +66,9 @@ def describe(name: str, place: str, overrides: Mapping[str, object]) -> ModelCon
     shipped = lookup.configs() / f"{name}.yaml"
     if shipped.is_file():
         known = schema.read_yaml(shipped)
-        if folder.is_such(path):  # a YAML's sampling comes before that of generation_config.json
+        if folder.is_description(
+            path
+        ):  # a YAML's sampling comes before that of generation_config.json
             data |= {"sampling": known["sampling"]} if "sampling" in known else {}
         data = _completed(data, known, place, name)
     found = lookup.checked(path, data | {"name": name}, overrides)

@@ -36,6 +36,7 @@ PAGES = (
     "gentool/README.md",
     "gentool/cli/chat/README.md",
     "gentool/runtimes/README.md",
+    "gentool/tokenizers/README.md",
     "gentool/voting/README.md",
     "tests/bench/README.md",
 )

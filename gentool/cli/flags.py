@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "tiny-zh"
 
 COUNT = number(int, 1, 2**32 - 1)
-SAMPLES = number(int, 1, 10**6)  # of a prompt, all kept until it is done
+SAMPLE_COUNT = number(int, 1, 10**6)  # of a prompt, all kept until it is done
 NON_NEGATIVE = number(float, 0)
 POSITIVE = number(float, 0, above=True)
 PART = number(float, 0, 1)
@@ -127,12 +127,12 @@ def open_model(
     """Opens a model; a terminal is told what is loaded, and what int8 takes where `auto` left large
     weights in 16 bits."""
     from gentool.config import generation_config
-    from gentool.config.folder import is_such
+    from gentool.config.folder import is_description
     from gentool.generation import opening
 
     with console.loading(config.name):
         model = opening.open_model(config, precision, xla, threads)
-    if config.source and is_such(config.source) and config.sampling != SamplingParams():
+    if config.source and is_description(config.source) and config.sampling != SamplingParams():
         default = asdict(SamplingParams())
         params = asdict(config.sampling).items()
         said = ", ".join(f"{name} {value}" for name, value in params if value != default[name])
@@ -151,7 +151,7 @@ def open_model(
 class DrawFlags:
     """How many samples are drawn."""
 
-    n: int | None = flag("-n --n", "N", "samples of each prompt", "1", SAMPLES)
+    n: int | None = flag("-n --n", "N", "samples of each prompt", "1", SAMPLE_COUNT)
     seed: int | None = flag(*SEED)
 
 

@@ -114,7 +114,7 @@ def show(console: Console, flags: ModelFlags) -> None:
 
     path = lookup.locate(flags.model)
     console.detail(str(path))
-    if flags.changes.set or folder.is_such(path):
+    if flags.changes.set or folder.is_description(path):
         console.write(registry.text(lookup.load(flags.model, dict(flags.changes.set))))
     else:
         schema.read_yaml(path)

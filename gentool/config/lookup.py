@@ -36,7 +36,9 @@ def _load(model: str, overrides: Mapping[str, object]) -> ModelConfig:
 
 def model_fields(path: Path) -> dict[str, Any]:
     """What a file that `locate` found says, as the keys of a model's YAML."""
-    return folder.describe(path.parent) if folder.is_such(path) else read_yaml(path, _to(path))
+    return (
+        folder.describe(path.parent) if folder.is_description(path) else read_yaml(path, _to(path))
+    )
 
 
 def checked(path: Path, data: dict[str, Any], overrides: Mapping[str, object]) -> ModelConfig:
@@ -73,7 +75,7 @@ def is_template_file(chat_template: str) -> bool:
 
 def _to(path: Path) -> type[GentoolError]:
     """Whose mistake it is if this file is wrong: that of a folder, or of a YAML's author."""
-    return ModelError if path.name == FOLDER_FILE or folder.is_such(path) else UsageError
+    return ModelError if path.name == FOLDER_FILE or folder.is_description(path) else UsageError
 
 
 def locate(model: str) -> Path:

@@ -18,7 +18,6 @@ from gentool.generation.request import (
     Choose,
     Chunk,
     Contrastive,
-    Finish,
     Sample,
     Sampled,
 )
@@ -114,14 +113,15 @@ def _beams(prepared: PreparedRequest, search: BeamSearch) -> Iterator[Chunk]:
         )
         for sample, hypothesis in enumerate(hypotheses):
             text = prepared.finished_text(prompt, hypothesis.ids)
-            finish: Finish = "eos" if hypothesis.ended else "length"
-            finish = "stop" if text.stopped else finish
+            stop = prepared.stop_text(hypothesis.ids[-1])
+            finish = prepared.finish(hypothesis.ids[-1], hypothesis.ended, text.stopped)
             pairs = zip(hypothesis.ids, hypothesis.logprobs, strict=True)
             tokens = [loop.Token(sample, id, p, False) for id, p in pairs]
             steps = prepared.steps(prompt, tokens)
             ids, logprob = hypothesis.ids, hypothesis.logprob
-            done = Sample(text.text, ids, logprob, hypothesis.score, finish, steps)
-            yield Chunk(prompt, sample, text.text, done)
+            whole = text.text + stop
+            done = Sample(whole, ids, logprob, hypothesis.score, finish, steps)
+            yield Chunk(prompt, sample, whole, done)
 
 
 def _contrastive(prepared: PreparedRequest, search: Contrastive) -> Iterator[Chunk]:

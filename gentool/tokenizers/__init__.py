@@ -40,9 +40,9 @@ class Tokenizer(Protocol):
         ...
 
 
-def special_id(tokenizer: Tokenizer, text: str) -> int | None:
+def special_id(tokenizer: Tokenizer | None, text: str) -> int | None:
     """The id of the special token that `text` is, as a stop, ban or choice text means it."""
-    return tokenizer.special.get(text)
+    return tokenizer.special.get(text) if tokenizer else None
 
 
 def repeated_start(tokenizer: Tokenizer, ids: Sequence[int]) -> int | None:

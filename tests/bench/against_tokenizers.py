@@ -93,7 +93,11 @@ SIZES = {  # of a model that is never run
 }
 LOOSE = ("bert", "llama-slow", "t5")  # folders whose texts are compared without these marks
 MARKS = re.compile(r"\[unused\d+\]|##|▁|<special>")
-MAY_REFUSE = ("bert-slow-bare", "bert-slow-never-split")  # settings that are not supported
+MAY_REFUSE = (
+    "bert-slow-bare",
+    "bert-slow-never-split",
+    "llama-fast-unigram",
+)  # settings that are not supported
 LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -185,11 +189,14 @@ LLAMA |= {
 }
 
 
-def llama(fast: bool, **options: Any) -> Callable[[Path], Any]:
+def llama(fast: bool, defaults: bool = False, **options: Any) -> Callable[[Path], Any]:
+    """With `defaults` a model that SentencePiece trained as it does unless told otherwise: unigram,
+    texts normalized, blanks merged."""
+
     def build(folder: Path) -> Any:
         import transformers
 
-        sentence_piece(folder / "m", **LLAMA)
+        sentence_piece(folder / "m", **({"byte_fallback": True} if defaults else LLAMA))
         cls = transformers.LlamaTokenizerFast if fast else transformers.LlamaTokenizer
         return cls(vocab_file=str(folder / "m"), **options)
 
@@ -305,6 +312,9 @@ KINDS: dict[str, tuple[str, Callable[[Path], Any]]] = {  # name -> model_type, w
     "llama-slow-prefix-false": ("llama", llama(False, legacy=False, add_prefix_space=False)),
     "llama-slow-added": ("llama", with_added(llama(False, legacy=False))),
     "llama-slow-legacy-added": ("llama", with_added(llama(False, legacy=True))),
+    "llama-slow-unigram": ("llama", with_added(llama(False, True, legacy=False))),
+    "llama-slow-unigram-legacy": ("llama", with_added(llama(False, True, legacy=True))),
+    "llama-fast-unigram": ("llama", llama(True, True, legacy=False)),
     "llama-fast": ("llama", llama(True, legacy=True)),
     "llama-fast-legacy-false": ("llama", llama(True, legacy=False)),
     "llama-fast-bare": ("llama", llama(True, legacy=False, add_bos_token=False)),
