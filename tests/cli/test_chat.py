@@ -230,12 +230,19 @@ class Terminal:
             if b"\x1b[6n" in new:  # prompt_toolkit asks where the cursor is
                 self.type("\x1b[1;1R")
 
+    def send(self, line: str, pattern: str) -> str:
+        """Types a line, and reads until a pattern and the next prompt; keys typed before that would
+        meet a terminal that is not at the prompt."""
+        self.type(f"{line}\r")
+        return self.until(pattern + r"[\s\S]*\n\r?>")
+
     def end(self) -> int:
-        while True:  # what is written last must find a reader
+        """The exit code; what is written last finds a reader."""
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end and select.select([self.master], [], [], 1)[0]:
             try:
-                if not os.read(self.master, 65536):
-                    break
-            except OSError:
+                os.read(self.master, 65536)
+            except OSError:  # the process is over
                 break
         return self.process.wait(SECONDS)
 
@@ -256,29 +263,25 @@ def test_a_conversation_on_a_terminal(tmp_path):
     saved = tmp_path / "saved.jsonl"
     with terminal(tmp_path, 80, "--max-tokens", "9") as shown:
         assert "tiny-zh, seed 3" in shown.until(">")
-        shown.type("今天\x1b\r天气\\\r好吗\r")
-        first = shown.until(r"cut at --max-tokens 9[\s\S]*>")
+        first = shown.send("今天\x1b\r天气\\\r好吗", "cut at --max-tokens 9")
         assert "> 今天\r\n  天气\r\n  好吗\r\n" in first
-        shown.type("/retry\r")
-        assert shown.until(r"cut at --max-tokens 9[\s\S]*>") != first
-        shown.type(f"/save {saved}\r")
-        shown.until("saved to")
+        again = shown.send("/retry", "cut at --max-tokens 9")
+        shown.send(f"/save {saved}", "saved to")
         messages = json.loads(saved.read_text("utf-8"))["messages"]
         assert messages[0] == {"role": "user", "content": "今天\n天气\n好吗"}
         assert len(messages) == 2
-        shown.type("/nothing\r")
-        assert "hint: " in shown.until("hint: .*/system")
-        shown.type("/reset\r")
-        shown.until("a new conversation")
-        shown.type(f"/load {saved}\r")
-        shown.until("2 messages of")
-        shown.type("/system 短\r")
-        shown.until("system: 短")
-        shown.type("/seed 8\r")
-        shown.until("seed 8, row 0")
-        shown.type("/help\r")
-        shown.until("Ctrl-D +leave")
-        shown.type("abc\x03")
+        begin = messages[1]["content"].partition("\n")[0]
+        assert begin in again and begin not in first
+        shown.send("/nothing", "hint: .*/system")
+        shown.send("/reset", "a new conversation")
+        shown.send(f"/load {saved}", "2 messages of")
+        shown.send("/system 短", "system: 短")
+        shown.send("/seed 8", "seed 8, row 0")
+        shown.send("/help", "Ctrl-D +leave")
+        shown.type("abc")
+        shown.until("abc")
+        shown.type("\x03")
+        shown.until(">")
         shown.type("\x04")
         assert shown.end() == 0
     kept = tmp_path / "gentool/chat_history"
@@ -294,12 +297,11 @@ def test_ctrl_c_stops_an_answer_and_not_the_program(tmp_path):
         shown.type("从前有一只小猫，\r")
         shown.until(r"小猫，\r\n[^\r\n]")
         shown.type("\x03")
-        shown.until("stopped")
+        shown.until(r"stopped[\s\S]*\n\r?>")
         messages = json.loads(path.read_text("utf-8"))["messages"]
         assert messages[0]["content"] == "从前有一只小猫，"
         assert len(messages) == 2 and messages[1]["content"]
-        shown.type("/seed 4\r")
-        shown.until("seed 4")
+        shown.send("/seed 4", "seed 4, row 0")
         shown.process.send_signal(signal.SIGTERM)
         assert shown.end() == 143
 
@@ -313,14 +315,10 @@ def test_a_paste_of_a_hundred_lines_in_a_narrow_terminal_that_is_resized(tmp_pat
         shown.until("第99行")
         shown.resize(60)
         shown.until("第99行")
-        shown.type("\r")
-        text = shown.until("hint: shorten")
+        text = shown.send("", "hint: shorten")
         assert "> 第0行\r\n  第1行\r\n" in text
         assert text.count("第50行") == 1
         assert "the context of tiny-zh is 512" in text
-        shown.type("你好\r")
-        shown.until("> 你好\r\n[^\r\n]")
-        shown.type("\x03")
-        shown.until(">")
+        shown.send("你好", "> 你好\r\n[^\r\n]")
         shown.type("/exit\r")
         assert shown.end() == 0
