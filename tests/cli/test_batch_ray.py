@@ -21,7 +21,7 @@ ROWS: list[Any] = [
     for number in range(600)
 ]
 ROWS[7] = {"prompt": ""}
-FLAGS = ("--seed", "5", "--batch-invariant", "--threads", "1")
+FLAGS = ("--seed", "5", "--threads", "1")
 
 
 @pytest.fixture
