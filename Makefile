@@ -30,8 +30,9 @@ demo: $(INSTALLED)  ## installs gentool into .venv and continues 今天天气不
 test: $(INSTALLED)  ## runs the tests that take seconds
 	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
-test-slow: $(INSTALLED)  ## runs the tests that take minutes
+test-slow: $(INSTALLED)  ## runs the tests that take minutes, and the laws of decoding on XLA
 	@$(BIN)/python -m pytest -m slow --timeout 1800
+	@GENTOOL_TEST_RUNTIME=xla $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile tests/decoding tests/generation
 
 fuzz: $(INSTALLED)  ## tries damaged files, wrong keys, numbers and command lines (SECONDS=600 TARGETS="bytes keys")
 	@$(BIN)/python tests/fuzz $(TARGETS) --seconds $(SECONDS)

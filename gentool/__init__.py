@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 TYPE_CHECKING = False  # as in typing, whose import costs time in which Ctrl-C shows a traceback
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from gentool.generation.session import Model
@@ -20,13 +22,16 @@ def load(
     set: Mapping[str, object] | None = None,
     xla: bool | None = None,
     threads: int | None = None,
+    adapter: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
 ) -> Model:
     """Opens a model: a name, a folder or a YAML file. `set` overrides keys of its YAML, dotted;
-    `precision` is the YAML's where it is not given, `threads` (of LiteRT) a core each."""
+    `precision` is the YAML's where it is not given, `threads` (of LiteRT) a core each. `adapter`
+    is a folder of PEFT, or several, merged in this order."""
     from gentool.config import lookup
     from gentool.generation import opening
 
-    chosen = lookup.load(model, set or {})
+    adapters = [adapter] if isinstance(adapter, str | os.PathLike) else adapter
+    chosen = lookup.load(model, set or {}, [os.fspath(folder) for folder in adapters])
     return opening.open_model(chosen, precision or chosen.precision, xla, threads)
 
 

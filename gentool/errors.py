@@ -33,6 +33,10 @@ class GentoolError(Exception):
         self.message = message
         self.hint = hint
 
+    def __reduce__(self) -> tuple[type[GentoolError], tuple[str, str]]:
+        """As it goes to another process."""
+        return type(self), (self.message, self.hint)
+
 
 class UsageError(GentoolError):
     """A flag, an argument, an environment variable or a YAML file of the user's own is wrong."""

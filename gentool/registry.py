@@ -10,15 +10,17 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from gentool import checkpoints, tokenizers
-from gentool.config import lookup, schema
+from gentool.config import folder, lookup, schema
+from gentool.config.adapter import read_adapter_config
 from gentool.config.model import LEARNED_POSITIONS, ModelConfig, ModelFile
 from gentool.config.sampling import SamplingParams
 from gentool.errors import GentoolError, ModelError, UsageError, nearest
+from gentool.tokenizers import chat
 
 NAME = re.compile(r"[^\W_][\w.-]*")  # Chinese ones, too
 MAX_NAME = 200  # bytes of a name, which is that of a file
@@ -63,23 +65,38 @@ def _entry(name: str, path: Path) -> Entry:
     return Entry(name, path, origin, "ready", file)
 
 
-def describe(name: str, place: str, overrides: Mapping[str, object]) -> ModelConfig:
-    """The model in a folder or of a YAML file as one called `name`, its files by absolute paths and
-    with their sums. Where configs/ has that name, its sampling and tokenizer settings are taken
-    over, and its numbers must be those of the folder."""
+def describe(
+    name: str, place: str, overrides: Mapping[str, object], adapters: Sequence[str] = ()
+) -> ModelConfig:
+    """The model in a folder or of a YAML file as one called `name`, its files by absolute paths;
+    `adapters` replace those that it names. Where configs/ has that name, its sampling and tokenizer
+    settings are taken over, and its numbers must be those of the folder."""
     path = lookup.locate(place)
     data = lookup.model_fields(path)
     shipped = lookup.configs() / f"{name}.yaml"
     if shipped.is_file():
-        data = _completed(data, schema.read_yaml(shipped), place, name)
-    model = lookup.checked(path, data | {"name": name}, overrides)
+        known = schema.read_yaml(shipped)
+        if folder.is_description(
+            path
+        ):  # a YAML's sampling comes before that of generation_config.json
+            data |= {"sampling": known["sampling"]} if "sampling" in known else {}
+        data = _completed(data, known, place, name)
+    model = lookup.checked(path, data | {"name": name}, lookup.with_adapters(overrides, adapters))
     tokenizer = model.tokenizer
     if tokenizer:
         vocabulary = _path_for_yaml(model.folder / tokenizer.model)
         tokenizer = tokenizer.model_copy(update={"model": vocabulary})
-    checkpoint = _path_for_yaml(model.folder / model.checkpoint)
+    template = model.chat_template
+    if template and lookup.is_template_file(template):
+        template = _path_for_yaml(model.folder / template)
     return model.model_copy(
-        update={"checkpoint": checkpoint, "tokenizer": tokenizer, "folder": lookup.own()}
+        update={
+            "checkpoint": _path_for_yaml(model.folder / model.checkpoint),
+            "tokenizer": tokenizer,
+            "chat_template": template,
+            "adapter": [_path_for_yaml(model.folder / adapter) for adapter in model.adapter],
+            "folder": lookup.own(),
+        }
     )
 
 
@@ -180,7 +197,7 @@ def text(model: ModelFile) -> str:
             rotary = model.family not in LEARNED_POSITIONS
             unused = ("n_position",) if rotary else ()
             value = {k: v for k, v in value.items() if (only_set or v != []) and k not in unused}
-        if value not in (None, {}):
+        if value not in (None, {}, []):
             # numbers stand on one line, as a person writes them; sums one a line
             flow = None if isinstance(value, dict) and key != "sha256" else False
             lines.append(schema.to_yaml({key: value}, flow))
@@ -188,12 +205,24 @@ def text(model: ModelFile) -> str:
 
 
 def model_files(model: ModelConfig) -> list[Path]:
-    """The files of a model's weights and tokenizer."""
+    """The files of a model's weights, tokenizer and adapters."""
     weights = checkpoints.open_checkpoint(model.folder / model.checkpoint, model.format).files
+    adapters = (read_adapter_config(model.folder / adapter) for adapter in model.adapter)
     return [
         *weights,
+        *(path for adapter in adapters for path in (adapter.config_path, adapter.weights)),
         *(tokenizers.files(model.tokenizer, model.folder) if model.tokenizer else []),
+        *template_files(model),
     ]
+
+
+def template_files(model: ModelConfig) -> list[Path]:
+    """The files of a model's chat templates: the one that it names, else those beside its
+    tokenizer, where tokenizer_config.json does not hold them."""
+    if model.chat_template is not None:
+        is_file = lookup.is_template_file(model.chat_template)
+        return [model.folder / model.chat_template] if is_file else []
+    return chat.files(chat.folder_of(model))
 
 
 def with_sums(model: ModelConfig, report: Report = silent) -> ModelConfig:

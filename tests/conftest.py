@@ -37,21 +37,19 @@ def tiny_weights() -> dict[str, np.ndarray]:
     return random_weights(TINY, seed=0)
 
 
-@pytest.fixture(scope="session", params=["XLA_LAYER", "GRAPH"])
-def engine(request: pytest.FixtureRequest, tiny_weights: dict[str, np.ndarray]) -> Any:
-    """Compiled and plain."""
-    from tiny import TINY, make_engine
-
-    from gentool.runtimes.xla import backend
-
-    return make_engine(TINY, tiny_weights, getattr(backend, request.param))
-
-
 @pytest.fixture(scope="session")
 def plain(tiny_weights: dict[str, np.ndarray]) -> Any:
-    """Plain: for laws of what happens around the layers, which many shapes try."""
+    """The engine of laws that any runtime keeps."""
+    from tiny import TINY, make_engine
+
+    return make_engine(TINY, tiny_weights)
+
+
+@pytest.fixture(scope="session", params=["default", "XLA_LAYER"])
+def engine(request: pytest.FixtureRequest, tiny_weights: dict[str, np.ndarray]) -> Any:
+    """The default runtime, and the compiled layers of XLA."""
     from tiny import TINY, make_engine
 
     from gentool.runtimes.xla import backend
 
-    return make_engine(TINY, tiny_weights, backend.GRAPH)
+    return make_engine(TINY, tiny_weights, getattr(backend, request.param, None))

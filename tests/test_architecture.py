@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "cache": Room("", "platformdirs"),
     "stderr": Room("", ""),
     "config": Room("errors checkpoints", "pydantic yaml platformdirs"),
-    "tokenizers": Room("cache config errors stderr", "numpy sentencepiece tokenizers jieba"),
+    "tokenizers": Room("cache config errors stderr", "numpy sentencepiece tokenizers jieba jinja2"),
     "checkpoints": Room("errors", "numpy safetensors ml_dtypes"),
     "models": Room("config errors checkpoints runtimes", "numpy ml_dtypes"),
     "runtimes": Room(
@@ -54,14 +54,17 @@ MAY_IMPORT = {
         "config errors runtimes tokenizers checkpoints models decoding voting",
         "typing_extensions numpy",
     ),
-    "batch": Room("errors voting", ""),
+    "batch": Room("cache config decoding errors generation registry runtimes", "ray"),
     "benchmark": Room(
         "config decoding errors generation models runtimes voting", "numpy tensorflow"
     ),
+    "inspection": Room(
+        "checkpoints config errors models runtimes tokenizers", "numpy scipy matplotlib"
+    ),
     "cli": Room(
-        "batch benchmark config convert decoding errors generation registry runtimes training"
-        " voting",
-        "click rich",
+        "batch benchmark config convert decoding errors generation inspection registry"
+        " runtimes training voting",
+        "click rich prompt_toolkit platformdirs",
     ),
     "__init__": Room("config generation voting", ""),
     "__main__": Room("cli", ""),
@@ -78,8 +81,9 @@ NOT_AT_IMPORT = {
     "decoding": "tensorflow click rich",
     "generation": "tensorflow click rich",
     "voting": "tensorflow numpy matplotlib click rich",
-    "batch": "tensorflow numpy click rich",
-    "cli": "tensorflow numpy pydantic yaml platformdirs sentencepiece rich",
+    "batch": "tensorflow click rich",
+    "inspection": "tensorflow scipy matplotlib click rich",
+    "cli": "tensorflow numpy pydantic yaml platformdirs sentencepiece rich prompt_toolkit",
     "__init__": "tensorflow numpy pydantic yaml click rich",
 }
 

@@ -34,7 +34,11 @@ PAGES = (
     *READMES,
     "configs/README.md",
     "gentool/README.md",
+    "gentool/batch/README.md",
+    "gentool/cli/chat/README.md",
+    "gentool/inspection/README.md",
     "gentool/runtimes/README.md",
+    "gentool/tokenizers/README.md",
     "gentool/voting/README.md",
     "tests/bench/README.md",
 )

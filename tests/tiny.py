@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import tensorflow as tf
 
@@ -9,9 +11,13 @@ from gentool.config.model import Arch
 from gentool.decoding.engine import Engine
 from gentool.models import llama, weights
 from gentool.models.transformer import Params
+from gentool.runtimes.litert.runtime import open_runtime
 from gentool.runtimes.xla import backend
 from gentool.runtimes.xla import weights as xla_weights
 from gentool.runtimes.xla.runtime import XlaRuntime
+
+ON_XLA = os.environ.get("GENTOOL_TEST_RUNTIME") == "xla"  # as `make test-slow` runs the laws again
+XLA = False if ON_XLA else None  # of `gentool.load`
 
 TINY = Arch(
     n_layer=2,
@@ -59,8 +65,13 @@ def load(source: Arrays, arch: Arch, dtype: str = "float32") -> Params:
 def make_engine(
     arch: Arch,
     arrays: dict[str, np.ndarray],
-    chosen: backend.Backend = backend.XLA_LAYER,
+    chosen: backend.Backend | None = None,
     dtype: str = "float32",
-):
-    params = load(Arrays(arrays), arch, dtype)
-    return Engine(XlaRuntime(llama, arch, params, (backend.BackendRule(1, chosen),)))
+) -> Engine:
+    """An engine on LiteRT, or on XLA with the backend `chosen`, or if GENTOOL_TEST_RUNTIME=xla."""
+    source = Arrays(arrays)
+    if chosen is None and not ON_XLA:
+        plan = weights.plan(source, llama, arch)
+        return Engine(open_runtime(llama, arch, plan, source, "fp32", 2))
+    rule = backend.BackendRule(1, chosen or backend.GRAPH)
+    return Engine(XlaRuntime(llama, arch, load(source, arch, dtype), (rule,)))

@@ -19,10 +19,13 @@ from gentool.errors import Exit, GentoolError, UsageError, nearest
 COMMANDS = {
     "complete": ("gentool.cli.complete:command", "continue a prompt"),
     "fewshot": ("gentool.cli.fewshot:command", "answer a few-shot prompt by vote"),
+    "chat": ("gentool.cli.chat:command", "converse through the model's chat template"),
     "score": ("gentool.cli.score:command", "log-probability and perplexity of a text"),
     "choose": ("gentool.cli.choose:command", "probability of each given continuation"),
+    "batch": ("gentool.cli.batch:command", "answer a file of prompts, a row each"),
     "models": ("gentool.cli.models:command", "list, show, add, remove or verify models"),
     "convert": ("gentool.cli.convert:command", "write a model as a folder that opens at once"),
+    "inspect": ("gentool.cli.inspect:command", "what a model is, from its files"),
     "bench": ("gentool.cli.bench:command", "how fast a model is here"),
     "train": ("gentool.cli.train:command", "train a model from nothing"),
 }

@@ -11,46 +11,31 @@ import os
 import select
 import stat
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
+from gentool.cli.board import Board, aligned, table_of
+from gentool.cli.neutral import neutral
 from gentool.cli.signals import Signals
+from gentool.cli.status import StatusLine, bar, parts
 from gentool.errors import GentoolError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console as Rich
-    from rich.table import Table
 
 Color = Literal["auto", "always", "never"]
 Show = Callable[[int, int, float, str], None]
-
-BAR = 24  # characters
-MAX_FIRST = 40  # characters of the first column of a table
-MIN_FIRST = 8  # of that; on a narrow terminal the last numbers make room for it
-GAP = 2  # between columns
+Report = Callable[[int, int], None]  # done, total
 
 MAX_ERROR = 3000  # characters of an error or a hint
 
 STDOUT = "standard output"
 LOADING_SECONDS = 0.3
-ERASE_LINE = "\r\x1b[K"
+DIM, NOT_DIM = "\x1b[2m", "\x1b[22m"
 LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
-FIRST_LINE_SECONDS = 2.0  # what takes less needs none
-
-_CONTROL_CODES = [*range(0x20), *range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F]
-_CONTROL_CODES += [
-    *range(0x202A, 0x202F),
-    *range(0x2066, 0x206A),
-]  # bidi embeddings, overrides, isolates
-_ESCAPED = {code: f"\\u{code:04x}" for code in _CONTROL_CODES if chr(code) not in "\n\t"}
-
-
-def neutral(text: str) -> str:
-    """`text` with control and bidi characters as visible escapes, which JSON reads back."""
-    return text.translate(_ESCAPED)
+FIRST_LINE_SECONDS = LINE_SECONDS  # what takes less needs none
 
 
 def _shortened(text: str) -> str:
@@ -65,15 +50,6 @@ def colored(choice: Color, terminal: bool) -> bool:
     if choice != "auto":
         return choice == "always"
     return terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-class Board(NamedTuple):
-    """A table of cells with a bar at the end of each row, and a line below it."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    bars: tuple[float, ...]  # 0 to 1
-    footer: str
 
 
 class Console:
@@ -93,6 +69,7 @@ class Console:
         self._out = io.FileIO(1, "w", closefd=False) if sys.stdout else None
         self._out_name = STDOUT
         self._line_open = False
+        self._status = StatusLine(self._write_raw)
 
     def redirect(self, path: str) -> None:
         """Sends the result to a file, whose old content stays until `overwrite`, and locks it."""
@@ -116,19 +93,32 @@ class Console:
         """Whether the result goes to a terminal."""
         return bool(self._out and self._out.isatty())
 
-    def write(self, text: str) -> None:
-        """Writes a part of the result, unbuffered."""
+    def write(self, text: str, dim: bool = False) -> None:
+        """Writes a part of the result, unbuffered; dim on a terminal that wants colours."""
         if not self._out:
             raise GentoolError("standard output is closed", "open it, or give --output FILE")
-        data = memoryview((neutral(text) if self.on_terminal else text).encode())
-        with self._writing():
+        shown = neutral(text) if self.on_terminal else text
+        if dim and self.on_terminal and colored(self.color, True):
+            shown = f"{DIM}{shown}{NOT_DIM}"
+        data = memoryview(shown.encode())
+        with self._room(), self._writing():
             while data:
                 written = self._out.write(data)
                 if written is None:  # the reader of a non-blocking pipe is behind
                     select.select([], [self._out], [])
                 data = data[written or 0 :]
-        if text:
-            self._line_open = not text.endswith(("\n", "\0"))
+            if text:
+                self._line_open = not text.endswith(("\n", "\0"))
+
+    def _room(self) -> contextlib.AbstractContextManager[None]:
+        """Moves the status out of the way of a result on the same terminal."""
+        if not self.on_terminal:
+            return contextlib.nullcontext()
+        return self._status.hidden(lambda: self._line_open)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Writes a table as a part of the result: the first column left, the others right."""
+        self.write("".join(f"{line}\n" for line in aligned([columns, *rows])))
 
     def close(self) -> None:
         """Closes the result; some file systems report only now that it did not fit."""
@@ -200,7 +190,7 @@ class Console:
         if not self.quiet:
             shown = io.StringIO()
             rich = self._rich(shown)
-            rich.print(_table(board, sys.stderr.isatty(), rich.width))
+            rich.print(table_of(board, sys.stderr.isatty(), rich.width))
             lines = [f"{line.rstrip()}\n" for line in shown.getvalue().splitlines()]
             self._write_stderr("".join(lines))
             if board.footer:
@@ -225,37 +215,31 @@ class Console:
             def show(board: Board) -> None:
                 rows = max(1, rich.height - 4)  # what is taller than the screen cannot be redrawn
                 few = board._replace(rows=board.rows[:rows], bars=board.bars[:rows])
-                table = _table(few, True, rich.width)
+                table = table_of(few, True, rich.width)
                 live.update(Group(table, Text(neutral(board.footer))))
 
             yield show
 
+    def loading(self, name: str) -> contextlib.AbstractContextManager[Report]:
+        """Names on a terminal what is loaded."""
+        return self.waiting(f"loading {name} …")
+
     @contextlib.contextmanager
-    def loading(self, name: str) -> Iterator[None]:
-        """Names on a terminal what is loaded, once that takes longer than LOADING_SECONDS, and
-        erases the line afterwards."""
-        if self.quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-            yield
-            return
-        lock, state = threading.Lock(), {"over": False, "shown": False}
+    def waiting(self, text: str) -> Iterator[Report]:
+        """Says on a terminal what takes longer than LOADING_SECONDS, and erases the line
+        afterwards. Gives a function that shows how much is done: weights are quantised or packed
+        for minutes when a large model is opened for the first time."""
 
-        def show() -> None:
-            with lock:
-                if not state["over"]:
-                    state["shown"] = True
-                    self._write_stderr(f"loading {neutral(name)} …")
+        def report(done: int, total: int) -> None:
+            self._status.show(f"{text} {100 * done // max(1, total)} %")
 
-        timer = threading.Timer(LOADING_SECONDS, show)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-            with lock:
-                state["over"] = True
-                if state["shown"]:
-                    self._write_stderr(ERASE_LINE)
+        with self._status.shown(text, LOADING_SECONDS, self._has_status):
+            yield report
+
+    @property
+    def _has_status(self) -> bool:
+        """Whether a line of status can be shown."""
+        return not self.quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
     def traceback(self, failure: BaseException) -> None:
         for line in traceback.format_exception(failure):
@@ -274,6 +258,10 @@ class Console:
         self._write_stderr(shown.getvalue())
 
     def _write_stderr(self, text: str) -> None:
+        with self._status.hidden():
+            self._write_raw(text)
+
+    def _write_raw(self, text: str) -> None:
         with contextlib.suppress(OSError):  # a result must not fail because nobody listens here
             sys.stderr.write(text)
             sys.stderr.flush()
@@ -295,14 +283,15 @@ class Console:
         )
 
     @contextlib.contextmanager
-    def progress(self, unit: str = "step") -> Iterator[Show]:
+    def progress(self, unit: str = "step", title: str = "starting …") -> Iterator[Show]:
         """Yields a function of steps done, all steps, seconds left and a text: it shows a bar on a
-        terminal, else a line now and then. A step is one `unit`."""
-        rich = self._rich()
+        terminal, below what is printed, else a line now and then. What is not known is 0 or NaN. A
+        step is one `unit`; until the first is done, a terminal shows the `title`."""
         if self.quiet:
             yield lambda done, steps, left, text: None
-        elif sys.stderr.isatty() and not rich.is_dumb_terminal:
-            yield from _bar(rich)
+        elif self._has_status:
+            with self._status.shown(title, LOADING_SECONDS):
+                yield lambda *state: self._status.show(bar(unit, *state))
         else:
             yield self._lines(unit)
 
@@ -314,7 +303,7 @@ class Console:
             next_line = next_line or time.monotonic() + FIRST_LINE_SECONDS
             if time.monotonic() >= next_line or (shown and done == steps):
                 next_line, shown = time.monotonic() + LINE_SECONDS, True
-                self.note(f"{unit} {done} of {steps}, {text}, {clock(left)} left")
+                self.note(", ".join(parts(unit, done, steps, left, text)))
 
         return show
 
@@ -337,68 +326,3 @@ def _lock(file: io.FileIO, path: str) -> None:
         ) from None
     except OSError:
         pass
-
-
-def _table(board: Board, terminal: bool, width: int) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    rows = [[cell.replace("\n", "\\n") for cell in cells] for cells in board.rows]
-    rows = [[neutral(cell) if terminal else cell for cell in cells] for cells in rows]
-    lines = [list(board.columns), *rows]
-    while len(lines[0]) > 2 and _width_left(lines, width) < MIN_FIRST:
-        lines = [line[:-1] for line in lines]
-    first, bar = _widths(lines, width)
-    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
-    table.add_column(lines[0][0], no_wrap=True, overflow="ellipsis", max_width=first)
-    for name in lines[0][1:]:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    for cells, share in zip(lines[1:], board.bars, strict=True):
-        drawn = Text("█" * round(share * bar), style="cyan")
-        table.add_row(*(Text(cell) for cell in cells), drawn)
-    return table
-
-
-def _widths(lines: Sequence[Sequence[str]], width: int) -> tuple[int, int]:
-    """How wide the first column and a full bar are. Numbers are never cut, and bars are all of one
-    scale: they take what the first column leaves, or a third, unless that is next to nothing."""
-    from rich.cells import cell_len
-
-    first = min(MAX_FIRST, max(cell_len(line[0]) for line in lines))
-    left = max(1, _width_left(lines, width))
-    bar = min(BAR, max(left - first, left // 3))
-    return (left - bar, bar) if bar > GAP else (left, 0)
-
-
-def _width_left(lines: Sequence[Sequence[str]], width: int) -> int:
-    """What the numbers leave of a line."""
-    from rich.cells import cell_len
-
-    _, *numbers = (max(map(cell_len, column)) for column in zip(*lines, strict=True))
-    return width - GAP - sum(number + GAP for number in numbers)
-
-
-def _bar(rich: Rich) -> Iterator[Show]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.description}", markup=False),
-        TextColumn("{task.fields[left]} left", markup=False),
-    )
-    with Progress(*columns, console=rich, transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task("", total=None, left="…")
-
-        def show(done: int, steps: int, left: float, text: str) -> None:
-            bar.update(task, completed=done, total=steps, description=text, left=clock(left))
-
-        yield show
-
-
-def clock(seconds: float) -> str:
-    """3725 as 1:02:05."""
-    minutes, second = divmod(round(seconds), 60)
-    hour, minute = divmod(minutes, 60)
-    return f"{hour}:{minute:02}:{second:02}"

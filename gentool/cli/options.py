@@ -134,6 +134,14 @@ def assignment(text: str) -> tuple[str, str]:
     return key, value
 
 
+def variable(text: str) -> tuple[str, str]:
+    """The name of a variable, and its text."""
+    name, equals, value = text.partition("=")
+    if not (equals and name.isidentifier()):
+        raise ValueError("write NAME=TEXT, as in city=北京, with a NAME of letters, digits and _")
+    return name, value
+
+
 def option(
     names: str,
     metavar: str | None,
@@ -143,8 +151,13 @@ def option(
     *,
     required: bool = False,
     multiple: bool = False,
+    without: str | None = None,
 ) -> click.Option:
-    """An option whose help line says `default`; without a metavar it is on, off or None."""
+    """An option whose help line says `default`; without a metavar it is on, off or None. `without`
+    is the value of an option that may be given without one."""
+    kind: dict[str, Any] = {"is_flag": None if metavar else True}
+    if without is not None:
+        kind = {"is_flag": False, "flag_value": without}
     created = click.Option(
         names.split(),
         metavar=metavar,
@@ -152,8 +165,8 @@ def option(
         show_default=default,
         type=type,
         required=required,
-        is_flag=None if metavar else True,
         multiple=multiple,
+        **kind,
     )
     if multiple or not metavar:
         created.default = () if multiple else None  # neither on nor off was given
@@ -168,9 +181,10 @@ def flag(
     default: str = "",
     type: Value | None = None,
     required: bool = False,
+    without: str | None = None,
 ) -> Any:
     """A field of an option group: an option with a value."""
-    return _field(option(names, metavar, help, default, type, required=required))
+    return _field(option(names, metavar, help, default, type, required=required, without=without))
 
 
 def switch(names: str, help: str, default: str = "") -> Any:

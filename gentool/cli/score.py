@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import math
-from codecs import BOM_UTF8
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
+from gentool.batch.answers import dumped
 from gentool.cli.console import Console
 from gentool.cli.flags import COUNT, OUTPUT_FILE, ModelFlags
 from gentool.cli.inputs import (
     ESCAPE,
     ROWS_FROM_0,
     RowsError,
-    Source,
     escaped,
-    lines,
+    line_count,
     read,
+    stream,
     whole,
     with_escapes,
 )
+from gentool.cli.lines import first_window
 from gentool.cli.options import Command, argument, flag, group, switch
 from gentool.errors import GentoolError, UsageError
 
 if TYPE_CHECKING:
+    from gentool.batch.lines import Line, LineReader
+    from gentool.config.model import ModelConfig
     from gentool.generation.score import Score
     from gentool.generation.session import Model
 
@@ -109,68 +113,109 @@ def score(console: Console, flags: Flags) -> None:
     numbers; the exit code is 4. --jsonl and --json print the same as objects; an object of --jsonl
     keeps its other keys, or has an error. With --tokens they have ids, tokens and logprobs too.
     """
-    by_line = bool(flags.source.lines or flags.source.jsonl)
     if flags.source.escape and flags.source.jsonl:
         raise UsageError("--escape is for text, JSON has its own escapes", "drop it")
     if flags.source.lines and flags.source.jsonl:
         raise UsageError("both --lines and --jsonl are given", "drop one")
     if flags.output.tokens and flags.source.lines and not flags.output.json:
         raise UsageError("--tokens with --lines is a table a line", "add --json")
+    if flags.source.lines or flags.source.jsonl:
+        score_lines(console, flags)
+        return
     source = read(console, flags.text, flags.source.file, "text", "score")
-    rows = list(rows_of(source, flags.source))
+    row = Row(0, whole(source, "text", bool(flags.source.escape)))
     config = flags.model.config()
+    model = opened(console, flags, config)
+    with console.progress("text", "scoring …"):
+        score = scored(model, row, flags)
+    console.write(output_of(score, row, model, flags))
 
+
+def opened(console: Console, flags: Flags, config: ModelConfig) -> Model:
+    """The model; the file for the result is empty then."""
     from gentool.generation import score as scores
 
     scores.check_stride(flags.score.stride, config.arch.n_ctx)
     if flags.output.output not in (None, "-"):
         console.redirect(flags.output.output)
-    if not rows:
-        console.overwrite()
-        return
     model = flags.model.open(console, config)
     _ = model.tokenizer  # without one no row can be scored
     console.overwrite()
     console.detail(model.describe())
-    failed = 0
-    for row in rows:
-        try:
-            score = scored(model, row, flags)
-        except GentoolError as e:
-            if not by_line:
-                raise
-            failed += 1
-            where = f"row {row.number} of {source.name}"
-            console.error(f"{where}: {e.message}", f"{e.hint}; {ROWS_FROM_0}")
-            console.write(
-                failed_output(row, e.message, bool(flags.output.json or flags.source.jsonl))
-            )
-        else:
-            console.write(output_of(score, row, model, flags))
-    if failed:
-        raise RowsError(
-            f"{failed} of {len(rows)} lines failed", "see above what is wrong with each"
-        )
+    return model
 
 
-def rows_of(source: Source, flags: TextFlags) -> Iterator[Row]:
-    if flags.jsonl:
-        data = source.data.removeprefix(BOM_UTF8).removesuffix(b"\n")
-        parts = data.split(b"\n") if source.data else []
-        yield from (parsed(number, line) for number, line in enumerate(parts))
-    elif flags.lines:
-        for number, text in lines(source):
-            yield Row(number, with_escapes(text) if flags.escape else text)
-    else:
-        yield Row(0, whole(source, "text", bool(flags.escape)))
+def score_lines(console: Console, flags: Flags) -> None:
+    """Scores every line of the input, as it is read."""
+    from gentool.batch.lines import LineReader
+
+    with stream(console, flags.text, flags.source.file, "text", "score") as source:
+        config = flags.model.config()
+        total, reader = line_count(source), LineReader(source.file, marked=not source.typed)
+        first = first_window(reader)
+        if first is None:
+            empty(console, flags)
+            return
+        model = opened(console, flags, config)
+        failed, done, began = 0, 0, time.monotonic()
+        with console.progress("line", "scoring …") as show:
+            for line in chain(first, lines_of(reader)):
+                row = (parsed if flags.source.jsonl else plain)(line, flags.source)
+                try:
+                    text = output_of(scored(model, row, flags), row, model, flags)
+                except GentoolError as e:
+                    failed += 1
+                    hint = "; ".join(filter(None, [e.hint, ROWS_FROM_0]))
+                    console.error(f"row {row.number} of {source.name}: {e.message}", hint)
+                    as_json = bool(flags.output.json or flags.source.jsonl)
+                    text = failed_output(row, e.message, as_json)
+                console.write(text)
+                done += 1
+                seconds = time.monotonic() - began
+                left = seconds / done * (total - done) if total else math.nan
+                show(done, total, left, f"{done / seconds:.1f} lines/s")
+        if failed:
+            raise RowsError(f"{failed} of {done} lines failed", "see above what is wrong with each")
 
 
-def parsed(number: int, line: bytes) -> Row:
+def empty(console: Console, flags: Flags) -> None:
+    """Checks the flags, and writes the result of no text."""
+    from gentool.generation import score as scores
+
+    scores.check_stride(flags.score.stride, flags.model.config().arch.n_ctx)
+    if flags.output.output not in (None, "-"):
+        console.redirect(flags.output.output)
+        console.overwrite()
+
+
+def lines_of(reader: LineReader) -> Iterator[Line]:
+    """The lines that are left."""
+    while (window := first_window(reader)) is not None:
+        yield from window
+
+
+def plain(line: Line, flags: TextFlags) -> Row:
+    """The row in a line of text, or its problem."""
+    if line.problem:
+        return Row(line.number, "", problem=line.problem)
+    try:
+        text = line.data.decode("utf-8")
+        return Row(line.number, with_escapes(text) if flags.escape else text)
+    except UnicodeDecodeError as e:
+        return Row(line.number, "", problem=f"not UTF-8 (byte {e.start})")
+    except UsageError as e:
+        return Row(line.number, "", problem=f"{e.message}; {e.hint}")
+
+
+def parsed(line: Line, flags: TextFlags) -> Row:
     """The row in a line of JSON, or its problem."""
     from gentool.batch.rows import json_object
 
+    number = line.number
+    if line.problem:
+        return Row(number, "", problem=line.problem)
     try:
-        fields = json_object(line.decode("utf-8"))
+        fields = json_object(line.data.decode("utf-8"))
     except UnicodeDecodeError as e:
         return Row(number, "", problem=f"not UTF-8 (byte {e.start})")
     if isinstance(fields, str):
@@ -191,7 +236,7 @@ def kept(fields: Mapping[str, object]) -> dict[str, object]:
 
 def scored(model: Model, row: Row, flags: Flags) -> Score:
     if row.problem:
-        raise UsageError(row.problem, JSONL_HINT)
+        raise UsageError(row.problem, JSONL_HINT if flags.source.jsonl else "")
     invariant = bool(flags.model.batch_invariant)
     return model.score(row.text, flags.score.stride, batch_invariant=invariant)
 
@@ -258,16 +303,6 @@ def record(score: Score, tokens: bool) -> dict[str, object]:
     if tokens:
         fields |= {"ids": score.ids, "tokens": score.tokens, "logprobs": score.logprobs}
     return fields
-
-
-def dumped(record: Mapping[str, object]) -> str:
-    """A line of JSON, with escapes only where a text is not Unicode."""
-    line = json.dumps(record, ensure_ascii=False)
-    try:
-        line.encode()
-    except UnicodeEncodeError:
-        line = json.dumps(record)
-    return line + "\n"
 
 
 def _number(x: float | None) -> str:

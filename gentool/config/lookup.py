@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,13 +21,22 @@ FOLDER_FILE = "gentool.yaml"  # the YAML file of a model folder
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
-def load(model: str, overrides: Mapping[str, object] = NOTHING) -> ModelConfig:
+def load(
+    model: str, overrides: Mapping[str, object] = NOTHING, adapters: Sequence[str] = ()
+) -> ModelConfig:
     """The model of this name, in this folder or of this YAML file. `overrides` are values by dotted
-    key, read as YAML where they are text; the files it names exist."""
+    key, read as YAML where they are text; the files it names exist. `adapters` are folders that
+    replace those of the YAML."""
     try:
-        return _load(model, overrides)
+        return _load(model, with_adapters(overrides, adapters))
     except OSError as e:  # a name too long, a folder that may not be looked into
         raise UsageError(f"model {model}: {e.strerror}", "check the path") from None
+
+
+def with_adapters(overrides: Mapping[str, object], adapters: Sequence[str]) -> Mapping[str, object]:
+    """Overrides with the folders of adapters, if there are any, relative to where we are."""
+    places = [os.path.abspath(adapter) for adapter in adapters]
+    return {**overrides, "adapter": places} if places else overrides
 
 
 def _load(model: str, overrides: Mapping[str, object]) -> ModelConfig:
@@ -36,7 +46,8 @@ def _load(model: str, overrides: Mapping[str, object]) -> ModelConfig:
 
 def model_fields(path: Path) -> dict[str, Any]:
     """What a file that `locate` found says, as the keys of a model's YAML."""
-    return folder.describe(path.parent) if folder.is_such(path) else read_yaml(path, error_of(path))
+    described = folder.is_description(path)
+    return folder.describe(path.parent) if described else read_yaml(path, error_of(path))
 
 
 def checked(path: Path, data: dict[str, Any], overrides: Mapping[str, object]) -> ModelConfig:
@@ -48,7 +59,9 @@ def checked(path: Path, data: dict[str, Any], overrides: Mapping[str, object]) -
     named = {"checkpoint": file.checkpoint}
     if file.tokenizer:
         named["tokenizer.model"] = file.tokenizer.model
-    for key, value in named.items():
+    if file.chat_template and is_template_file(file.chat_template):
+        named["chat_template"] = file.chat_template
+    for key, value in [*named.items(), *(("adapter", place) for place in file.adapter)]:
         # a model folder may come from anywhere, so what it names stays inside it
         if error is ModelError and key not in overrides and _leaves(Path(value)):
             raise ModelError(f"{path}: {key} {value} leaves the model's folder", "move it inside")
@@ -59,6 +72,10 @@ def checked(path: Path, data: dict[str, Any], overrides: Mapping[str, object]) -
             raise kind(f"{path}: {key} {value[:80]}: {e.strerror}", "name another file") from None
         if not exists:
             hint = f"put it there, or give its place with --set {key}=PATH"
+            if key == "adapter":
+                raise ModelError(
+                    f"the adapter {path.parent / value} does not exist", "check the path"
+                )
             if path.parent == configs():
                 hint = (
                     f"get the model from {_source(path)}, its vocabulary"
@@ -66,12 +83,17 @@ def checked(path: Path, data: dict[str, Any], overrides: Mapping[str, object]) -
                     f" then: gentool models add {file.name} FOLDER"
                 )
             raise ModelError(f"{path}: {key} {path.parent / value} does not exist", hint)
-    return ModelConfig(folder=path.parent, **dict(file))
+    return ModelConfig(folder=path.parent, source=path, **dict(file))
+
+
+def is_template_file(chat_template: str) -> bool:
+    """Whether a chat template is named by its file: a known name has neither dot nor slash."""
+    return "." in chat_template or "/" in chat_template
 
 
 def error_of(path: Path) -> type[GentoolError]:
     """Whose mistake it is if this file is wrong: that of a folder, or of a YAML's author."""
-    return ModelError if path.name == FOLDER_FILE or folder.is_such(path) else UsageError
+    return ModelError if path.name == FOLDER_FILE or folder.is_description(path) else UsageError
 
 
 def locate(model: str) -> Path:

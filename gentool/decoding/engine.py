@@ -60,7 +60,7 @@ class Engine:
         start = prefix.length if prefix else 0
         kv_cache = prefix.cache if prefix else None
         cache, out = self.runtime.prefill(
-            np.asarray(ids, np.int32), start, kv_cache, all_positions, hidden
+            np.asarray(ids, np.int32), start, kv_cache, all_positions, hidden, self.batch_invariant
         )
         return Prefix(cache, start + len(ids)), out
 
@@ -102,10 +102,30 @@ class Engine:
         rows.owner, rows.length = owner, length + np.int32(t)
         return rows, out
 
+    def keep_prefixes(self, rows: Rows, kept: Sequence[int]) -> None:
+        """Drops all prefixes but those at `kept`, increasing, which take their places in this
+        order. No row continues one that is dropped. Those that `extend` does not know yet follow
+        them, in their order."""
+        kept = [place for place in kept if place < len(rows.prefixes)]
+        places = np.full(len(rows.prefixes), -1)
+        places[kept] = np.arange(len(kept))
+        rows.prefixes, rows.owner = [rows.prefixes[place] for place in kept], places[rows.owner]
+        self.runtime.keep_prefixes(rows.cache, kept, places)
+
     def rewind(self, rows: Rows, lengths: np.ndarray) -> None:
         """Drops the tokens of rows beyond `lengths` [N] tokens after their prefixes."""
         rows.length = np.minimum(rows.length, lengths).astype(np.int32)
         self.runtime.rewind(rows.cache, rows.length)
+
+    def crop(self, prefix: Prefix, length: int) -> Prefix:
+        """The first `length` tokens of a prefix, which stays valid."""
+        return Prefix(self.runtime.crop(prefix.cache, length), length)
+
+    def row_prefix(self, rows: Rows, row: int, length: int) -> Prefix:
+        """The prefix of a row and the first `length` of its own tokens as one prefix, which
+        `prefill` and new rows can continue."""
+        start = rows.prefixes[rows.owner[row]].length
+        return Prefix(self.runtime.row_prefix(rows.cache, row, length), start + length)
 
     def logits(self, hidden: np.ndarray) -> np.ndarray:
         """float32 logits [N, V] of hidden states [N, D]."""

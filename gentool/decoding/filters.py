@@ -72,6 +72,12 @@ def _completed_ngrams(text: np.ndarray, n: int) -> np.ndarray:
     return ngrams[matches, -1]
 
 
+def keeps_logits(params: SamplingParams) -> bool:
+    """Whether the weights of logits are their softmax, up to a factor."""
+    unchanged = all(getattr(params, name) == default for name, default, _ in _weight_filters())
+    return unchanged and params.temperature == 1 and params.top_k == 0
+
+
 def weights(logits: np.ndarray, params: SamplingParams) -> np.ndarray:
     """Unnormalised probabilities of logits [..., V] by parameters of positive temperature, float64
     [..., V], 0 where a filter removed the token; the largest of a row is 1."""

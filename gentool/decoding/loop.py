@@ -14,6 +14,7 @@ from gentool.decoding.engine import Engine, Prefix, Rows
 from gentool.decoding.filters import adjusted
 from gentool.decoding.lookup import Drafter
 from gentool.decoding.sampling import (
+    Draws,
     RandomNumbers,
     finite,
     log_probabilities,
@@ -25,6 +26,8 @@ from gentool.runtimes.rows import take_rows
 
 if TYPE_CHECKING:
     from gentool.decoding.constraints import Constraint
+
+MIN_FORGOTTEN = 64  # ended rows, from which it pays to drop them
 
 
 class Prompt(NamedTuple):
@@ -47,7 +50,8 @@ class Sample(NamedTuple):
 
 
 class DecodeOptions(NamedTuple):
-    """How rows are drawn. `end` tokens end a row and are forbidden in its first `min_new_tokens`;
+    """How rows are drawn; rows of one loop may have different ones, but for `max_new_tokens` and
+    `lookup`. `end` tokens end a row and are forbidden in its first `min_new_tokens`;
     `max_new_tokens` is the largest of any prompt, so that shapes do not depend on the other rows;
     `strata` is the number of stratified samples of a prompt, or 0 for independent ones; at each
     step the `top_logprobs` most probable tokens are recorded, and `lookup` tokens are drafted from
@@ -76,11 +80,20 @@ class Token(NamedTuple):
 
 
 class _RowState:
-    """The state of one row."""
+    """The state of one row. `prompt` and `number` are its places in the loop's lists."""
 
-    def __init__(self, prompt: int, keys: Sample, lookup: int, constraint: Any) -> None:
-        self.prompt, self.keys = prompt, keys
-        self.constraint = constraint  # its ConstraintState, if there is a constraint
+    def __init__(
+        self,
+        prompt: int,
+        number: int,
+        keys: Sample,
+        options: DecodeOptions,
+        constraint: Constraint | None,
+        constraint_state: Any,
+        lookup: int,
+    ) -> None:
+        self.prompt, self.number, self.keys, self.options = prompt, number, keys, options
+        self.constraint, self.constraint_state = constraint, constraint_state
         self.output: list[int] = []
         self.drafter, self.draft = Drafter(lookup), list[int]()
         self.length_when_drafted = 0  # tokens of the output when `draft` was made
@@ -96,7 +109,8 @@ class DecodeLoop:
     ) -> None:
         self._engine, self._options, self._constraint = engine, options, constraint
         self._prompts: list[Prompt] = []
-        self._rows: list[_RowState] = []
+        self._rows: dict[int, _RowState] = {}
+        self._next_row = 0
         self._numbers = RandomNumbers(options.seed, options.strata)
         self._cache: Rows | None = None
         self._slot: dict[int, int] = {}  # row -> its slot: index in the KV cache and in the logits
@@ -111,21 +125,45 @@ class DecodeLoop:
         """Whether all rows have ended."""
         return not self._joining and all(self._rows[row].stopped for row in self._live)
 
-    def add(self, prompt: Prompt, samples: Sequence[Sample]) -> range:
-        """Adds samples of a prompt; returns their row numbers."""
-        first = len(self._rows)
-        constraint = self._constraint.start(prompt.ids.tolist()) if self._constraint else None
-        lookup = self._options.lookup
-        self._rows += [_RowState(len(self._prompts), keys, lookup, constraint) for keys in samples]
+    def add(
+        self,
+        prompt: Prompt,
+        samples: Sequence[Sample],
+        options: DecodeOptions | None = None,
+        constraint: Constraint | None = None,
+    ) -> range:
+        """Adds samples of a prompt; returns their row numbers. Without `options` of their own they
+        are drawn as the loop says, options and constraint."""
+        if options is None:
+            options, constraint = self._options, self._constraint
+        state = constraint.start(prompt.ids.tolist()) if constraint else None
+        rows = range(self._next_row, self._next_row + len(samples))
+        place, number = len(self._prompts), len(self._rows)
+        for row, keys in zip(rows, samples, strict=True):
+            self._rows[row] = _RowState(
+                place, number, keys, options, constraint, state, self._options.lookup
+            )
+            number += 1
         self._prompts.append(prompt)
-        self._numbers.add([keys.rng_row for keys in samples], [keys.rng_sample for keys in samples])
-        rows = range(first, len(self._rows))
+        rng_rows, rng_samples = zip(*((k.rng_row, k.rng_sample) for k in samples), strict=True)
+        self._numbers.add(rng_rows, rng_samples, options.seed, options.strata)
+        self._next_row = rows.stop
         self._joining += rows
         return rows
 
     def stop(self, row: int) -> None:
         """Ends a row: it draws no more tokens."""
         self._rows[row].stopped = True
+
+    def computed(self, row: int) -> tuple[list[int], Prefix]:
+        """The tokens of a row that are in the KV cache, all but the last one, and the prefix of its
+        prompt and these. The row took part in the last step."""
+        output, prompt = self._rows[row].output, self._prompts[self._rows[row].prompt]
+        if self._cache is None or row not in self._slot:  # it ended with its first token
+            return [], prompt.prefix
+        slot = self._slot[row]
+        count = min(len(output) - 1, int(self._cache.length[slot]))
+        return output[:count], self._engine.row_prefix(self._cache, slot, count)
 
     def step(self) -> list[Token]:
         """Draws one token for each row that has logits to draw from; if none has, runs a step of
@@ -134,6 +172,7 @@ class DecodeLoop:
         joining: list[int] = []
         if not drawing:
             self._live = [row for row in self._live if not self._rows[row].stopped]
+            self._forget()
             joining = [row for row in self._joining if not self._rows[row].stopped]
             self._joining = []
             if self._live:
@@ -195,6 +234,23 @@ class DecodeLoop:
         )
         self._slot = {row: slot for slot, row in enumerate(rows)}
 
+    def _forget(self) -> None:
+        """Drops the prompts and rows that have ended, once they are as many as the others, so that
+        a loop that rows join and leave takes no more memory than these."""
+        kept = {*self._live, *self._joining, *self._slot}
+        if len(self._rows) < 2 * len(kept) + MIN_FORGOTTEN:
+            return
+        self._rows = {row: state for row, state in self._rows.items() if row in kept}
+        states = list(self._rows.values())
+        self._numbers.keep([state.number for state in states])
+        prompts = sorted({state.prompt for state in states})
+        self._prompts = [self._prompts[prompt] for prompt in prompts]
+        if self._cache is not None:
+            self._engine.keep_prefixes(self._cache, prompts)
+        places = {prompt: place for place, prompt in enumerate(prompts)}
+        for number, state in enumerate(states):
+            state.number, state.prompt = number, places[state.prompt]
+
     def _draft(self) -> None:
         """Records how many tokens of the last drafts were accepted, and drafts the next tokens of
         each live row."""
@@ -208,51 +264,74 @@ class DecodeLoop:
 
     def _draw(self, rows: list[int], current: np.ndarray) -> list[Token]:
         """Draws one token for each of `rows`, whose logits are `current` [n, V]."""
-        options, states = self._options, [self._rows[row] for row in rows]
-        prompts = [self._prompts[state.prompt].ids for state in states]
-        outputs = [state.output for state in states]
-        allowed = adjusted(finite(current), options.sampling, prompts, outputs)
-        allowed = self._masked(allowed, current, states)
-        indices, steps = np.array(rows), np.array([len(output) for output in outputs])
-        drawn = pick(allowed, options.sampling, self._numbers.at(indices, steps))
-        self._numbers.rescale(indices, drawn.low, drawn.high)
+        states = [self._rows[row] for row in rows]
+        numbers = np.array([state.number for state in states])
+        steps = np.array([len(state.output) for state in states])
+        drawn = self._pick(states, finite(current), self._numbers.at(numbers, steps))
+        self._numbers.rescale(numbers, drawn.low, drawn.high)
         forced = [state.keys.forced_first if not state.output else None for state in states]
         ids = [id if f is None else f for id, f in zip(drawn.ids.tolist(), forced, strict=True)]
-        logprobs = log_probabilities(current, np.array(ids))
-        all_logprobs = normalized(current) if options.top_logprobs else None
+        logprobs = drawn.logprobs
+        unknown = np.flatnonzero(np.isnan(logprobs) | (drawn.ids != ids))
+        if len(unknown):
+            chosen = np.array(ids)[unknown]
+            logprobs[unknown] = log_probabilities(take_rows(current, unknown), chosen)
         tokens = []
         for index, (row, state, id) in enumerate(zip(rows, states, ids, strict=True)):
+            options = state.options
             state.output.append(id)
             complete = False
-            if self._constraint:
-                state.constraint = self._constraint.after(state.constraint, id)
-                complete = not options.end and self._constraint.only_ends(state.constraint)
+            if state.constraint:
+                state.constraint_state = state.constraint.after(state.constraint_state, id)
+                complete = not options.end and state.constraint.only_ends(state.constraint_state)
             top: tuple[tuple[int, float], ...] = ()
-            if all_logprobs is not None:
-                top_ids = top_k_ids(all_logprobs[index], options.top_logprobs)
-                top = tuple((int(i), float(all_logprobs[index, i])) for i in top_ids)
+            if options.top_logprobs:
+                all_logprobs = normalized(current[index])
+                top_ids = top_k_ids(all_logprobs, options.top_logprobs)
+                top = tuple((int(i), float(all_logprobs[i])) for i in top_ids)
             ended = id in options.end
             tokens.append(Token(row, id, float(logprobs[index]), ended, complete, top))
         return tokens
+
+    def _pick(self, states: Sequence[_RowState], current: np.ndarray, u: np.ndarray) -> Draws:
+        """Draws one id for each row of logits [n, V], by the numbers u [n]; rows of one sampling
+        distribution together."""
+        alike: dict[int, list[int]] = {}
+        for index, state in enumerate(states):
+            alike.setdefault(id(state.options.sampling), []).append(index)
+        draws = Draws(np.zeros(len(states), int), *np.zeros((3, len(states))))
+        for indices in alike.values():
+            group = [states[index] for index in indices]
+            logits, sampling = take_rows(current, indices), group[0].options.sampling
+            prompts = [self._prompts[state.prompt].ids for state in group]
+            allowed = adjusted(logits, sampling, prompts, [state.output for state in group])
+            allowed = self._masked(allowed, logits, group)
+            strata = any(state.options.strata for state in group)
+            drawn = pick(allowed, sampling, u[indices], intervals=strata)
+            if allowed is not logits:  # the probabilities of others than the model's logits
+                drawn.logprobs[:] = np.nan
+            for values, part in zip(draws, drawn, strict=True):
+                values[indices] = part
+        return draws
 
     def _masked(
         self, logits: np.ndarray, original: np.ndarray, states: Sequence[_RowState]
     ) -> np.ndarray:
         """Logits [n, V] with -inf for tokens that the constraint or `min_new_tokens` forbids. They
         are changed in place, but copied if they are the `original` ones."""
-        constraint, options = self._constraint, self._options
-        masks = [constraint.allowed(s.constraint) if constraint else None for s in states]
+        masks = [s.constraint.allowed(s.constraint_state) if s.constraint else None for s in states]
         too_short = [
             index
             for index, state in enumerate(states)
             # a complete text has to end, however short it is
-            if len(state.output) < options.min_new_tokens
-            and not (constraint and constraint.only_ends(state.constraint))
+            if len(state.output) < state.options.min_new_tokens
+            and not (state.constraint and state.constraint.only_ends(state.constraint_state))
         ]
         if not too_short and all(mask is None for mask in masks):
             return logits
         logits = logits.copy() if logits is original else logits
-        logits[np.ix_(too_short, sorted(options.end))] = -np.inf
+        for index in too_short:
+            logits[index, sorted(states[index].options.end)] = -np.inf
         for index, mask in enumerate(masks):
             if mask is not None:
                 logits[index, ~mask] = -np.inf

@@ -12,8 +12,11 @@ _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 
 
-def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
-    """Ten rounds over counters [4, N] of 32-bit words under a key of two 32-bit words: [4, N]."""
+Word = int | np.ndarray  # of 32 bits, or such words [...]
+
+
+def philox(counter: np.ndarray, key: tuple[Word, Word]) -> np.ndarray:
+    """Ten rounds over counters [4, ...] of 32-bit words under a key of two words: [4, ...]."""
     a, b, c, d = counter.astype(np.uint64)
     for round_number in range(10):
         low, high = (
@@ -29,8 +32,11 @@ def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
     return np.stack([a, b, c, d])
 
 
-def uniform(seed: int, row: np.ndarray, sample: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """u(seed, row, sample, step) [N] in [0, 1), 53 bits each; seed below 2^64, the others 2^32."""
-    words = np.stack(np.broadcast_arrays(step, sample, row, 0))  # [4, N]
+def uniform(
+    seed: int | np.ndarray, row: np.ndarray, sample: np.ndarray, step: np.ndarray
+) -> np.ndarray:
+    """u(seed, row, sample, step) [...] in [0, 1), 53 bits each, of keys that broadcast; seed, an
+    int or uint64 [...], below 2^64, the others below 2^32."""
+    words = np.stack(np.broadcast_arrays(step, sample, row, 0))  # [4, ...]
     out = philox(words, (seed & 0xFFFFFFFF, seed >> 32))
     return ((out[0] << np.uint64(21)) | (out[1] >> np.uint64(11))).astype(np.float64) * 2.0**-53

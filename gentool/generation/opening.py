@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from gentool.checkpoints import TensorSource
 from gentool.config.model import ModelConfig
 from gentool.errors import ModelError, UsageError
 from gentool.generation.session import Model
-from gentool.models import weights
+from gentool.models import adapter, peft, weights
 from gentool.models.weights import Weight
 from gentool.runtimes import Runtime, devices
 from gentool.runtimes import xla as xla_runtime
@@ -26,8 +26,10 @@ MAX_FP32_BYTES = 1 << 30  # of a 16-bit file that is opened in fp32
 
 
 class ModelFiles(NamedTuple):
-    """The open files of a model. The weights are planned but not read."""
+    """The open files of a model. The weights are planned but not read. `config` has the numbers of
+    the model as it is with its adapters."""
 
+    config: ModelConfig
     tokenizer: Tokenizer | None
     family: ModuleType
     source: TensorSource
@@ -48,7 +50,17 @@ def open_files(config: ModelConfig) -> ModelFiles:
             )
     source = checkpoints.open_checkpoint(config.folder / config.checkpoint, config.format)
     family = models.load_family(config.family)
-    return ModelFiles(tokenizer, family, source, weights.plan(source, family, config.arch))
+    arch = config.arch
+    try:
+        plan = weights.plan(source, family, arch)
+        weights.check_head(source, plan)
+    except ModelError as e:
+        raise ModelError(f"{source.files[0]}: {e.message}", e.hint) from None
+    if config.adapter:
+        adapters = [peft.read_adapter(config.folder / a, family, arch) for a in config.adapter]
+        source, plan, arch = adapter.adapted(source, plan, family, arch, adapters)
+        config = config.model_copy(update={"arch": arch})
+    return ModelFiles(config, tokenizer, family, source, plan)
 
 
 def auto_precision(plan: Mapping[str, Weight]) -> str:
@@ -68,15 +80,17 @@ def open_model(
     precision: str | None = None,
     xla: bool | None = None,
     threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Model:
     """Opens what a YAML describes. `precision` is how weights are stored, auto is `auto_precision`;
     products of 16-bit weights are summed in float32. On a CPU fp32, int8 and int4 run on LiteRT,
     with `threads` (None: a core each); 16 bits, GPUs, and any model where `xla` is True or False
-    run on TensorFlow: see `gentool.runtimes.xla.backend`."""
+    run on TensorFlow: see `gentool.runtimes.xla.backend`. `progress` gets the bytes of weights that
+    LiteRT has prepared and of all, where it must: the first time that a model is opened."""
     precision = precision or config.precision
     if precision not in PRECISIONS:
         raise UsageError(f"precision is {precision!r}", f"it can be {', '.join(PRECISIONS)}")
-    tokenizer, family, source, plan = open_files(config)
+    config, tokenizer, family, source, plan = open_files(config)
     best = auto_precision(plan)
     precision = best if precision == "auto" else precision
     if best in INTEGERS and precision != best:
@@ -88,7 +102,8 @@ def open_model(
     if runs_on_litert(precision, xla):
         from gentool.runtimes import litert
 
-        runtime = litert.load()(family, config.arch, plan, source, precision, threads)
+        report = progress or (lambda done, total: None)
+        runtime = litert.load()(family, config.arch, plan, source, precision, threads, report)
     else:
         open_runtime = xla_runtime.load()
         runtime = open_runtime(family, config.arch, source, plan, DTYPES[precision], xla)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from gentool.decoding import beam, choices, contrastive, loop
 from gentool.decoding.philox import uniform
-from gentool.decoding.sampling import top_k_ids
-from gentool.generation import score
+from gentool.generation import continuous, score
 from gentool.generation.prepared import PreparedRequest, SampleBuilder
 from gentool.generation.request import (
     Alternatives,
@@ -18,13 +16,9 @@ from gentool.generation.request import (
     Choose,
     Chunk,
     Contrastive,
-    Finish,
     Sample,
     Sampled,
 )
-
-MAX_ROWS_OF_PROMPTS = 64  # rows of several prompts that are decoded together
-MAX_ROWS_OF_PROMPT = 512  # rows of one prompt that are decoded together
 
 
 def chunks(prepared: PreparedRequest) -> Iterator[Chunk]:
@@ -38,32 +32,24 @@ def chunks(prepared: PreparedRequest) -> Iterator[Chunk]:
             yield from _contrastive(prepared, search)
         case Choose() as search:
             yield from _choices(prepared, search)
-        case Sampled() | Alternatives() as search:
-            size = max(1, MAX_ROWS_OF_PROMPTS // request.n)
-            for first in range(0, len(prepared.prompts), size):
-                group = range(first, min(first + size, len(prepared.prompts)))
-                for sample in range(0, request.n, MAX_ROWS_OF_PROMPT):
-                    samples = range(sample, min(sample + MAX_ROWS_OF_PROMPT, request.n))
-                    yield from _samples(prepared, search, group, samples)
+        case Sampled() | Alternatives():
+            waiting = (
+                unit
+                for prompt in range(len(prepared.prompts))
+                for unit in continuous.units(prepared, prompt, prompt)
+            )
+            yield from continuous.run(prepared.engine, waiting)
 
 
-def _samples(
-    prepared: PreparedRequest, search: Sampled | Alternatives, group: range, samples: range
+def decode_loop(prepared: PreparedRequest) -> loop.DecodeLoop:
+    """A decode loop without rows, for the options of a request."""
+    return loop.DecodeLoop(prepared.engine, continuous.options(prepared), prepared.constraint)
+
+
+def sampled(
+    prepared: PreparedRequest, decoding: loop.DecodeLoop, keys: Sequence[tuple[int, int]]
 ) -> Iterator[Chunk]:
-    """Decodes the given samples of a group of prompts together."""
-    request, engine = prepared.request, prepared.engine
-    decoding = loop.DecodeLoop(engine, _options(prepared, search), prepared.constraint)
-    keys: list[tuple[int, int]] = []  # prompt and sample of each row
-    for prompt in group:
-        ids = prepared.prompts[prompt]
-        prefix, logits = engine.prefill(ids)
-        drawn = [loop.Sample(request.rows[prompt], sample) for sample in samples]
-        if isinstance(search, Alternatives):
-            first = top_k_ids(logits[0], request.n)
-            drawn = [s._replace(forced_first=int(first[s.rng_sample])) for s in drawn]
-        computed = loop.Prompt(np.array(ids), prefix, logits[0], prepared.max_new_tokens(prompt))
-        decoding.add(computed, drawn)
-        keys += [(prompt, sample) for sample in samples]
+    """Decodes until all rows have ended; `keys` are the prompt and the sample of each row."""
     builders = [SampleBuilder(prepared, prompt) for prompt, _ in keys]
     while not decoding.done:
         for token in decoding.step():
@@ -72,22 +58,6 @@ def _samples(
                 decoding.stop(token.row)
             if new or done:
                 yield Chunk(*keys[token.row], new, done)
-
-
-def _options(prepared: PreparedRequest, search: Sampled | Alternatives) -> loop.DecodeOptions:
-    request, s = prepared.request, prepared.sampling
-    sampled = search if isinstance(search, Sampled) else Sampled()
-    return loop.DecodeOptions(
-        sampling=replace(s, temperature=0.0) if isinstance(search, Alternatives) else s,
-        seed=request.seed,
-        max_new_tokens=min(s.max_tokens, prepared.engine.arch.n_ctx),
-        min_new_tokens=s.min_tokens,
-        end=prepared.ends,
-        strata=request.n if sampled.stratified else 0,
-        top_logprobs=request.logprobs or 0,
-        # products of several tokens sum in another order, so batch-invariant rows get no drafts
-        lookup=0 if request.batch_invariant else sampled.lookup,
-    )
 
 
 def _beams(prepared: PreparedRequest, search: BeamSearch) -> Iterator[Chunk]:
@@ -105,14 +75,15 @@ def _beams(prepared: PreparedRequest, search: BeamSearch) -> Iterator[Chunk]:
         )
         for sample, hypothesis in enumerate(hypotheses):
             text = prepared.finished_text(prompt, hypothesis.ids)
-            finish: Finish = "eos" if hypothesis.ended else "length"
-            finish = "stop" if text.stopped else finish
+            stop = prepared.stop_text(hypothesis.ids[-1])
+            finish = prepared.finish(hypothesis.ids[-1], hypothesis.ended, text.stopped)
             pairs = zip(hypothesis.ids, hypothesis.logprobs, strict=True)
             tokens = [loop.Token(sample, id, p, False) for id, p in pairs]
             steps = prepared.steps(prompt, tokens)
             ids, logprob = hypothesis.ids, hypothesis.logprob
-            done = Sample(text.text, ids, logprob, hypothesis.score, finish, steps)
-            yield Chunk(prompt, sample, text.text, done)
+            whole = text.text + stop
+            done = Sample(whole, ids, logprob, hypothesis.score, finish, steps)
+            yield Chunk(prompt, sample, whole, done)
 
 
 def _contrastive(prepared: PreparedRequest, search: Contrastive) -> Iterator[Chunk]:

@@ -22,6 +22,8 @@ class Runtime(Protocol):
     `step` are valid until its next call."""
 
     arch: Arch
+    exact_prefixes: bool  # a batch-invariant prefill has the same bits whatever prefix it continues
+    joins_freely: bool  # rows may join others at any step, and leave their memory when they end
 
     def prefill(
         self,
@@ -30,11 +32,16 @@ class Runtime(Protocol):
         prefix: PrefixCache | None,
         all_positions: bool,
         hidden: bool,
+        batch_invariant: bool = False,
     ) -> tuple[PrefixCache, np.ndarray]:
         """Computes ids [T] at positions start.. after `prefix` of `start` tokens. Returns the
         longer prefix (the given one stays valid) and logits [1, V] after the last id, or [T, V]
         after each with `all_positions`; or, with `hidden`, the hidden states [1 or T, D] that
         `head` takes."""
+        ...
+
+    def crop(self, prefix: PrefixCache, length: int) -> PrefixCache:
+        """The first `length` tokens of a prefix, which stays valid."""
         ...
 
     def rows(
@@ -45,6 +52,11 @@ class Runtime(Protocol):
 
     def join(self, cache: RowCache, prefixes: Sequence[PrefixCache]) -> None:
         """Appends prefixes that new rows may continue."""
+        ...
+
+    def keep_prefixes(self, cache: RowCache, kept: Sequence[int], places: np.ndarray) -> None:
+        """Drops all prefixes but those at `kept`; prefix i, if it is kept, becomes the one at
+        places[i]. No row continues one that is dropped."""
         ...
 
     def move(
@@ -67,6 +79,10 @@ class Runtime(Protocol):
 
     def rewind(self, cache: RowCache, lengths: np.ndarray) -> None:
         """Drops the tokens of rows beyond `lengths` [N] tokens after their prefixes."""
+        ...
+
+    def row_prefix(self, cache: RowCache, row: int, length: int) -> PrefixCache:
+        """The prefix of a row and the first `length` of its own tokens, copied, as a prefix."""
         ...
 
     def head(self, hidden: np.ndarray, batch_invariant: bool) -> np.ndarray:

@@ -47,7 +47,9 @@ def accuracies(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-m", "--model", default="tiny-zh")
-    model = gentool.load(parser.parse_args().model)
+    parser.add_argument("--precision", default="auto")
+    flags = parser.parse_args()
+    model = gentool.load(flags.model, precision=flags.precision)
     tasks = {
         "additions": held_out_prompts.held_out_addition_prompts(),
         "capitals": held_out_prompts.held_out_capital_prompts(),

@@ -67,8 +67,8 @@ def ngram_bits(training: list[str], order: int) -> Bits:
     return lambda text: -float(kneser_ney.log2_probabilities(model, text)[:-1].sum())
 
 
-def model_bits(name: str) -> Bits:
-    model: Any = gentool.load(name, precision="fp32")
+def model_bits(name: str, precision: str) -> Bits:
+    model: Any = gentool.load(name, precision=precision)
     length = model.config.arch.n_ctx
 
     def bits(text: str) -> float:
@@ -137,6 +137,9 @@ def main() -> None:
     parser.add_argument("recipe", type=Path, help="the recipe: sources and shares")
     parser.add_argument("--data", type=Path, required=True, help="folder of the sources")
     parser.add_argument("--model", help="a model's name, folder or YAML file")
+    parser.add_argument(
+        "--precision", nargs="+", default=["fp32"], help="a column each (fp32)", metavar="P"
+    )
     parser.add_argument("--ngram", action="store_true", help="the 5-gram too (6 GB, minutes)")
     parser.add_argument(
         "--characters", type=int, default=40_000, help="of each source (%(default)s)"
@@ -148,7 +151,10 @@ def main() -> None:
     sources, training = read(recipe.load(options.recipe).data, options.data, options.characters)
     columns: dict[str, dict[str, float]] = {}
     if options.model:
-        columns["model"] = per_character(model_bits(options.model), sources, options.model)
+        for precision in options.precision:
+            what = "model" if options.precision == ["fp32"] else precision
+            bits = model_bits(options.model, precision)
+            columns[what] = per_character(bits, sources, f"{options.model} {precision}")
     if options.ngram:
         note(f"5-gram: training on {sum(map(len, training)):,} characters")
         columns["5-gram"] = per_character(ngram_bits(training, 5), sources, "5-gram")

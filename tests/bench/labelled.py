@@ -1,7 +1,7 @@
 """Accuracy of `gentool fewshot --data` on labelled sets, as a Markdown table: the vote of 300, the
 greedy and the exact answer, each with its 95 % interval.
 
-    python tests/bench/labelled.py --data FOLDER [-m MODEL]
+    python tests/bench/labelled.py --data FOLDER [-m MODEL] [--precision int8]
 
 FOLDER has the .jsonl files of the table below, with the columns task, input and label; rows whose
 input stands in the template's examples are left out.
@@ -28,7 +28,7 @@ SETS = {
     "sentiment": ("own_sentiment_short.jsonl", None, 30),
     "eprstmt": ("fewclue_eprstmt_test.jsonl", None, 200),
 }
-FLAGS = ["--seed", "1", "--json", "--max-tokens", "12", "--budget", "100", "-q"]
+FLAGS = ["--compare", "--seed", "1", "--json", "--max-tokens", "12", "--budget", "100", "-q"]
 
 
 def rows(data: Path, template: str, task: str | None, max_rows: int) -> list[dict[str, str]]:
@@ -39,7 +39,7 @@ def rows(data: Path, template: str, task: str | None, max_rows: int) -> list[dic
     return [row for row in kept if not any(x.startswith(row["input"]) for x in shown)][:max_rows]
 
 
-def measured(name: str, data: Path, model: str) -> dict[str, dict[str, float]]:
+def measured(name: str, data: Path, model: list[str]) -> dict[str, dict[str, float]]:
     """The accuracy of each way over one set."""
     file, task, max_rows = SETS[name]
     path = TEMPLATES / f"{'sentiment' if name == 'eprstmt' else name}.txt"
@@ -49,7 +49,7 @@ def measured(name: str, data: Path, model: str) -> dict[str, dict[str, float]]:
         rows_file.write_text(
             "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chosen), "utf-8"
         )
-        command = ["fewshot", str(path), "--data", str(rows_file), "-m", model, "-o", str(out)]
+        command = ["fewshot", str(path), "--data", str(rows_file), *model, "-o", str(out)]
         if name in ("sentiment", "eprstmt"):
             command += ["--answer-regex", "^(正面|负面)"]
         subprocess.run([sys.executable, "-m", "gentool", *command, *FLAGS], check=True)
@@ -61,12 +61,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("-m", "--model", default="tiny-zh")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("sets", nargs="*", default=list(SETS))
     flags = parser.parse_args()
+    model = ["-m", flags.model, "--precision", flags.precision]
     print("| set | rows | vote of 300 | greedy | exact | seconds |\n|---|---:|---:|---:|---:|---:|")
     for name in flags.sets:
         start = time.monotonic()
-        accuracy = measured(name, flags.data, flags.model)
+        accuracy = measured(name, flags.data, model)
         cells = [
             f"{100 * x['share']:.0f} % [{100 * x['low']:.0f}, {100 * x['high']:.0f}]"
             for x in (accuracy["sampled"], accuracy["greedy"], accuracy["exact"])

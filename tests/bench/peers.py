@@ -71,7 +71,7 @@ class Default(NamedTuple):
 
 ALL = ("fp32", "bf16", "int8", "int4")
 DEFAULTS = {
-    "tiny": Default(ALL, 3, tuple(TASKS)),
+    "tiny": Default(ALL, 3, ("decode_64", "decode_500", "prefill", "samples")),
     "12x768": Default(ALL, 2, tuple(TASKS)),
     # fp32 needs 10.5 GB, and 300 samples take llama.cpp minutes
     "32x2560": Default(("bf16", "int8", "int4"), 1, ("decode_64", "decode_500", "prefill")),

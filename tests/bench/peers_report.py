@@ -38,6 +38,7 @@ STEPS = {  # in a process that has opened the model
     "decode_500": Column("step at 500, ms", ".2f"),
     "prefill": Column("512 read, tokens/s", ".0f", more=True),
     "samples": Column("300 × 8, s", ".2f"),
+    "votes": Column("8 prompts, 300 × 8 each, s", ".1f"),
     "anonymous": Column("anonymous, MB", ".0f", 1e6),
     "mapped": Column("mapped, MB", ".0f", 1e6),
     "anonymous_samples": Column("anonymous at 300 rows, MB", ".0f", 1e6),

@@ -18,7 +18,11 @@ def opened() -> Callable[..., Model]:
     really, models = opening.open_model, {}
 
     def open_model(
-        config: Any, precision: str | None, xla: bool | None, threads: int | None = None
+        config: Any,
+        precision: str | None,
+        xla: bool | None,
+        threads: int | None = None,
+        progress: Any = None,
     ) -> Model:
         how = config, precision, xla or None, threads
         key = repr(how)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -20,10 +20,9 @@ from hypothesis import strategies as st
 from gentool.cli.complete import command, in_order, one_sample, sample_lines
 from gentool.cli.console import Console
 from gentool.cli.flags import PromptFlags, sampling_params
-from gentool.cli.inputs import Prompt, escaped, read_prompts
+from gentool.cli.inputs import Prompt, escaped, read_prompt
 from gentool.cli.options import unescaped
 from gentool.config.lookup import load
-from gentool.errors import UsageError
 from gentool.generation.request import Chunk, Sample
 
 WEATHER = "今天天气不错"
@@ -49,45 +48,27 @@ def told(done: Done, code: int, message: str, hint: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "lines", "prompts"),
+    ("data", "prompt"),
     [
-        (b"a\n", None, ["a"]),
-        (b"a\r\n", None, ["a"]),
-        (b"a\r", None, ["a\r"]),
-        (b"a\n\n", None, ["a\n"]),
-        (b" a\r\nb ", None, [" a\nb "]),
-        (b"a\rb\r\r\n", None, ["a\rb\r"]),
-        (b"\xef\xbb\xbfa\n\xef\xbb\xbfb", None, ["a\n\ufeffb"]),
-        (b"\xef\xbb\xbfa\r\nb\r\n", True, ["a", "b"]),
-        (b"\xef\xbb\xbf", True, []),
-        (b"\xef\xbb\xbfa\r\n", None, ["a"]),
-        (b"a\nb\n", True, ["a", "b"]),
-        (b"a\r\nb", True, ["a", "b"]),
-        ("a\u2028b\x0cc\n".encode(), True, ["a\u2028b\x0cc"]),
-        (b"", True, []),
+        (b"a\n", "a"),
+        (b"a\r\n", "a"),
+        (b"a\r", "a\r"),
+        (b"a\n\n", "a\n"),
+        (b" a\r\nb ", " a\nb "),
+        (b"a\rb\r\r\n", "a\rb\r"),
+        (b"\xef\xbb\xbfa\n\xef\xbb\xbfb", "a\n\ufeffb"),
+        (b"\xef\xbb\xbfa\r\n", "a"),
     ],
 )
-def test_a_file_loses_one_final_newline_and_lines_theirs(
-    tmp_path: Path, data: bytes, lines: bool | None, prompts: list[str]
-) -> None:
+def test_a_file_loses_one_final_newline(tmp_path: Path, data: bytes, prompt: str) -> None:
     path = tmp_path / "prompt"
     path.write_bytes(data)
-    found = read_prompts(Console(), None, PromptFlags(file=str(path), lines=lines))
-    assert [prompt.text for prompt in found] == prompts
+    assert read_prompt(Console(), None, PromptFlags(file=str(path))) == (0, prompt)
 
 
-def test_rows_are_line_numbers_from_0_and_an_argument_is_as_typed() -> None:
-    def rows(prompt: str, **flags: object) -> list[Prompt]:
-        return read_prompts(Console(), prompt, PromptFlags(**flags))
-
-    assert rows("a\n") == [(0, "a\n")]
-    assert rows("a", row=7) == [(7, "a")]
-    assert rows("a\nb", lines=True) == [(0, "a"), (1, "b")]
-    assert rows("a\nb", lines=True, row=1) == [(1, "b")]
-    with pytest.raises(UsageError, match="--row is 2, the prompt has 2 lines"):
-        rows("a\nb", lines=True, row=2)
-    with pytest.raises(UsageError, match="row 1 of the prompt is empty"):
-        rows("a\n\nb", lines=True)
+def test_an_argument_is_as_typed_and_has_the_row_that_is_asked_for() -> None:
+    assert read_prompt(Console(), "a\n", PromptFlags()) == (0, "a\n")
+    assert read_prompt(Console(), "\ufeffa", PromptFlags(row=7)) == (7, "\ufeffa")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +83,7 @@ def test_rows_are_line_numbers_from_0_and_an_argument_is_as_typed() -> None:
             "standard input is not UTF-8: byte 0xff at offset 3",
             "iconv",
         ),
-        (["-", "--lines"], b"a\n\nb\n", "row 1 of standard input is empty", "rows count from 0"),
+        (["a\nb", "--lines", "--row", "2"], b"", "--row is 2, the prompt has 2 lines", "from 0"),
         (["a", "-f", "b"], b"", "both a prompt ('a') and a file (b)", "drop one"),
         (["-f", "gone.txt"], b"", "cannot read gone.txt: No such file", "path"),
         (["-f", ""], b"x", "cannot read : Is a directory", "path"),
@@ -141,7 +122,7 @@ def test_an_unknown_command_and_none() -> None:
     told(gentool("compelte"), 2, "no command compelte", "did you mean complete?")
     told(gentool(), 2, "no command", "gentool --help")
     told(gentool(WEATHER), 2, f"no command {WEATHER}", f'gentool complete "{WEATHER}"')
-    told(gentool("generate"), 2, "no command generate", "commands: bench, choose")
+    told(gentool("generate"), 2, "no command generate", "commands: ")
 
 
 def test_an_unknown_model_is_exit_3(run: Run) -> None:
@@ -244,30 +225,25 @@ def made(text: str) -> Sample:
     return Sample(text, (1,), -1.0, -1.0, "eos")
 
 
-def test_samples_come_in_the_order_of_prompts_as_soon_as_they_can() -> None:
-    prompts = [Prompt(0, "a"), Prompt(1, "b")]
-    order = [(1, 0), (0, 1), (1, 1), (0, 0)]
-    pieces = [Chunk(p, s, "", made(f"{p}{s}")) for p, s in order]
-    seen = []
+def test_samples_come_in_order_as_soon_as_they_can() -> None:
+    pieces = [Chunk(0, sample, "", made(str(sample))) for sample in (1, 0, 3)]
+    read = []
 
-    def watched() -> list[Chunk]:
+    def watched() -> Iterator[Chunk]:
         for piece in pieces:
-            seen.append(piece)
+            read.append(piece)
             yield piece
 
-    found = in_order(watched(), prompts, 2)
-    assert next(found) == (prompts[0], [made("00"), made("01")])
-    assert len(seen) == 4
-    assert next(found) == (prompts[1], [made("10"), made("11")])
-    first = in_order(iter([pieces[3], pieces[1], *pieces]), prompts[:1], 2)
-    assert next(first)[0] == prompts[0]
+    samples = in_order(watched(), 4)
+    assert next(samples) == made("0") and len(read) == 2
+    assert list(samples) == [made("1"), made("3")]  # there is no third
 
 
 def test_shapes_of_text() -> None:
     pieces = [Chunk(0, 0, "今\n", None), Chunk(0, 0, "天", made("今\n天"))]
     assert list(one_sample(pieces, "昨", "\n")) == ["昨", "今\n", "天", "\n"]
-    assert list(sample_lines(pieces, [Prompt(0, "昨")], 1, True, False)) == ["昨今\\n天\n"]
-    assert list(sample_lines(pieces, [Prompt(0, "昨")], 1, False, True)) == ["今\n天\0"]
+    assert list(sample_lines(Prompt(0, "昨"), [made("今\n天")], True, False)) == ["昨今\\n天\n"]
+    assert list(sample_lines(Prompt(0, "昨"), [made("今\n天")], False, True)) == ["今\n天\0"]
 
 
 # With the model inside the package
@@ -325,6 +301,46 @@ def test_lines_in_order_with_their_own_samples_and_one_row_alone(run: Run, tmp_p
     assert len(set(lines)) > 3
     row = run(*flags, "--row", "1", "-0", env=env)
     assert [escaped(text) for text in row.out.split("\0")] == [*lines[2:4], ""]
+
+
+def test_a_line_that_fails_ends_nothing(run: Run) -> None:
+    lines = [b"1+1=", b"", b"x" * 3000, b"\xff", b"\xef\xbb\xbf2", b"y" * (1 << 21), b"3\r"]
+    flags = ("-", "--lines", "--max-tokens", "2", "--seed", "1")
+    done = run(*flags, stdin=b"\n".join(lines))
+    assert done.code == 4
+    assert [bool(line) for line in done.out.split("\n")] == [1, 0, 0, 0, 1, 0, 1, 0]
+    errors = done.err.splitlines()[::2]
+    assert [line.partition(" of ")[0] for line in errors] == [
+        *(f"error: row {row}" for row in (1, 2, 3, 5)),
+        "error: 4",
+    ]
+    assert "it is not UTF-8 (byte 0)" in errors[2] and "longer than 1 MiB" in errors[3]
+    records = run(*flags, "--json", stdin=b"\n".join(lines)).out.splitlines()
+    assert [json.loads(line)["row"] for line in records] == list(range(7))
+    assert ["error" in json.loads(line) for line in records] == [0, 1, 1, 1, 0, 1, 0]
+    assert json.loads(records[6])["samples"][0]["text"] == done.out.split("\n")[6]
+
+
+def test_an_endless_input_is_answered_as_it_comes_in_little_memory() -> None:
+    yes = subprocess.Popen(["yes", WEATHER], stdout=subprocess.PIPE)
+    flags = ("--lines", "--max-tokens", "2", "-q")
+    with yes, started("complete", "-", *flags, stdin=yes.stdout, stdout=subprocess.PIPE) as process:
+        for _ in range(300):
+            assert process.stdout.readline().endswith(b"\n")
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        assert int(status.partition("VmHWM:")[2].split()[0]) < 1 << 20  # KiB
+        yes.kill()
+
+
+def test_a_line_is_answered_before_the_next_one_comes() -> None:
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with started("complete", "-", "--lines", "--max-tokens", "2", **streams) as process:
+        for line in ("今天\n", "我\n"):
+            process.stdin.write(line.encode())
+            process.stdin.flush()
+            assert process.stdout.readline().endswith(b"\n")
+        process.stdin.close()
+        assert process.wait(60) == 0
 
 
 def test_greedy_samples_are_all_the_same(run: Run) -> None:

@@ -31,7 +31,7 @@ OPPOSITE = str(PROMPTS / "opposites.txt")
 ONE = ("--regex", "8")
 DIGITS = ("--regex", "[0-9]", "--temperature", "5", "--top-p", "1", "--seed", "1")
 WILD = ("--temperature", "3", "--top-p", "1", "--max-tokens", "4")
-ENDLESS = (*ONE, "-n", "1000000000", "--no-curtail")
+ENDLESS = (*ONE, "-n", "1000000", "--no-curtail")
 TEMPLATE = "3+5=8\n6+1=7\n4+4=8\n9+2=11\n{input}="
 
 Run = Callable[..., Done]
@@ -144,9 +144,7 @@ def test_a_vote_can_be_ended(number: int) -> None:
     streams = {"stdout": subprocess.PIPE, "stderr": screen.slave}
     with started("fewshot", SUM, *ENDLESS, **streams) as process:
         shown = ""
-        while (
-            len(set(re.findall(r"(\d+) of 1000000000 samples", shown))) < 3
-        ):  # drawn again and again
+        while len(set(re.findall(r"(\d+) of 1000000 samples", shown))) < 3:  # drawn again and again
             shown += screen.until(" samples, ")
         process.send_signal(number)
         shown += screen.read()
@@ -419,7 +417,9 @@ def test_too_long_is_no_answer(run: Run) -> None:
         (("--plot", "a.svg", "--data", "b.csv"), "--plot is for one vote", "drop one"),
         (("--explain", "--data", "b.csv"), "--explain is for one vote", "drop one"),
         (("--label", "a"), "--label is 'a', without --data", "add --data FILE"),
-        (("--plot", "a.pdf"), "--plot is 'a.pdf'", ".png or .svg"),
+        (("--compare",), "--compare is for rows with labels", "add --data FILE"),
+        (("--n", "1000000000"), "--n is '1000000000'", "1 to 1000000"),
+        (("--plot", "a.pdf"), "--plot is 'a.pdf'", ".svg or .png"),
         (("--plot", "/nowhere/a.svg"), "--plot is '/nowhere/a.svg', in no folder", "folder"),
         (("--temperature", "0"), "--temperature is 0, of 300 samples", "--n 1, or --exact"),
         (("--data", "b.csv"), "has no {input} for the rows of b.csv to fill", "{input}"),
@@ -469,13 +469,26 @@ def test_help_names_defaults(run: Run) -> None:
 # A picture, and what the answer hangs on
 
 
-@pytest.mark.parametrize("name", ["vote.svg", "vote.png"])
+@pytest.mark.parametrize("name", ["vote.svg", "vote"])
 def test_a_picture(run: Run, tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    done = run(OPPOSITE, "--regex", "短&长", "-n", "5", "--plot", str(path))
+    done = run(OPPOSITE, "--regex", "短&长", "-n", "5", "--plot", str(tmp_path / name))
     assert (done.code, done.out) == (0, "短&长\n")
-    data = path.read_bytes()
-    assert "短&amp;长" in data.decode() if name.endswith("svg") else data[1:4] == b"PNG"
+    assert "短&amp;长" in (tmp_path / "vote.svg").read_text("utf-8")
+
+
+def test_a_picture_of_points(run: Run, tmp_path: Path) -> None:
+    done = run(SUM, "--regex", "8", "-n", "5", "--plot", str(tmp_path / "vote.png"))
+    assert (done.code, done.out) == (0, "8\n")
+    assert (tmp_path / "vote.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_a_picture_that_no_font_here_can_show_is_an_svg(run: Run, tmp_path: Path) -> None:
+    answer, path = "短\U0010fffd", tmp_path / "vote.png"  # private: no font has it
+    done = run(OPPOSITE, "--regex", answer, "-n", "5", "--plot", str(path))
+    assert done.out == f"{answer}\n" and not path.exists()
+    assert answer in path.with_suffix(".svg").read_text("utf-8")
+    assert done.err.splitlines()[-1].endswith(f"of {path}: drawn as {tmp_path / 'vote.svg'}")
+    assert "Warning" not in done.err
 
 
 def test_explain(run: Run) -> None:
@@ -579,6 +592,10 @@ def labelled(write: Callable[..., str]) -> str:
 
 def test_labels_give_an_accuracy(run: Run, template: str, write: Callable[..., str]) -> None:
     flags = (template, "--data", labelled(write), "--label", "right", *ONE, "-n", "5")
+    alone = run(*flags)  # only the vote is computed
+    assert (alone.code, alone.out) == (0, "8\n8\n8\n")
+    assert {line.split(",")[0] for line in alone.err.splitlines() if ", all" in line} == {"sampled"}
+    flags = (*flags, "--compare")
     done = run(*flags)
     assert (done.code, done.out) == (0, "8\n8\n8\n")
     header, *ways, footer = done.err.splitlines()
@@ -618,7 +635,7 @@ def test_an_interrupted_run_of_rows_goes_on_to_the_same_file(
             time.sleep(0.01)
         process.kill()
     lines = path.read_bytes().splitlines(keepends=True)
-    seed = json.loads(lines[0])["run_seed"]
+    seed = json.loads(lines[0])["seed"]
     path.write_bytes(b"".join(lines[:2]) + lines[2][:100])
     done = run(*flags, "-o", str(path))
     assert done.code == 0, done.err
@@ -643,17 +660,27 @@ def test_a_file_of_another_run_is_refused_and_left_alone(
         ("--data", write("e.csv", "input\n2+6\n3+5\n"), "-n", "5"),
         ("--data", write("f.csv", "input\n2+6\n"), "-n", "5"),
     ]
-    refusal = "out.jsonl holds something else than the first rows of this run"
-    for change in changes:
-        told(run(*flags, *change), 2, refusal, "remove it, or give another --output")
+    refusals = [
+        "its n is 5, not 6",
+        'its regex is "8", not "9"',
+        "its seed is 1, not 2",
+        "its top_k is 0, not 3",
+        "the first 2 rows of the input are not those of the output",
+        "the input has 1 rows, the output 2",
+    ]
+    for change, refusal in zip(changes, refusals, strict=True):
+        told(run(*flags, *change), 2, refusal, "give another --output, or begin anew: --force")
     more = write("g.csv", "input\n2+6\n3+4\n1+1\n")
     assert path.read_bytes() == mine
     assert run(*flags, "--data", more, "-n", "5").code == 0
     assert path.read_bytes().startswith(mine) and len(records(path)) == 3
-    for text in (b"notes", b"notes\n", b'{"row": 0, "run": "x'):
+    for text in (b"notes", b"notes\n", b'{"row": 1, "x'):
         path.write_bytes(text)
-        told(run(*flags, "--data", data, "-n", "5"), 2, refusal, "another --output")
+        changed = "out.jsonl was changed since the run wrote it"
+        told(run(*flags, "--data", data, "-n", "5"), 2, changed, "another --output")
         assert path.read_bytes() == text
+    assert run(*flags, "--data", data, "-n", "5", "--seed", "1", "--force").code == 0
+    assert path.read_bytes() == mine
 
 
 def test_a_second_run_on_one_output_is_refused(

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from oracle import numpy_llama
-from tiny import TINY, make_engine, random_weights
+from tiny import TINY, XLA, make_engine, random_weights
 
 import gentool
 from gentool.decoding.beam import BeamOptions, BeamSearch, search, steps
@@ -29,7 +29,7 @@ NO_END = frozenset[int]()
 
 @cache
 def engine_of(folder):
-    return gentool.load(str(folder), precision="fp32", xla=False).engine
+    return gentool.load(str(folder), precision="fp32", xla=XLA).engine
 
 
 def options(width, max_new_tokens, n_best=1, min_new_tokens=0, **parameters):
@@ -160,7 +160,7 @@ def small(n_vocab):
     arrays = random_weights(arch, seed=n_vocab)
     for name in arrays:  # flatter, so that many texts compete
         arrays[name] = arrays[name] * (0.2 if "head" in name else 1)
-    return arch, arrays, make_engine(arch, arrays, backend.GRAPH)
+    return arch, arrays, make_engine(arch, arrays)
 
 
 def exact(n_vocab, ids):
@@ -300,7 +300,7 @@ def test_a_search_ends_with_the_context():
 
 
 def test_nothing_is_compiled_anew_when_beams_or_prompts_end(tiny_weights):
-    engine = make_engine(TINY, tiny_weights)
+    engine = make_engine(TINY, tiny_weights, backend.XLA_LAYER)
     computed = [engine.prefill([n]) for n in range(4)]
     logits = np.concatenate([x for _, x in computed])
     end = frozenset(range(20))

@@ -13,7 +13,6 @@ from tiny import TINY, make_engine, random_weights
 from gentool.decoding import choices, scoring
 from gentool.decoding.sampling import normalized
 from gentool.errors import UsageError
-from gentool.runtimes.xla import backend
 
 IDS = np.random.default_rng(11).integers(0, TINY.n_vocab, 20).tolist()
 TOLERANCE = 1e-4  # 1e-5 of the largest logit, which is above 10 in these models
@@ -77,7 +76,7 @@ def test_all_continuations_of_a_length_together_are_certain(engine, prompt, leng
 
 def test_all_continuations_of_a_small_vocabulary():
     arch = TINY.model_copy(update={"n_vocab": 7})
-    engine = make_engine(arch, random_weights(arch, seed=2), backend.GRAPH)
+    engine = make_engine(arch, random_weights(arch, seed=2))
     start = engine.prefill([3, 1, 4])
     for length in (3, 4):
         every = list(itertools.product(range(7), repeat=length))
@@ -87,7 +86,7 @@ def test_all_continuations_of_a_small_vocabulary():
 def test_with_the_end_a_choice_and_one_it_begins_exclude_each_other():
     """Every text ends at once, after one token, or has two tokens."""
     arch = TINY.model_copy(update={"n_vocab": 9})
-    engine = make_engine(arch, random_weights(arch, seed=3), backend.GRAPH)
+    engine = make_engine(arch, random_weights(arch, seed=3))
     prefix, logits = engine.prefill([3, 1, 4])
     end = frozenset({2, 5})
     others = [t for t in range(9) if t not in end]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracle import numpy_llama
-from tiny import TINY, make_engine, random_weights
+from tiny import TINY, XLA, make_engine, random_weights
 
 import gentool
 from gentool.config.sampling import SamplingParams
@@ -35,7 +35,7 @@ def small(seed):
     arch = TINY.model_copy(update={"n_vocab": 12})
     arrays = random_weights(arch, seed)
     arrays["head"] *= 0.3
-    return arch, arrays, make_engine(arch, arrays, backend.GRAPH)
+    return arch, arrays, make_engine(arch, arrays)
 
 
 # --- Hugging Face
@@ -44,7 +44,7 @@ def small(seed):
 @cache
 def golden(name):
     data = json.loads((GOLDEN / "contrastive" / f"{name}.json").read_text("utf-8"))
-    return gentool.load(str(GOLDEN / name), precision="fp32", xla=False).engine, data
+    return gentool.load(str(GOLDEN / name), precision="fp32", xla=XLA).engine, data
 
 
 @pytest.mark.parametrize("name", ["hf_gpt2", "hf_llama"])
@@ -235,7 +235,7 @@ def test_a_search_ends_with_the_context():
 
 def test_logits_that_are_not_numbers_are_an_error(tiny_weights):
     broken = tiny_weights | {"final_norm": np.full(32, np.nan, np.float32)}
-    engine = make_engine(TINY, broken, backend.GRAPH)
+    engine = make_engine(TINY, broken)
     with pytest.raises(GentoolError, match="not numbers"):
         ids_of(engine, [1], ContrastiveOptions(0.6, 4, 2))
 
@@ -243,7 +243,7 @@ def test_logits_that_are_not_numbers_are_an_error(tiny_weights):
 def test_a_search_compiles_no_layer_of_its_own(tiny_weights):
     """The same shapes have the same layers, hidden states or not, and no step or prompt of a
     bucket, alpha, or lack of candidates needs another."""
-    engine = make_engine(TINY, tiny_weights)
+    engine = make_engine(TINY, tiny_weights, backend.XLA_LAYER)
     prefix, _ = engine.prefill([1] * 17)
     engine.extend([prefix], None, [0] * 4, [0] * 4, np.ones((4, 1), int), 16)
 

@@ -15,7 +15,6 @@ from tiny import TINY, make_engine, random_weights
 from gentool.config.sampling import SamplingParams
 from gentool.decoding import exact, tree
 from gentool.decoding.filters import adjusted, weights
-from gentool.runtimes.xla import backend
 
 SIX = TINY.model_copy(update={"n_vocab": 6})
 PROMPT = [1, 4, 2, 4]
@@ -29,7 +28,7 @@ def arrays(seed):
 
 @cache
 def model(seed):
-    return make_engine(SIX, arrays(seed), backend.GRAPH)
+    return make_engine(SIX, arrays(seed))
 
 
 def stops(ids):

@@ -18,7 +18,6 @@ from gentool.decoding.lookup import Drafter, draft
 from gentool.decoding.loop import DecodeLoop, DecodeOptions, Prompt, Sample
 from gentool.decoding.philox import uniform
 from gentool.decoding.sampling import BELOW_ONE, RandomNumbers, normalized, pick, top_k_ids
-from gentool.runtimes.xla import backend
 
 PARAMS = SamplingParams()
 
@@ -26,7 +25,7 @@ PARAMS = SamplingParams()
 @pytest.fixture(scope="module")
 def small():
     """A model that repeats itself, so that drafts come true now and then."""
-    return make_engine(TINY, random_weights(TINY, 3), backend.GRAPH)
+    return make_engine(TINY, random_weights(TINY, 3))
 
 
 class Case(NamedTuple):
@@ -349,3 +348,58 @@ def test_rows_join_between_steps(small, batch_invariant, lookup):
             lookup=lookup,
         )
         assert [[t.id for t in actual[row]] for row in rows] == ids(alone)
+
+
+def alone(engine, prompt, options, max_new_tokens):
+    """The tokens of sample 0 of row 0, drawn with nobody else."""
+    decoding = DecodeLoop(engine, options)
+    prefix, logits = engine.prefill(prompt)
+    computed = Prompt(np.array(prompt), prefix, logits[0], max_new_tokens)
+    decoding.add(computed, [Sample(0, 0)])
+    tokens = []
+    while not decoding.done:
+        tokens += decoding.step()
+    return [token.id for token in tokens], [token.top_logprobs for token in tokens]
+
+
+def test_rows_with_options_of_their_own_join_and_leave_and_take_no_memory(small):
+    """200 rows, of which a few are there at a time: each draws what it draws alone, and what has
+    ended is forgotten."""
+    kinds = [
+        DecodeOptions(SamplingParams(0.0), 1, 12),
+        DecodeOptions(SamplingParams(0.7, top_k=3, repetition_penalty=1.3), 2, 12, top_logprobs=2),
+        DecodeOptions(SamplingParams(1.0), 3, 12, min_new_tokens=3, end=frozenset(range(40))),
+        DecodeOptions(SamplingParams(1.0, logit_bias={7: 2.0}), 2**63, 12),
+    ]
+    lengths = [3, 7, 12]
+    expected = {}
+    for kind, options in enumerate(kinds):
+        for length in lengths:
+            prompt = PROMPTS[(kind + length) % 3]
+            expected[kind, length] = alone(small, prompt, options, length)
+    decoding, rows, actual = DecodeLoop(small, kinds[0]), {}, {}
+    prefixes = [small.prefill(ids) for ids in PROMPTS]
+    waiting = [(number % 4, lengths[number % 3]) for number in range(200)]
+    most = 0
+    while waiting or not decoding.done:
+        while waiting and len(rows) - len(actual) < 6:
+            kind, length = waiting.pop()
+            which = (kind + length) % 3
+            prefix, logits = prefixes[which]
+            prompt = Prompt(np.array(PROMPTS[which]), prefix, logits[0], length)
+            (row,) = decoding.add(prompt, [Sample(0, 0)], kinds[kind])
+            rows[row] = kind, length, [], []
+        for token in decoding.step():
+            kind, length, drawn, top = rows[token.row]
+            drawn.append(token.id)
+            top.append(token.top_logprobs)
+            if token.ended or len(drawn) == length:
+                actual[token.row] = drawn
+        most = max(most, len(decoding._rows), len(decoding._prompts))
+    for kind, length, drawn, top in rows.values():
+        ids, top_logprobs = expected[kind, length]
+        assert drawn == ids
+        assert [[id for id, _ in step] for step in top] == [
+            [id for id, _ in step] for step in top_logprobs
+        ]
+    assert len(rows) == 200 and most < 100

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from gentool.config.sampling import SamplingParams
 from gentool.decoding import sampling
 from gentool.decoding.filters import weights
-from gentool.decoding.sampling import draw, log_probabilities, pick
+from gentool.decoding.sampling import draw, draw_once, log_probabilities, pick
 
 logits = arrays(np.float32, st.integers(1, 300), elements=st.floats(-20, 20, width=32))
 LAST = 1 - 2.0**-53
@@ -22,6 +22,17 @@ def test_extreme_u_gives_tokens_of_positive_probability(values, temperature, k, 
     for u in (0.0, LAST):
         assert w[draw(np.cumsum(w), u)] > 0
     assert draw(np.cumsum(w), 0.0) == np.flatnonzero(w)[0]
+
+
+@given(st.integers(0, 99), st.integers(1, 2000), st.floats(0, LAST))
+def test_sums_of_blocks_draw_what_the_whole_sum_draws(seed, size, u):
+    rng = np.random.default_rng(seed)
+    w = np.exp(rng.normal(0, 4, size)) * (rng.random(size) < 0.7)
+    w[seed % size] = 1.0
+    whole = np.cumsum(w)
+    edges = whole[rng.integers(0, size, 5)] / whole[-1]  # where rounding decides
+    for x in (u, 0.0, LAST, *np.minimum(edges, LAST)):
+        assert draw_once(w, x) == draw(whole, x)
 
 
 def test_the_smallest_temperature_is_nearly_greedy():
@@ -57,6 +68,13 @@ def test_log_probability_is_the_models_own():
     values = np.log(np.float32([0.2, 0.3, 0.5]))
     actual = log_probabilities(np.stack([values, values + 5]), np.array([1, 2]))
     np.testing.assert_allclose(actual, np.log([0.3, 0.5]), atol=1e-6)
+
+
+def test_the_log_probability_of_a_draw_is_the_models_own():
+    logits = np.random.default_rng(3).normal(0, 5, (20, 900)).astype(np.float32)
+    drawn = pick(logits, SamplingParams(), np.linspace(0, 0.99, 20))
+    assert drawn.logprobs.tolist() == log_probabilities(logits, drawn.ids).tolist()
+    assert np.isnan(pick(logits, SamplingParams(0.9), np.full(20, 0.5)).logprobs).all()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from tiny import TINY, make_engine
 from gentool.decoding import scoring
 from gentool.decoding.sampling import normalized
 from gentool.errors import GentoolError
-from gentool.runtimes.xla import backend
 
 IDS = np.random.default_rng(7).integers(0, TINY.n_vocab, 100).tolist()
 TOLERANCE = 1e-4  # 1e-5 of the largest logit, which is above 10 in these models
@@ -83,4 +82,4 @@ def test_scores_depend_on_earlier_tokens_only(engine):
 def test_weights_that_are_no_numbers_are_an_error(tiny_weights):
     broken = tiny_weights | {"final_norm": np.full_like(tiny_weights["final_norm"], np.nan)}
     with pytest.raises(GentoolError, match="not numbers"):
-        scoring.score(make_engine(TINY, broken, backend.GRAPH), IDS[:5], 16, 8, 0)
+        scoring.score(make_engine(TINY, broken), IDS[:5], 16, 8, 0)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import XLA
 
 import gentool
 from gentool import tokenizers
@@ -47,7 +48,7 @@ def known():
 @pytest.fixture(scope="module")
 def model():
     """Nothing is compiled: of many shapes, a text each."""
-    return gentool.load("tiny-zh", precision="fp32", xla=False)
+    return gentool.load("tiny-zh", precision="fp32", xla=XLA)
 
 
 # The tokens of a choice
@@ -210,7 +211,7 @@ def test_choices_of_the_same_tokens_are_named(known):
 
 
 def test_a_model_without_an_end_says_so(model):
-    bare = gentool.load("tiny-zh", set={"tokenizer": None}, xla=False)
+    bare = gentool.load("tiny-zh", set={"tokenizer": None}, xla=XLA)
     ids = model.tokenizer.encode("今天")
     assert [c.ids for c in bare.choose(ids, [[5, 6], [7]])]
     with pytest.raises(UsageError, match="no end token"):
@@ -227,7 +228,7 @@ def test_a_model_without_an_end_says_so(model):
 @pytest.mark.parametrize("name", ["hf_gpt2", "hf_llama"])
 def test_goldens_score_as_their_own_logits(name):
     golden = np.load(GOLDEN / name / "golden.npz")
-    model = gentool.load(str(GOLDEN / name), xla=False)
+    model = gentool.load(str(GOLDEN / name), xla=XLA)
     cases = [key.removeprefix("ids_") for key in golden if key.startswith("ids_")]
     for case in cases:
         ids, logits = golden[f"ids_{case}"].tolist(), golden[f"logits_{case}"]
@@ -256,7 +257,7 @@ def test_a_start_token_is_what_the_first_is_conditioned_on(model):
 
 
 def test_without_a_start_token_the_first_is_not_scored():
-    model = gentool.load("tiny-zh", set={"tokenizer.add_bos": False}, xla=False)
+    model = gentool.load("tiny-zh", set={"tokenizer.add_bos": False}, xla=XLA)
     actual = model.score(TEXT)
     assert actual.logprobs.count(None) == 1 and actual.unscored == "今天"
     assert actual.n_characters == len(TEXT) - 2 and actual.n_tokens == len(actual.ids) - 1

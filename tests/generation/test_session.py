@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from oracle import numpy_llama
+from tiny import XLA
 
 import gentool
 from gentool.config.sampling import SamplingParams
@@ -99,7 +100,7 @@ def test_a_neighbour_near_the_end_of_the_context_changes_nothing(model):
 
 def test_samples_beyond_the_rows_of_one_run(model, monkeypatch):
     many = samples(model, [PROMPT], 7, max_tokens=3)
-    monkeypatch.setattr("gentool.generation.search.MAX_ROWS_OF_PROMPT", 3)
+    monkeypatch.setattr("gentool.generation.continuous.MAX_ROWS_OF_PROMPT", 3)
     few = samples(model, [PROMPT], 7, max_tokens=3)
     assert {k: s.ids for k, s in few.items()} == {k: s.ids for k, s in many.items()}
 
@@ -229,7 +230,7 @@ def test_an_unknown_precision_is_refused():
 
 
 def test_a_model_without_tokenizer_works_on_ids(model):
-    whole, model = model, gentool.load("tiny-zh", set={"tokenizer": None}, xla=False)
+    whole, model = model, gentool.load("tiny-zh", set={"tokenizer": None}, xla=XLA)
     logits = model.logits([1, 5, 9])
     assert logits.shape[0] == 3 and logits.flags.writeable
     ids = whole.tokenizer.encode(PROMPT)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import XLA
 
 import gentool
 from gentool.config.sampling import SamplingParams
@@ -26,7 +27,7 @@ SUMS = "3+5=8\n2+2=4\n6+1=7\n1+7=8\n4+5="
 @pytest.fixture(scope="module")
 def model():
     """Nothing is compiled: of many shapes, a few steps each."""
-    return gentool.load("tiny-zh", precision="fp32", xla=False)
+    return gentool.load("tiny-zh", precision="fp32", xla=XLA)
 
 
 def request(prompts, n=300, seed=1, **more):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, NamedTuple
 
-from gentool.cli.console import Board
+from gentool.cli.board import Board
 
 if TYPE_CHECKING:
     from gentool.voting.accuracy import Accuracy

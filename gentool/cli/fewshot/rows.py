@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gentool.batch import journal
-from gentool.batch.journal import Record
+from gentool.batch.output import Output as RowsOutput
 from gentool.cli.console import Console
 from gentool.cli.fewshot import report
 from gentool.cli.fewshot.config import Output, UndecidedError, VoteConfig
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from gentool.generation.session import Model
     from gentool.voting.accuracy import Accuracy
     from gentool.voting.tally import Ballot, Tally
+
+Record = dict[str, Any]
 
 
 class Row(NamedTuple):
@@ -50,33 +51,49 @@ def vote_on_rows(
     """The votes of all rows: an answer a line, or a record, in the order of the rows. `seed` is the
     one that was given: without one, an interrupted run goes on with its own."""
     ballot = config.ballot
-    ballots = [ballot, *compared(ballot)] if table.labelled else [ballot]
-    run, done = run_name(table.template, config, ballots), journal.EMPTY
+    ballots = [ballot, *compared(ballot)] if output.compare else [ballot]
+    path, resumed = None, None
     if output.path:
         console.redirect(output.path)  # first: it locks what is read now
-        if output.json:
-            prompts = [row.prompt for row in table.rows]
-            done = journal.resume(Path(output.path), run, prompts, seed)
-    if seed is None and done.seed is not None:
-        config = config._replace(request=replace(config.request, seed=done.seed))
+        path = Path(output.path) if output.json and Path(output.path).is_file() else None
+    job = job_of(table.template, config, ballots, seed) if path else {}
+    if path and not output.force:
+        resumed = journal.resume(path, job)
+    if seed is None and resumed:
+        config = config._replace(request=replace(config.request, seed=resumed.job["seed"]))
+    job["seed"] = config.request.seed
+    written = RowsOutput(console.write, journal.Journal(path, job) if path else None, resumed)
+    waiting = [row for row in table.rows if written.accept(row.number, data_of(row))]
+    written.end(len(table.rows))
     model = config.open_model(console)
-    console.overwrite(keep=done.size)
+    console.overwrite(keep=resumed.now.size if resumed else 0)
+    written.begin()
     console.detail(f"{model.describe()}, seed {config.request.seed}")
-    records = list(done.records)
+    records = read_records(path) if path else []
     if records:
         console.note(f"{len(records)} of {len(table.rows)} rows are in {output.path}; going on")
-    rows = [checked(model, row) for row in table.rows[len(records) :]]
+    rows = [checked(model, row) for row in waiting]
     for row, tallies in votes(console, model, config.request, ballots, rows):
         if row.problem:
             where = f"row {row.number} of {table.path}"
             console.error(f"{where}: {row.problem}", "rows count from 0; the others go on")
-        keys = {"row": row.number, "run": run, "run_seed": config.request.seed}
+        keys = {"row": row.number, "seed": config.request.seed}
         records.append(keys | record(row, tallies, ballot))
         text = escaped(records[-1].get("text") or "")
         line = json.dumps(records[-1], ensure_ascii=False) if output.json else text
-        console.write(line + "\n")
+        written.put(row.number, f"{line}\n".encode(), bool(row.problem))
     print_accuracy(console, records, output)
     check_records(records, output, config.limit_flag)
+
+
+def read_records(path: Path) -> list[Record]:
+    """The rows of an earlier run."""
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+
+
+def data_of(row: Row) -> bytes:
+    """A row, to be compared with that of an earlier run."""
+    return json.dumps([row.prompt, row.label, row.problem]).encode()
 
 
 def print_accuracy(console: Console, records: Sequence[Record], output: Output) -> None:
@@ -136,13 +153,19 @@ def compared(ballot: Ballot) -> list[Ballot]:
     return [greedy] if ballot.exact else [greedy, exact]
 
 
-def run_name(template: str, config: VoteConfig, ballots: Sequence[Ballot]) -> str:
-    """A name that only runs have whose records can stand in one file. The rows are no part of it:
+def job_of(
+    template: str, config: VoteConfig, ballots: Sequence[Ballot], seed: int | None
+) -> dict[str, Any]:
+    """What runs have in common whose records can stand in one file. The rows are no part of it:
     there may be more of them later."""
-    request = replace(config.request, prompts=(), rows=(), seed=0)
-    model = config.model.model_dump(mode="json", exclude={"folder", "sampling"})
-    parts = [template, asdict(request), *map(asdict, ballots), model, config.precision]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    from gentool.batch.identity import model_sum
+
+    request = asdict(replace(config.request, prompts=(), rows=(), seed=0))
+    job = {"command": "fewshot", "template": template, **request, "seed": seed}
+    job |= {"ballots": [asdict(ballot) for ballot in ballots]}
+    job |= {"model": config.model.name, "model_sha256": model_sum(config.model)}
+    job |= {"precision": config.precision or config.model.precision, "xla": config.xla}
+    return json.loads(json.dumps(job))
 
 
 def checked(model: Model, row: Row) -> Row:
@@ -186,7 +209,7 @@ def votes(
 
 
 def record(row: Row, tallies: Mapping[str, Tally], ballot: Ballot) -> Record:
-    """A row as JSON has it: the vote, and beside it the greedy and the exact answer."""
+    """A row as JSON has it: the vote, and beside it what it is compared with."""
     from gentool.voting import answers
 
     if row.problem:

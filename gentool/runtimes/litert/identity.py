@@ -31,7 +31,7 @@ def graph_name(
 ) -> str:
     """Of a checkpoint's graph: its weights, its numbers, this code, LiteRT, and the processor."""
     parts = {
-        "files": [_recorded_sha256(path) for path in source.files],
+        "files": [recorded_sha256(path) for path in source.files],
         "plan": [[name, *map(str, weight)] for name, weight in plan.items()],
         "family": family.__name__,
         "arch": arch.model_dump(),
@@ -52,7 +52,7 @@ def _code() -> str:
     return digest.hexdigest()
 
 
-def _recorded_sha256(path: Path) -> str:
+def recorded_sha256(path: Path) -> str:
     """The hash of a file, read once for each device, inode, size and time of change."""
     state = path.stat()
     key, known = f"{state.st_dev}:{state.st_ino}", [state.st_size, state.st_mtime_ns]

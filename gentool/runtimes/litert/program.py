@@ -14,38 +14,51 @@ from typing import Any
 
 import numpy as np
 
+from gentool.runtimes.litert.threads import Threads
 from gentool.stderr import redirected_stderr
 
 
 class Program:
     """The subgraphs of a graph file, which share one pool of threads."""
 
-    def __init__(self, graph: str | bytes, threads: int, weight_cache: str = "") -> None:
+    def __init__(self, graph: str | bytes, threads: Threads, weight_cache: str = "") -> None:
         """`graph` is a file's path, or a file's bytes. Weights packed for the processor
         are mapped from `weight_cache`, or written there if it does not exist."""
-        from ai_edge_litert.compiled_model import CompiledModel
-        from ai_edge_litert.hardware_accelerator import HardwareAccelerator
-        from ai_edge_litert.options import CpuOptions, Options
-
-        cpu = CpuOptions(num_threads=threads, xnnpack_weight_cache_path=weight_cache)
-        options = Options(hardware_accelerators=HardwareAccelerator.CPU, cpu_options=cpu)
-        environment = _environment()
-        read = CompiledModel.from_file if isinstance(graph, str) else CompiledModel.from_buffer
-        with redirected_stderr():
-            self._model: Any = read(graph, environment=environment, options=options)
+        self._one_up_to = threads.one_up_to if threads.total > 1 else 0
+        self._model = _compiled(graph, threads.total, weight_cache)
+        self._small = _compiled(graph, 1, weight_cache) if self._one_up_to else self._model
 
     def call(self, name: str, inputs: Sequence[int], outputs: Sequence[int]) -> Call:
         """A subgraph with inputs and outputs of these widths."""
-        return Call(self._model, self._model.get_signature_index(name), inputs, outputs)
+        return Call(self, self._model.get_signature_index(name), inputs, outputs)
+
+    def model(self, rows: int) -> Any:
+        """The compiled model for calls of so many rows."""
+        return self._small if rows <= self._one_up_to else self._model
+
+
+def _compiled(graph: str | bytes, threads: int, weight_cache: str) -> Any:
+    from ai_edge_litert.compiled_model import CompiledModel
+    from ai_edge_litert.hardware_accelerator import HardwareAccelerator
+    from ai_edge_litert.options import CpuOptions, Options
+
+    cpu = CpuOptions(num_threads=threads, xnnpack_weight_cache_path=weight_cache)
+    options = Options(hardware_accelerators=HardwareAccelerator.CPU, cpu_options=cpu)
+    environment = _environment()
+    read = CompiledModel.from_file if isinstance(graph, str) else CompiledModel.from_buffer
+    with redirected_stderr():
+        return read(graph, environment=environment, options=options)
 
 
 class Call:
-    """A subgraph. Its buffers hold `rows` rows; an output's buffer may be another's input."""
+    """A subgraph. Its buffers hold `rows` rows; an output's buffer may be the input of another with
+    as many."""
 
     def __init__(
-        self, model: Any, index: int, inputs: Sequence[int], outputs: Sequence[int]
+        self, program: Program, index: int, inputs: Sequence[int], outputs: Sequence[int]
     ) -> None:
-        self._model, self._index = model, index
+        self._program, self._index = program, index
+        self._model = program.model(0)
         self._input_widths, self._output_widths = inputs, outputs
         self.rows = 0
         self.inputs: list[Any] = []
@@ -55,6 +68,7 @@ class Call:
         """Makes buffers for `rows` rows."""
         if rows == self.rows:
             return
+        self._model = self._program.model(rows)
         for number, width in enumerate(self._input_widths):
             self._model.resize_input_tensor(number, [rows, width], self._index)
         self.inputs = self._model.create_input_buffers(self._index)

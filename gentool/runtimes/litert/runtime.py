@@ -20,7 +20,7 @@ from gentool.runtimes.litert.positions import PositionInputs, TopWeights
 from gentool.runtimes.litert.program import Program
 from gentool.runtimes.litert.record import Recording, record
 from gentool.runtimes.litert.stack import Attend, Stack, call_of
-from gentool.runtimes.litert.threads import available
+from gentool.runtimes.litert.threads import available, best_threads
 from gentool.runtimes.litert.workers import Workers
 from gentool.runtimes.numpy_ops import arrays
 
@@ -45,7 +45,7 @@ def open_runtime(
     recording = record(family, arch, shapes)
     program = store.open_program(
         lambda: lower(recording, weights, precision),
-        threads,
+        best_threads(threads, shapes, precision),
         (lambda: graph_name(family, arch, plan, source, precision)) if source.files else None,
         f"{source.files[0]}, {precision}" if source.files else "",
         progress,
@@ -55,6 +55,9 @@ def open_runtime(
 
 class LiteRTRuntime:
     """One open model: its graph, the inputs computed outside it, the attention between pieces."""
+
+    exact_prefixes = True
+    joins_freely = True
 
     def __init__(
         self,
@@ -86,6 +89,7 @@ class LiteRTRuntime:
         prefix: PrefixCache | None,
         all_positions: bool,
         hidden: bool,
+        batch_invariant: bool = False,
     ) -> tuple[PrefixCache, np.ndarray]:
         """See `gentool.runtimes.Runtime`."""
         total = kv_cache.extend_prefix(self._shapes, prefix, len(ids))
@@ -94,9 +98,13 @@ class LiteRTRuntime:
             part = ids[at : at + CHUNK]
             last = at + CHUNK >= len(ids)
             wanted = len(part) if all_positions else int(last)
-            out = self._prompt(part, start + at, total, wanted, hidden)
+            out = self._prompt(part, start + at, total, wanted, hidden, batch_invariant)
             results += [out] if wanted else []
         return total, np.concatenate(results) if results[1:] else results[0]
+
+    def crop(self, prefix: PrefixCache, length: int) -> PrefixCache:
+        """See `gentool.runtimes.Runtime`; shares the memory."""
+        return prefix._replace(length=length)
 
     def rows(
         self, prefixes: Sequence[PrefixCache], max_new_tokens: int, batch_invariant: bool
@@ -107,6 +115,10 @@ class LiteRTRuntime:
     def join(self, cache: RowCache, prefixes: Sequence[PrefixCache]) -> None:
         """See `gentool.runtimes.Runtime`."""
         cache.prefixes += prefixes
+
+    def keep_prefixes(self, cache: RowCache, kept: Sequence[int], places: np.ndarray) -> None:
+        """See `gentool.runtimes.Runtime`."""
+        cache.prefixes, cache.owner = [cache.prefixes[place] for place in kept], places[cache.owner]
 
     def move(
         self, cache: RowCache, owner: np.ndarray, parents: np.ndarray, new_tokens: int
@@ -139,6 +151,10 @@ class LiteRTRuntime:
         """See `gentool.runtimes.Runtime`."""
         kv_cache.rewind(cache, lengths)
 
+    def row_prefix(self, cache: RowCache, row: int, length: int) -> PrefixCache:
+        """See `gentool.runtimes.Runtime`."""
+        return kv_cache.row_prefix(cache, row, length)
+
     def head(self, hidden: np.ndarray, batch_invariant: bool) -> np.ndarray:
         """See `gentool.runtimes.Runtime`; rows do not depend on one another."""
         self._head.resize(len(hidden))
@@ -152,7 +168,13 @@ class LiteRTRuntime:
         return f"LiteRT, {count} thread" + ("s" if count > 1 else "")
 
     def _prompt(
-        self, ids: np.ndarray, start: int, prefix: PrefixCache, wanted: int, hidden: bool
+        self,
+        ids: np.ndarray,
+        start: int,
+        prefix: PrefixCache,
+        wanted: int,
+        hidden: bool,
+        batch_invariant: bool,
     ) -> np.ndarray:
         """As `_run`, for ids [T] at positions start.., whose keys and values are written to
         `prefix`."""
@@ -160,7 +182,9 @@ class LiteRTRuntime:
         def attend(layer: int, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
             first = start + len(k) - len(q)
             scoring, kv = self._scorings[layer], prefix.layer(layer)
-            context = attention.attend_prompt(scoring, self._workers, kv, first, start, q, k, v)
+            context = attention.attend_prompt(
+                scoring, self._workers, kv, first, start, q, k, v, batch_invariant
+            )
             return context.reshape(len(q), math.prod(context.shape[1:]))
 
         positions = start + np.arange(len(ids))

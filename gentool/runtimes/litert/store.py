@@ -25,6 +25,7 @@ from typing import NamedTuple
 from gentool import cache
 from gentool.runtimes.litert.graph import GraphWriter, Progress
 from gentool.runtimes.litert.program import Program
+from gentool.runtimes.litert.threads import Threads
 
 MAX_BYTES = 8 << 30  # of all graphs; beyond it, the one used the longest ago is removed
 SPARE_BYTES = 64 << 20  # left free on the disk
@@ -44,7 +45,7 @@ class CachedGraph(NamedTuple):
 
 def open_program(
     writer: Callable[[], GraphWriter],
-    threads: int,
+    threads: Threads,
     name: Callable[[], str] | None,
     title: str,
     progress: Progress,
@@ -100,7 +101,7 @@ def is_intact(path: Path) -> bool:
         return False
 
 
-def _open(path: Path, threads: int) -> Program | None:
+def _open(path: Path, threads: Threads) -> Program | None:
     """The program of the graph at a path, or None if its files are missing or changed."""
     try:
         record = json.loads(cache.regular_file(path / RECORD))
@@ -127,7 +128,9 @@ def _open(path: Path, threads: int) -> Program | None:
     return program
 
 
-def _build(path: Path, graph: GraphWriter, threads: int, title: str, progress: Progress) -> Program:
+def _build(
+    path: Path, graph: GraphWriter, threads: Threads, title: str, progress: Progress
+) -> Program:
     """Writes a graph and opens it, which packs its weights; keeps both, the graph without its
     weights. Meanwhile they take twice the disk space."""
     needed = graph.nbytes
@@ -139,7 +142,7 @@ def _build(path: Path, graph: GraphWriter, threads: int, title: str, progress: P
     try:
         full, weights = part / "full.tflite", part / WEIGHTS
         with open(full, "wb") as file:
-            graph.write(file, progress, threads)
+            graph.write(file, progress, threads.total)
         program = Program(str(full), threads, str(weights))
         with contextlib.suppress(OSError):
             with open(full, "rb") as whole, open(part / GRAPH, "wb") as file:
@@ -170,16 +173,16 @@ def _finish(part: Path, title: str, head: int) -> None:
         _sync(part / name)
 
 
-def _temporary(graph: GraphWriter, threads: int, progress: Progress) -> Program:
+def _temporary(graph: GraphWriter, threads: Threads, progress: Progress) -> Program:
     """A program for this process alone: from a temporary file, or from memory."""
     with contextlib.suppress(OSError), tempfile.TemporaryDirectory(prefix="gentool-") as folder:
         path = Path(folder) / GRAPH
         if shutil.disk_usage(folder).free > graph.nbytes + SPARE_BYTES:
             with open(path, "wb") as file:
-                graph.write(file, progress, threads)
+                graph.write(file, progress, threads.total)
             return Program(str(path), threads)
     memory = io.BytesIO()
-    graph.write(memory, progress, threads)
+    graph.write(memory, progress, threads.total)
     return Program(memory.getvalue(), threads)
 
 

@@ -1,13 +1,37 @@
-"""How many threads a process may use."""
+"""How many threads compute: those that a process may use, and one where a second is no help."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 CPUS = Path("/sys/devices/system/cpu")
 CGROUP = Path("/sys/fs/cgroup")
+
+# Of a small model's products a second thread computes half, but each operator waits for it: with
+# tiny-zh in int8 a step takes 0.71 ms on two threads, 0.51 on one (tests/bench/threads.py).
+SMALL_BYTES = 16 << 20
+BITS = {"int8": 8, "int4": 4}
+ROWS_ON_ONE = {"int8": 32, "int4": 1}
+
+
+class Threads(NamedTuple):
+    """Threads of a program: `total`, but one for calls of at most `one_up_to` rows."""
+
+    total: int
+    one_up_to: int = 0
+
+
+def best_threads(
+    count: int, shapes: Mapping[str, tuple[int, ...]], precision: Literal["fp32", "int8", "int4"]
+) -> Threads:
+    """The threads of a model with weights of these shapes, `count` at most."""
+    size = sum(map(math.prod, shapes.values())) * BITS.get(precision, 32) // 8
+    return Threads(count, ROWS_ON_ONE.get(precision, 0) if size <= SMALL_BYTES else 0)
 
 
 def available() -> int:

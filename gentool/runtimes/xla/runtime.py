@@ -59,6 +59,9 @@ class XlaRuntime:
     """The weights, the compiled layer, and steps through all layers to the logits or to the hidden
     states before the head. `rules` choose the backend."""
 
+    exact_prefixes = False
+    joins_freely = False  # every step takes a slot of all rows, which is never freed
+
     def __init__(self, family: ModuleType, arch: Arch, params: Params, rules: BackendRules) -> None:
         self.family, self.arch, self.params, self.rules = family, arch, params, rules
         self.layer = ops.compiled(functools.partial(self._layer, backend.XLA_LAYER))
@@ -85,6 +88,7 @@ class XlaRuntime:
         prefix: PrefixCache | None,
         all_positions: bool,
         hidden: bool,
+        batch_invariant: bool = False,
     ) -> tuple[PrefixCache, np.ndarray]:
         """See `gentool.runtimes.Runtime`; padded to a bucket of the prompt's own length."""
         count = len(ids)
@@ -104,6 +108,11 @@ class XlaRuntime:
         frozen = tuple((tf.identity(k), tf.identity(v)) for k, v in kv)
         return PrefixCache(frozen, start + count), out[0, : count if all_positions else 1]
 
+    def crop(self, prefix: PrefixCache, length: int) -> PrefixCache:
+        """See `gentool.runtimes.Runtime`; cut to a bucket."""
+        slots = buckets.tokens(length)
+        return PrefixCache(tuple((k[:, :slots], v[:, :slots]) for k, v in prefix.kv), length)
+
     def rows(
         self, prefixes: Sequence[PrefixCache], max_new_tokens: int, batch_invariant: bool
     ) -> RowCache:
@@ -114,6 +123,14 @@ class XlaRuntime:
         """See `gentool.runtimes.Runtime`."""
         cache.prefixes += prefixes
 
+    def keep_prefixes(self, cache: RowCache, kept: Sequence[int], places: np.ndarray) -> None:
+        """See `gentool.runtimes.Runtime`."""
+        cache.prefixes, cache.owner = [cache.prefixes[place] for place in kept], places[cache.owner]
+        cache.blocks = [
+            block._replace(owners=tuple(places[list(block.owners)].tolist()))
+            for block in cache.blocks
+        ]
+
     def move(
         self, cache: RowCache, owner: np.ndarray, parents: np.ndarray, new_tokens: int
     ) -> None:
@@ -123,6 +140,10 @@ class XlaRuntime:
     def rewind(self, cache: RowCache, lengths: np.ndarray) -> None:
         """See `gentool.runtimes.Runtime`."""
         kv_cache.rewind(cache, lengths)
+
+    def row_prefix(self, cache: RowCache, row: int, length: int) -> PrefixCache:
+        """See `gentool.runtimes.Runtime`."""
+        return kv_cache.row_prefix(cache, self.arch, row, length)
 
     def worth_shrinking(self, rows: int, wanted: int) -> bool:
         """See `gentool.runtimes.Runtime`: fewer rows may need another compiled shape."""

@@ -16,6 +16,7 @@ from gentool.runtimes.litert import quantize, store
 from gentool.runtimes.litert.lower import Weights, lower, stored_precision
 from gentool.runtimes.litert.record import record
 from gentool.runtimes.litert.runtime import LiteRTRuntime
+from gentool.runtimes.litert.threads import Threads
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 TOLERANCE = 1e-4  # the wrong gelu is 7e-4 away
@@ -182,7 +183,7 @@ def test_attention_without_a_projection_before_it() -> None:
     weights = Weights(shapes, arrays.__getitem__)
     recording = record(NoProjection, arch, shapes)
     program = store.open_program(
-        lambda: lower(recording, weights, "fp32"), 1, None, "", lambda done, total: None
+        lambda: lower(recording, weights, "fp32"), Threads(1), None, "", lambda done, total: None
     )
     runtime = LiteRTRuntime(NoProjection, arch, weights, recording, program, 1)
     ids = rng.integers(0, arch.n_vocab, 12)

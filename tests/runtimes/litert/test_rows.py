@@ -57,6 +57,20 @@ class Texts:
             _, wanted = self.runtime.prefill(ids, 0, None, True, False)
             np.testing.assert_allclose(got, wanted[-tokens.shape[1] :], rtol=0, atol=TOLERANCE)
 
+    def as_prefix(self, row, length, then):
+        """A row's prompt and its first tokens, which `then` continues; and without the last one."""
+        ids = np.array([*self.prompts[self.owner[row]], *self.rows[row][:length], *then])
+        start = len(ids) - len(then)
+        prefix = self.runtime.row_prefix(self.cache, row, length)
+        self.continues(ids, start, prefix)
+        if start > 1:
+            self.continues(ids, start - 1, self.runtime.crop(prefix, start - 1))
+
+    def continues(self, ids, start, prefix):
+        _, got = self.runtime.prefill(ids[start:], start, prefix, True, False)
+        _, wanted = self.runtime.prefill(ids, 0, None, True, False)
+        np.testing.assert_allclose(got, wanted[start:], rtol=0, atol=TOLERANCE)
+
     def rewind(self, lengths):
         self.rows = [row[:length] for row, length in zip(self.rows, lengths, strict=True)]
         self.runtime.rewind(self.cache, np.array(lengths))
@@ -80,6 +94,9 @@ def test_rows_are_as_alone(family, data):
         texts.step(parents, owners, rng.integers(0, 101, size))
         if data.draw(st.booleans()):
             texts.rewind([data.draw(st.integers(0, len(row))) for row in texts.rows])
+        row = data.draw(st.integers(0, len(texts.rows) - 1))
+        length = data.draw(st.integers(0, len(texts.rows[row])))
+        texts.as_prefix(row, length, rng.integers(0, 101, 2))
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
@@ -125,6 +142,24 @@ def test_bits_of_a_row_do_not_depend_on_the_batch(family, precision):
     some, later = steps(np.arange(28, 28 + few), 2)
     np.testing.assert_array_equal(some, first[28 : 28 + few])
     np.testing.assert_array_equal(later[:2], second[:2])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bits_of_a_prompt_do_not_depend_on_its_parts(family, precision):
+    """Computed at once, and in parts that continue one another."""
+    runtime, _ = litert_models.random_runtime(family, precision, threads=2)
+    ids = np.random.default_rng(3).integers(0, 101, 90)
+    _, whole = runtime.prefill(ids, 0, None, True, False, True)
+    for cuts in ([20, 21, 50], [1, 2, 3, 89], [45]):
+        prefix, at = None, 0
+        for end in [*cuts, len(ids)]:
+            prefix, logits = runtime.prefill(ids[at:end], at, prefix, True, False, True)
+            np.testing.assert_array_equal(logits, whole[at:end])
+            at = end
+        cut = runtime.crop(prefix, cuts[0])
+        _, logits = runtime.prefill(ids[cuts[0] :], cuts[0], cut, False, False, True)
+        np.testing.assert_array_equal(logits[0], whole[-1])
 
 
 def test_no_rows_of_an_empty_prefix_are_copied():
