@@ -60,7 +60,7 @@ class Engine:
         start = prefix.length if prefix else 0
         kv_cache = prefix.cache if prefix else None
         cache, out = self.runtime.prefill(
-            np.asarray(ids, np.int32), start, kv_cache, all_positions, hidden
+            np.asarray(ids, np.int32), start, kv_cache, all_positions, hidden, self.batch_invariant
         )
         return Prefix(cache, start + len(ids)), out
 

@@ -41,11 +41,15 @@ class Answer:
 
 class Conversation:
     """Messages, and the KV cache of what the model has computed of them. Answers are drawn as
-    `request` says, whose prompts do not matter, with the random numbers of rows 0, 1, 2, … A
-    batch-invariant request computes every prompt from its beginning: the bits are those of the same
-    messages in one prompt. Else only new tokens are computed."""
+    `request` says, whose prompts do not matter, with the random numbers of rows 0, 1, 2, … A turn
+    computes its own tokens only. If the request is batch-invariant, it has the bits of the same
+    messages in one prompt: the answer before is computed again as a part of the prompt, or, with a
+    runtime that has no exact prefixes, all of the prompt."""
 
     def __init__(self, model: Model, request: Request, template: str | None = None) -> None:
+        if not isinstance(request.search, Sampled):
+            raise UsageError("a conversation draws samples", "give no other search")
+        self._search = request.search
         sampling = replace(request.sampling, include_stop=False)
         self.request = model.answer_ends(template).of(replace(request, sampling=sampling))
         self.model, self.template = model, template
@@ -110,12 +114,10 @@ class Conversation:
         ids, first_turn = self._prompt(messages)
         request = replace(self.request, prompts=(tuple(ids),), rows=(self.row,))
         prepared = self.model.prepare(request)
-        way = request.search
-        if not isinstance(way, Sampled):
-            raise UsageError("a conversation draws samples", "give no other search")
-        if request.batch_invariant:
+        exact = request.batch_invariant
+        if exact and not prepared.engine.runtime.exact_prefixes:
             self._cache.clear()
-        decoding = search.decode_loop(prepared, way)
+        decoding = search.decode_loop(prepared, self._search)
         prefix, logits = self._cache.prefill(prepared.engine, ids)
         decoding.add(prepared.computed(0, prefix, logits[0]), [loop.Sample(self.row, 0)])
         parser = ThinkingParser(opened=self._ends_in_think(ids))
@@ -135,9 +137,10 @@ class Conversation:
         thinking = "".join(part.text for part in parts if part.thinking)
         if not sample and not text:
             return
-        output, grown = decoding.computed(0)
         reused, dropped = self._cache.reused, first_turn - self._first_turn
-        self._cache.keep([*ids, *output], grown)
+        if not exact:  # products of single tokens and of many sum in another order
+            output, grown = decoding.computed(0)
+            self._cache.keep([*ids, *output], grown)
         self.last = Answer(text, thinking, sample, self.row - 1, len(ids), reused, dropped)
         self.messages = [*messages, {"role": "assistant", "content": text}]
         self._first_turn = first_turn

@@ -22,6 +22,7 @@ class Runtime(Protocol):
     `step` are valid until its next call."""
 
     arch: Arch
+    exact_prefixes: bool  # a batch-invariant prefill has the same bits whatever prefix it continues
 
     def prefill(
         self,
@@ -30,6 +31,7 @@ class Runtime(Protocol):
         prefix: PrefixCache | None,
         all_positions: bool,
         hidden: bool,
+        batch_invariant: bool = False,
     ) -> tuple[PrefixCache, np.ndarray]:
         """Computes ids [T] at positions start.. after `prefix` of `start` tokens. Returns the
         longer prefix (the given one stays valid) and logits [1, V] after the last id, or [T, V]

@@ -62,6 +62,14 @@ def test_json_is_as_that_of_complete(capfd, opened):
     assert sample["finish"] == same.finish
 
 
+def test_an_answer_has_512_tokens_unless_the_model_or_a_flag_says_otherwise(capfd):
+    options = *CHATML, "--json", "--stop", "的", "今天"
+    own = "--set", "sampling.max_tokens=7"
+    for more, tokens in (((), 512), (own, 7), ((*own, "--max-tokens", "5"), 5)):
+        record = json.loads(within(capfd, *options, *more).out)
+        assert record["law"]["max_tokens"] == tokens
+
+
 def test_thinking_is_hidden_unless_it_is_asked_for(capfd, tmp_path):
     path = tmp_path / "talk.jsonl"
     hidden = within(capfd, *CHATML, *THINKING, "--transcript", str(path), "1+1=")
@@ -108,7 +116,7 @@ def test_a_transcript_is_continued(capfd, tmp_path):
         ('{"messages": []}', "line 2 of .* has no list of messages"),
         ('{"messages": [{"role": "user"}]}', "message 0 of line 2 of .* has no role and text"),
         ('{"messages": [{"role": "bot", "content": ""}]}', "message 0 of line 2"),
-        ('{"messages": [{"role": "user", "content": "\\ud800"}]}', "message of the user is not"),
+        ('{"messages": [{"role": "user", "content": "\\ud800"}]}', "message 0 of line 2"),
     ],
 )
 def test_a_wrong_transcript_is_an_error_and_stays(capfd, tmp_path, line, message):

@@ -72,17 +72,20 @@ def test_five_turns_are_the_same_messages_at_once(any_model, lookup):
     assert [message["role"] for message in talk.messages] == ["system", *["user", "assistant"] * 5]
 
 
-def test_batch_invariant_turns_have_the_bits_of_the_same_messages_at_once(model):
-    talk = conversation(model, batch_invariant=True)
+def test_batch_invariant_turns_have_the_bits_of_the_same_messages_at_once(any_model):
+    """LiteRT still computes only the turn and the answer before it; XLA the whole prompt."""
+    talk, before = conversation(any_model, batch_invariant=True), 0
     for question in QUESTIONS:
         said(talk.ask(question))
-        ids = rendered(model, talk.messages[:-1])
+        ids = rendered(any_model, talk.messages[:-1])
         options = dataclasses.asdict(talk.request.sampling)
-        (at_once,) = model.complete(
+        (at_once,) = any_model.complete(
             ids, seed=3, row=talk.last.row, eos=talk.request.eos, batch_invariant=True, **options
         )
         assert at_once == talk.last.sample
-        assert talk.last.cached_tokens == 0
+        exact = any_model.engine.runtime.exact_prefixes
+        assert talk.last.cached_tokens == (before if exact else 0)
+        before = talk.last.prompt_tokens
 
 
 def test_a_turn_computes_its_own_tokens_only(any_model, monkeypatch):
@@ -150,6 +153,14 @@ def test_the_oldest_turns_leave_a_full_context(model):
     with pytest.raises(UsageError, match="the context of tiny-zh is 512"):
         said(talk.ask("很长" * 600))
     assert talk.messages == messages
+
+
+def test_a_message_that_is_no_text_is_an_error(model):
+    talk = conversation(model)
+    for text, problem in (("", "is empty"), ("a\udcff", r"is not text \(character 1\)")):
+        with pytest.raises(UsageError, match=problem):
+            said(talk.ask(text))
+    assert not talk.messages
 
 
 def test_a_message_that_the_template_refuses_is_not_kept(model):

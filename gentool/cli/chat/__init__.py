@@ -25,6 +25,7 @@ from gentool.cli.flags import (
 )
 from gentool.cli.inputs import filled, read, whole
 from gentool.cli.options import Command, argument, flag, group, sampling_group, switch
+from gentool.config.sampling import SamplingParams
 from gentool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,7 +75,9 @@ class Flags:
     length: Mapping[str, Any] = sampling_group(
         "Length",
         "length",
-        changed={"max_tokens": ("end an answer after N tokens", str(ANSWER_TOKENS))},
+        changed={
+            "max_tokens": ("end an answer after N tokens", f"the model's, else {ANSWER_TOKENS}")
+        },
         without=("include_stop",),  # what ends a turn is no part of a message
     )
     output: OutputFlags = group("Output", OutputFlags, without=("echo", "logprobs", "null"))
@@ -145,7 +148,9 @@ def requested(flags: Flags, config: ModelConfig) -> Request:
     """The request that the flags make, without a prompt."""
     from gentool.generation.request import Request
 
-    given = {"max_tokens": ANSWER_TOKENS, **flags.sampling, **flags.length}
+    own = config.sampling.max_tokens != SamplingParams().max_tokens
+    default = {} if own else {"max_tokens": ANSWER_TOKENS}
+    given = {**default, **flags.sampling, **flags.length}
     if flags.chat.system == "":
         raise UsageError("--system is empty", "leave it out, or give text")
     return Request(

@@ -42,9 +42,9 @@ class Answering:
 
     def show(
         self, parts: Generator[Part, None, None], stopped: Callable[[], bool] = lambda: False
-    ) -> Answer | None:
-        """Prints an answer while it grows, and saves the transcript. The answer ends where it is
-        `stopped`; it is None if there was no text yet."""
+    ) -> None:
+        """Prints an answer while it grows, and saves the transcript. It ends where it is
+        `stopped`."""
         start = time.monotonic()
         pieces = self._pieces(_until(parts, stopped))
         stream = self.console.on_terminal if self.stream is None else self.stream
@@ -60,7 +60,6 @@ class Answering:
         if answer and self.transcript:
             self.transcript.save(self.conversation.messages)
         self._notes(answer, time.monotonic() - start)
-        return answer
 
     def _pieces(self, parts: Iterator[Part]) -> Iterator[Piece]:
         """What is printed of an answer. Where thinking is hidden, a terminal says so meanwhile."""
@@ -127,10 +126,10 @@ class Answering:
                 console.note(f"the thinking was cut at {at}: there is no answer")
             else:
                 console.after(f"cut at {at}")
-        count = f"{len(answer.sample.ids)} tokens" if answer.sample else "a part"
+        new = f"{len(answer.sample.ids)} tokens of answer" if answer.sample else "stopped"
         console.detail(
             f"{answer.prompt_tokens} tokens of prompt, {answer.cached_tokens} of them cached;"
-            f" {count} of answer in {seconds:.2f} s"
+            f" {new} after {seconds:.2f} s"
         )
 
     def check(self, grammar: GrammarFlags) -> None:

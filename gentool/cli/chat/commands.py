@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gentool.generation.thinking import Part
 
 GAP = 2  # between a command and its line of help; before that where it has a line of its own
+SHOWN = 60  # characters of the last message of a file
 NAME = re.compile(r"/[a-z]+(?=\s|$)")
 
 
@@ -114,8 +115,10 @@ def load(answering: Answering, text: str) -> None:
     answering.conversation.reset(messages)
     if answering.transcript:
         answering.transcript.begin()
+    text = messages[-1]["content"]
+    text = text if len(text) <= SHOWN else f"{text[:SHOWN]} …"
     answering.console.note(f"{len(messages)} messages of {path}; the last one:")
-    answering.console.note(f"{messages[-1]['role']}: {messages[-1]['content']}")
+    answering.console.note(f"{messages[-1]['role']}: {text}")
 
 
 def leave(answering: Answering, text: str) -> None:

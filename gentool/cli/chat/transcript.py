@@ -1,5 +1,5 @@
 """Transcripts: files of one conversation a line, {"messages": [{"role": …, "content": …}, …]}, as
-`gentool batch` and trainers of chat models read them.
+trainers of chat models read them.
 """
 
 from __future__ import annotations
@@ -91,12 +91,17 @@ def _messages(line: str, where: str) -> list[Message]:
         raise UsageError(f"{where} has no list of messages", HINT)
     for number, message in enumerate(messages):
         fields = message if isinstance(message, dict) else {}
-        if fields.get("role") not in ROLES or not isinstance(fields.get("content"), str):
+        if fields.get("role") not in ROLES or not _is_text(fields.get("content")):
             raise UsageError(
                 f"message {number} of {where} has no role and text content",
                 f"the role is {', '.join(ROLES)}; the content is text",
             )
     return messages
+
+
+def _is_text(content: object) -> bool:
+    """Whether it is text; JSON may hold halves of surrogate pairs, which are none."""
+    return isinstance(content, str) and content == content.encode(errors="ignore").decode()
 
 
 def _write(path: Path, lines: list[str]) -> None:

@@ -196,10 +196,13 @@ def attend_prompt(
     q: np.ndarray,
     k: np.ndarray,
     v: np.ndarray,
+    batch_invariant: bool = False,
 ) -> np.ndarray:
     """Context [Q, H, Ev] of the queries q [Q, H, E] of positions first.., after k [T, G, E] and v
     [T, G, Ev] of positions start.. are written to `kv`. It is computed in blocks of queries of one
-    group of heads, so that scores stay in the cache and take memory that does not grow with T."""
+    group of heads, so that scores stay in the cache and take memory that does not grow with T. If
+    it is batch-invariant, a block is one query: the shapes of its products, and so its bits, depend
+    on its position only."""
     (count, h, _), (t, g, _) = q.shape, k.shape
     kv.keys[:, start : start + t] = k.transpose(1, 0, 2)
     kv.values[:, start : start + t] = v.transpose(1, 0, 2)
@@ -207,6 +210,7 @@ def attend_prompt(
     q = _scaled(scoring, q, first + np.arange(count))
     row_bytes = 4 * (h // g) * (first + count)
     step = max(MIN_BLOCK, min(MAX_BLOCK, SCORE_BYTES // row_bytes))
+    step = 1 if batch_invariant else step
     blocks = [(at, min(at + step, count)) for at in range(0, count, step)]
     task = functools.partial(_attend_block, scoring, kv, first, q, out, h // g)
     # the longest first

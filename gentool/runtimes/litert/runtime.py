@@ -56,6 +56,8 @@ def open_runtime(
 class LiteRTRuntime:
     """One open model: its graph, the inputs computed outside it, the attention between pieces."""
 
+    exact_prefixes = True
+
     def __init__(
         self,
         family: ModuleType,
@@ -86,6 +88,7 @@ class LiteRTRuntime:
         prefix: PrefixCache | None,
         all_positions: bool,
         hidden: bool,
+        batch_invariant: bool = False,
     ) -> tuple[PrefixCache, np.ndarray]:
         """See `gentool.runtimes.Runtime`."""
         total = kv_cache.extend_prefix(self._shapes, prefix, len(ids))
@@ -94,7 +97,7 @@ class LiteRTRuntime:
             part = ids[at : at + CHUNK]
             last = at + CHUNK >= len(ids)
             wanted = len(part) if all_positions else int(last)
-            out = self._prompt(part, start + at, total, wanted, hidden)
+            out = self._prompt(part, start + at, total, wanted, hidden, batch_invariant)
             results += [out] if wanted else []
         return total, np.concatenate(results) if results[1:] else results[0]
 
@@ -160,7 +163,13 @@ class LiteRTRuntime:
         return f"LiteRT, {count} thread" + ("s" if count > 1 else "")
 
     def _prompt(
-        self, ids: np.ndarray, start: int, prefix: PrefixCache, wanted: int, hidden: bool
+        self,
+        ids: np.ndarray,
+        start: int,
+        prefix: PrefixCache,
+        wanted: int,
+        hidden: bool,
+        batch_invariant: bool,
     ) -> np.ndarray:
         """As `_run`, for ids [T] at positions start.., whose keys and values are written to
         `prefix`."""
@@ -168,7 +177,9 @@ class LiteRTRuntime:
         def attend(layer: int, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
             first = start + len(k) - len(q)
             scoring, kv = self._scorings[layer], prefix.layer(layer)
-            context = attention.attend_prompt(scoring, self._workers, kv, first, start, q, k, v)
+            context = attention.attend_prompt(
+                scoring, self._workers, kv, first, start, q, k, v, batch_invariant
+            )
             return context.reshape(len(q), math.prod(context.shape[1:]))
 
         positions = start + np.arange(len(ids))

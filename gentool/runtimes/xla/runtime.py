@@ -59,6 +59,8 @@ class XlaRuntime:
     """The weights, the compiled layer, and steps through all layers to the logits or to the hidden
     states before the head. `rules` choose the backend."""
 
+    exact_prefixes = False
+
     def __init__(self, family: ModuleType, arch: Arch, params: Params, rules: BackendRules) -> None:
         self.family, self.arch, self.params, self.rules = family, arch, params, rules
         compiled_step = rules[0].backend is backend.XLA_STEP
@@ -81,6 +83,7 @@ class XlaRuntime:
         prefix: PrefixCache | None,
         all_positions: bool,
         hidden: bool,
+        batch_invariant: bool = False,
     ) -> tuple[PrefixCache, np.ndarray]:
         """See `gentool.runtimes.Runtime`; padded to a bucket of the prompt's own length."""
         count = len(ids)

@@ -144,6 +144,24 @@ def test_bits_of_a_row_do_not_depend_on_the_batch(family, precision):
     np.testing.assert_array_equal(later[:2], second[:2])
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bits_of_a_prompt_do_not_depend_on_its_parts(family, precision):
+    """Computed at once, and in parts that continue one another."""
+    runtime, _ = litert_models.random_runtime(family, precision, threads=2)
+    ids = np.random.default_rng(3).integers(0, 101, 90)
+    _, whole = runtime.prefill(ids, 0, None, True, False, True)
+    for cuts in ([20, 21, 50], [1, 2, 3, 89], [45]):
+        prefix, at = None, 0
+        for end in [*cuts, len(ids)]:
+            prefix, logits = runtime.prefill(ids[at:end], at, prefix, True, False, True)
+            np.testing.assert_array_equal(logits, whole[at:end])
+            at = end
+        cut = runtime.crop(prefix, cuts[0])
+        _, logits = runtime.prefill(ids[cuts[0] :], cuts[0], cut, False, False, True)
+        np.testing.assert_array_equal(logits[0], whole[-1])
+
+
 def test_no_rows_of_an_empty_prefix_are_copied():
     """A longer prefix is in the memory of the one it continues, as long as nobody else grew there;
     the shorter one stays as it is."""
