@@ -31,7 +31,7 @@ OPPOSITE = str(PROMPTS / "opposites.txt")
 ONE = ("--regex", "8")
 DIGITS = ("--regex", "[0-9]", "--temperature", "5", "--top-p", "1", "--seed", "1")
 WILD = ("--temperature", "3", "--top-p", "1", "--max-tokens", "4")
-ENDLESS = (*ONE, "-n", "1000000000", "--no-curtail")
+ENDLESS = (*ONE, "-n", "1000000", "--no-curtail")
 TEMPLATE = "3+5=8\n6+1=7\n4+4=8\n9+2=11\n{input}="
 
 Run = Callable[..., Done]
@@ -145,7 +145,7 @@ def test_a_vote_can_be_ended(number: int) -> None:
     with started("fewshot", SUM, *ENDLESS, **streams) as process:
         shown = ""
         while (
-            len(set(re.findall(r"(\d+) of 1000000000 samples", shown))) < 3
+            len(set(re.findall(r"(\d+) of 1000000 samples", shown))) < 3
         ):  # drawn again and again
             shown += screen.until(" samples, ")
         process.send_signal(number)
