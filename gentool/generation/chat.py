@@ -83,7 +83,8 @@ def answer_ends(
     eos = chat.special_texts(chat.folder_of(config)).get("eos_token")
     known = [tokenizer.special.get(text) for text in (*texts, eos or "")]
     stops = tuple(text for text in texts if text not in tokenizer.special)
-    return AnswerEnds(own.union(token for token in known if token is not None), stops)
+    drawn = (token for token in known if token is not None and token < config.arch.n_vocab)
+    return AnswerEnds(own.union(drawn), stops)
 
 
 def _special(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, str]:

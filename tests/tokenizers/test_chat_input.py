@@ -106,6 +106,9 @@ TEMPLATES = {
     "as JSON": "<S>{{ message | tojson }}<E>",
     "as a list": "<S>{{ [message.content] }}{{ [message.content] | string }}<E>",
     "in a format": "<S>{{ '%s' % [message.content] }}{{ '%r' % message.content }}<E>",
+    "letters in a format": "<S>{{ '%c' % message.content[0] }}"
+    "{{ '{0[1]}'.format(message.content) }}{{ '{0[9]}'.format(message.content) }}"
+    "{{ '{:>20}'.format(message.content) }}<E>",
     "as a format": "<S>{{ message.content % () }}{{ message.content.format() }}<E>",
     "centered": "<S>{{ message.content.center(50) }}{{ message.content | center(50) }}<E>",
     "titled": "<S>{{ message.content | lower | title | upper | replace('BAD', '') }}<E>",

@@ -172,8 +172,8 @@ def test_messages_are_copied_and_must_be_plain_data() -> None:
     class Data:
         secret = "x"
 
-    for value in (Data(), {1, 2}, len, b"x"):
-        with pytest.raises(UsageError, match="JSON"):
+    for value in (Data(), {1, 2}, len, b"x", "\ud800"):
+        with pytest.raises(UsageError, match="cannot be rendered"):
             run_on = [{"role": "user", "content": value}]
             render("{{ messages }}", run_on, add_generation_prompt=True, special={})
 

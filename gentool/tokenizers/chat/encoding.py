@@ -32,7 +32,7 @@ def own_specials(text: InputText, special: Mapping[str, int]) -> Iterator[tuple[
     the longest."""
     letters, marked = plain(text), marks(text)
     by_first: dict[str, list[str]] = {}
-    for name in sorted(special, key=len, reverse=True):
+    for name in sorted(filter(None, special), key=len, reverse=True):
         by_first.setdefault(name[0], []).append(name)
     end = 0
     for at, letter in enumerate(letters):

@@ -170,7 +170,10 @@ def formatted(make: Callable[..., str], args: Sequence[Any], kwargs: dict[str, A
     def stand_in(value: Any) -> Any:
         return names.get(id(value), value) if isinstance(value, InputText) else value
 
-    text = make(*map(stand_in, args), **{k: stand_in(v) for k, v in kwargs.items()})
+    try:
+        text = make(*map(stand_in, args), **{k: stand_in(v) for k, v in kwargs.items()})
+    except Exception:  # a stand-in is not what the format can do something with
+        return InputText(result)
     marked: str = own(text)
     for value in values:
         marked = own(marked).replace(names[id(value)], value)

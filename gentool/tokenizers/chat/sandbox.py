@@ -76,9 +76,12 @@ def run(template: str, variables: Mapping[str, Any], trusted: Mapping[str, str])
     except Exception as e:  # of jinja2's parser, and Python's own limits of nesting
         where = f"line {e.lineno}: " if isinstance(e, jinja2.TemplateSyntaxError) else ""
         raise ModelError(f"the chat template is wrong: {where}{_short(e)}", another) from None
-    environment = Environment()
     try:
         given = {name: _input(value) for name, value in variables.items()}
+    except ValueError as e:
+        raise UsageError(f"the messages cannot be rendered: {_short(e)}", "change them") from None
+    environment = Environment()
+    try:
         for value in given.values():
             environment.budget.know(value)
         compiled = jinja2.Template.from_code(environment, code, environment.globals)
@@ -106,6 +109,7 @@ def _input(value: Any, depth: int = 0, key: object = None) -> Any:
     if depth > MAX_DEPTH // 2:
         raise ValueError("a message is nested too deeply")
     if isinstance(value, str):
+        value.encode()  # a lone surrogate is no text
         return value if key == "role" and value in ROLES else InputText(value)
     if value is None or isinstance(value, bool | int | float):
         return value
