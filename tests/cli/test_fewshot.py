@@ -144,9 +144,7 @@ def test_a_vote_can_be_ended(number: int) -> None:
     streams = {"stdout": subprocess.PIPE, "stderr": screen.slave}
     with started("fewshot", SUM, *ENDLESS, **streams) as process:
         shown = ""
-        while (
-            len(set(re.findall(r"(\d+) of 1000000 samples", shown))) < 3
-        ):  # drawn again and again
+        while len(set(re.findall(r"(\d+) of 1000000 samples", shown))) < 3:  # drawn again and again
             shown += screen.until(" samples, ")
         process.send_signal(number)
         shown += screen.read()
