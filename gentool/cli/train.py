@@ -57,13 +57,13 @@ def train(console: Console, flags: Flags) -> None:
     from gentool.runtimes.xla import device
 
     device.setup()
-    from gentool.training import trainer
+    from gentool.training import pretrain, trainer
     from gentool.training.run_folder import CHECKPOINT
 
     run = Path(flags.run.out)
     try:
         with console.progress() as show:
-            for event in trainer.train(chosen, Path(flags.run.data), run, flags.run.hours):
+            for event in pretrain.train(chosen, Path(flags.run.data), run, flags.run.hours):
                 if isinstance(event, trainer.Note):
                     console.note(event.text)
                     continue

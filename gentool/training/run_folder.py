@@ -12,13 +12,13 @@ from typing import Any
 from safetensors import SafetensorError
 
 from gentool.errors import GentoolError, UsageError
-from gentool.training.recipe import Recipe
 
 RECIPE = "recipe.json"
 CHECKPOINT = "checkpoint.safetensors"
 VOCABULARY = "tokenizer.model"
 TOKENS = "tokens"
 LOG = "log.jsonl"
+BEST = "best.safetensors"
 
 # Parts of a recipe that the vocabulary and the tokens follow from.
 PREPARED_FROM = ("seed", "pieces", "data")
@@ -78,7 +78,7 @@ def locked(run: Path) -> Iterator[None]:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(
-                f"another process trains in {run}", "wait for it, or give another --out folder"
+                f"another process trains in {run}", "wait for it, or give another folder"
             ) from None
         except OSError:  # a file system without locks
             pass
@@ -87,22 +87,21 @@ def locked(run: Path) -> Iterator[None]:
         os.close(folder)
 
 
-def claim(run: Path, recipe: Recipe) -> str:
+def claim(run: Path, new: dict[str, Any], finished: bool = False) -> str:
     """Records the recipe in the run folder, or checks that the run was started with this recipe.
     Until something is trained the recipe may change: then what was prepared from the old one is
     removed. Gives a line that says so, or nothing."""
-    path, new = run / RECIPE, recipe.model_dump(mode="json")
-    text = recipe.model_dump_json(indent=1)
+    path, text = run / RECIPE, json.dumps(new, ensure_ascii=False, indent=1)
     if not path.exists():
         write(path, lambda part: part.write_text(text, "utf-8"))
         return ""
     old = _recorded(path)
     if old == new:
         return ""
-    if (run / CHECKPOINT).exists():
+    if finished or (run / CHECKPOINT).exists():
         raise UsageError(
             f"{run} was started with another recipe: {_difference(old, new)}",
-            "give another --out folder",
+            "give another folder",
         )
     if _prepared_from(old) != _prepared_from(new):
         with writing(run / TOKENS):
@@ -125,7 +124,7 @@ def _recorded(path: Path) -> dict[str, Any]:
     except ValueError:
         reason = "it is damaged"
     raise GentoolError(
-        f"cannot read {path}: {reason}", "give another --out folder, or remove this one"
+        f"cannot read {path}: {reason}", "give another folder, or remove this one"
     )
 
 

@@ -1,0 +1,191 @@
+"""`gentool finetune`: a model and a user's texts in, a model or a LoRA adapter out. The run is kept in
+a folder inside the result's, until the result is complete.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gentool import tokenizers
+from gentool.checkpoints.adapter import Adapter, write_adapter
+from gentool.config.lookup import FOLDER_FILE
+from gentool.config.model import ModelConfig
+from gentool.errors import GentoolError, ModelError, UsageError
+from gentool.generation.opening import INTEGERS, ModelFiles
+from gentool.models import weights
+from gentool.runtimes.xla import weights as xla_weights
+from gentool.tokenizers import Tokenizer
+from gentool.training import export, packing, run_folder, step, texts, trainer
+from gentool.training.packing import Batch, Text
+from gentool.training.recipe import FinetuneRecipe
+from gentool.training.run_folder import BEST, CHECKPOINT
+from gentool.training.trainer import Note, Progress
+
+ADAPTER_FILE = "adapter_config.json"
+RUN = "training"  # the folder of the run, inside the result's
+MAX_HELD_OUT_BATCHES = 32
+EVALUATIONS = 10  # of a run, unless the recipe says how often
+
+
+class Rows(NamedTuple):
+    """The texts of a run: rows to learn, rows to evaluate with."""
+
+    train: Batch
+    held_out: Batch
+
+
+def prepare(recipe: FinetuneRecipe, tokenizer: Tokenizer) -> Iterator[str | Rows]:
+    """Reads and packs the texts; lines that say what they are, then their rows."""
+    documents: list[str] = []
+    for path in texts.find(recipe.data):
+        documents += texts.read(path, recipe.documents)
+    parts = texts.split(documents, recipe.held_out)
+    rows = Rows(*(packing.pack([_text(tokenizer, d) for d in p], recipe.length) for p in parts))
+    tokens = [int(part.learnt.sum()) for part in rows]
+    if not tokens[0]:
+        raise UsageError(f"{', '.join(recipe.data)} has no text", "give files with text in them")
+    yield (
+        f"{len(parts.train):,} documents, {tokens[0]:,} tokens in {len(rows.train.ids):,} rows of"
+        f" {recipe.length}; {len(parts.held_out):,} documents, {tokens[1]:,} tokens held out"
+    )
+    if not tokenizer.end:
+        yield "the tokenizer has no end token: where a document ends is not learnt"
+    yield rows
+
+
+def _text(tokenizer: Tokenizer, document: str) -> Text:
+    """A document as ids, between the tokens that start and end a text; all are learnt."""
+    ids = [*tokenizer.encode(document), *tokenizer.end[:1]]
+    return Text(ids, [True] * len(ids))
+
+
+def check_target(target: Path) -> None:
+    """Refuses a folder that holds something else than a run."""
+    try:
+        foreign = target.exists() and not (target / RUN / run_folder.RECIPE).is_file()
+        if foreign and (not target.is_dir() or any(p.name != RUN for p in target.iterdir())):
+            raise UsageError(f"{target} exists, and is no run of finetune", "name a new folder")
+    except OSError as e:
+        raise GentoolError(f"cannot read {target}: {e.strerror}", "check its permissions") from None
+
+
+def check_model(recipe: FinetuneRecipe, config: ModelConfig, files: ModelFiles) -> None:
+    """Refuses a model that cannot be trained by this recipe."""
+    if files.tokenizer is None:
+        raise ModelError(f"{config.name} has no tokenizer", "give one: --set tokenizer.model=FILE")
+    if any(weight.dtype in INTEGERS for weight in files.plan.values()):
+        raise ModelError(
+            f"the weights of {config.name} are quantised, and cannot be trained",
+            "give the weights that they were made of",
+        )
+    if recipe.length > config.arch.n_ctx:
+        raise UsageError(
+            f"length is {recipe.length}, the context of {config.name} is {config.arch.n_ctx}",
+            f"give --length {config.arch.n_ctx} or less",
+        )
+
+
+def finetune(
+    recipe: FinetuneRecipe, config: ModelConfig, files: ModelFiles, target: Path
+) -> Iterator[Note | Progress]:
+    """Trains in target/training, and writes the result to `target`: a model folder, or the folder
+    of a LoRA adapter. Both appear when they are complete."""
+    assert files.tokenizer
+    run = target / RUN
+    check_target(target)
+    with run_folder.locked(run):
+        rows = None
+        for prepared in prepare(recipe, files.tokenizer):
+            if isinstance(prepared, Rows):
+                rows = prepared
+            else:
+                yield Note(prepared)
+        assert rows
+        finished = (target / _last_file(recipe)).exists() and not (run / CHECKPOINT).exists()
+        record = recipe.model_dump(mode="json") | {"rows": packing.digest(rows.train)}
+        if changed := run_folder.claim(run, record, finished):
+            yield Note(changed)
+        if finished:
+            yield Note(f"{target} is finished")
+        else:
+            yield from _train(recipe, config, files, rows, target)
+        for name in (CHECKPOINT, BEST):  # in this order: what is left is no unfinished run
+            with run_folder.writing(run / name):
+                (run / name).unlink(missing_ok=True)
+
+
+def _last_file(recipe: FinetuneRecipe) -> str:
+    """The file of a result that is written last."""
+    return ADAPTER_FILE if recipe.lora else FOLDER_FILE
+
+
+def _train(
+    recipe: FinetuneRecipe, config: ModelConfig, files: ModelFiles, rows: Rows, target: Path
+) -> Iterator[Note | Progress]:
+    """The steps that are left, and the result."""
+    o, arch = recipe.optimizer, config.arch
+    size = min(o.batch, len(rows.train.ids))
+    steps = math.ceil((o.epochs or 1) * len(rows.train.ids) / (size * o.accumulate))
+    if recipe.lora:
+        rank, alpha = recipe.lora.rank, recipe.lora.alpha or 2.0 * recipe.lora.rank
+        factors = step.lora_factors(products(files), rank, recipe.seed)
+        state = step.variables(factors, o)
+        dtype = step.COMPUTE[o.precision]
+        frozen = xla_weights.load(files.source, files.plan, arch.n_layer, dtype)
+        params = step.adapted(frozen, state, alpha / rank)
+    else:
+        plan = files.plan.items()
+        read = ((name, np.asarray(weights.read(files.source, weight))) for name, weight in plan)
+        state = step.variables(read, o)
+        params = step.all_weights(state, arch.n_layer)
+    job = trainer.Job(
+        model=step.Model(files.family, arch, params),
+        state=state,
+        optimizer=o,
+        steps=steps,
+        batches=lambda number: [
+            packing.drawn(rows.train, number * o.accumulate + part, size, recipe.seed)
+            for part in range(o.accumulate)
+        ],
+        held_out=packing.in_order(rows.held_out, size, MAX_HELD_OUT_BATCHES),
+        evaluate_every=recipe.evaluate_every or max(1, steps // EVALUATIONS),
+    )
+    yield from trainer.run(target / RUN, job)
+    if recipe.lora:
+        adapter = Adapter(rank, alpha, step.factors(state))
+        with run_folder.writing(target):
+            write_adapter(target, adapter, config)
+    else:
+        _write_model(config, files, state, target)
+
+
+def products(files: ModelFiles) -> dict[str, tuple[int, ...]]:
+    """The shapes of all products of the layers, by name: what LoRA adapts."""
+    plan = files.plan.items()
+    return {n: w.shape for n, w in plan if n.startswith("layers.") and len(w.shape) == 2}
+
+
+def _write_model(
+    config: ModelConfig, files: ModelFiles, state: step.State, target: Path
+) -> None:
+    """The model with the weights of a state, in the dtypes that they had."""
+    tokenizer = config.tokenizer
+    assert tokenizer
+    name = target.resolve().name
+    model = config.model_copy(
+        update={
+            "name": name,
+            "checkpoint": export.WEIGHTS,
+            "format": None,
+            "tokenizer": tokenizer.model_copy(update={"model": Path(tokenizer.model).name}),
+            "folder": target,
+        }
+    )
+    arrays = {name: variable.numpy for name, variable in state.weights.items()}
+    dtypes = {name: weight.dtype for name, weight in files.plan.items()}
+    export.write_model(model, arrays, dtypes, tokenizers.files(tokenizer, config.folder))
