@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from gentool.generation.session import Model
 
@@ -19,13 +19,16 @@ def load(
     set: Mapping[str, object] | None = None,
     xla: bool | None = None,
     threads: int | None = None,
+    adapter: str | Sequence[str] = (),
 ) -> Model:
     """Opens a model: a name, a folder or a YAML file. `set` overrides keys of its YAML, dotted;
-    `precision` is the YAML's where it is not given, `threads` (of LiteRT) a core each."""
+    `precision` is the YAML's where it is not given, `threads` (of LiteRT) a core each. `adapter`
+    is a folder of PEFT, or several, merged in this order."""
     from gentool.config import lookup
     from gentool.generation import opening
 
-    chosen = lookup.load(model, set or {})
+    adapters = [adapter] if isinstance(adapter, str) else adapter
+    chosen = lookup.load(model, set or {}, adapters)
     return opening.open_model(chosen, precision or chosen.precision, xla, threads)
 
 

@@ -13,10 +13,10 @@ import math
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -68,15 +68,16 @@ def convert(model: ModelConfig, target: Path, precision: str) -> Iterator[Writte
                 shutil.copyfile(path, folder / path.name)
             name = Path(tokenizer.model).name
             tokenizer = tokenizer.model_copy(update={"model": name})
-        keys = {
+        keys: dict[str, Any] = {
             "name": target.name,
             "checkpoint": WEIGHTS,
             "format": None,
             "tokenizer": tokenizer,
             "precision": model.precision if precision == "auto" else "auto",
+            "adapter": [],  # it is merged
             "folder": folder,
         }
-        written = registry.with_sums(model.model_copy(update=keys))
+        written = registry.with_sums(opened.config.model_copy(update=keys))
         _durable(folder / FOLDER_FILE, registry.text(written).encode())
 
 
@@ -87,7 +88,8 @@ def _write_weights(path: Path, opened: ModelFiles, precision: str) -> Iterator[W
         )
     if precision in QUANTIZED:
         tensors, read = _integers(opened, precision)
-        made_from = {str(file.name): registry.digest(file) for file in opened.source.files}
+        files = opened.source.files
+        made_from = {_shown(file, files): registry.digest(file) for file in files}
         metadata = {"made_from": json.dumps(made_from), "quantizer": f"gentool {__version__}"}
     else:
         tensors, read = _floats(opened, precision)
@@ -168,7 +170,8 @@ def _integers(
 
     def read(name: str) -> np.ndarray:
         if name.removesuffix(SCALES) not in products:
-            return np.asarray(weights.read(source, plan[name]))
+            array = np.asarray(weights.read(source, plan[name]))
+            return _cast(array, plan[name].dtype, plan[name].names)
         while name not in ready:
             while waiting and len(running) <= WORKERS:
                 running.append(pool.submit(quantized, waiting.pop(0)))
@@ -176,6 +179,12 @@ def _integers(
         return ready.pop(name)
 
     return tensors, read
+
+
+def _shown(file: Path, files: Sequence[Path]) -> str:
+    """The name of a file; with its folder's where another file has the name, too."""
+    names = [other.name for other in files]
+    return file.name if names.count(file.name) == 1 else str(Path(file.parent.name, file.name))
 
 
 def _cast(array: np.ndarray, dtype: np.dtype, names: tuple[str, ...]) -> np.ndarray:

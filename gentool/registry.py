@@ -10,12 +10,13 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from gentool import checkpoints, tokenizers
 from gentool.config import lookup, schema
+from gentool.config.adapter import read_adapter_config
 from gentool.config.model import LEARNED_POSITIONS, ModelConfig, ModelFile
 from gentool.config.sampling import SamplingParams
 from gentool.errors import GentoolError, ModelError, UsageError, nearest
@@ -56,23 +57,30 @@ def _entry(name: str, path: Path) -> Entry:
     return Entry(name, path, origin, "ready", file)
 
 
-def describe(name: str, place: str, overrides: Mapping[str, object]) -> ModelConfig:
-    """The model in a folder or of a YAML file as one called `name`, its files by absolute paths and
-    with their sums. Where configs/ has that name, its sampling and tokenizer settings are taken
-    over, and its numbers must be those of the folder."""
+def describe(
+    name: str, place: str, overrides: Mapping[str, object], adapters: Sequence[str] = ()
+) -> ModelConfig:
+    """The model in a folder or of a YAML file as one called `name`, its files by absolute paths;
+    `adapters` replace those that it names. Where configs/ has that name, its sampling and tokenizer
+    settings are taken over, and its numbers must be those of the folder."""
     path = lookup.locate(place)
     data = lookup.model_fields(path)
     shipped = lookup.configs() / f"{name}.yaml"
     if shipped.is_file():
         data = _completed(data, schema.read_yaml(shipped), place, name)
-    found = lookup.checked(path, data | {"name": name}, overrides)
+    found = lookup.checked(path, data | {"name": name}, lookup.with_adapters(overrides, adapters))
     tokenizer = found.tokenizer
     if tokenizer:
         model = _path_for_yaml(found.folder / tokenizer.model)
         tokenizer = tokenizer.model_copy(update={"model": model})
     checkpoint = _path_for_yaml(found.folder / found.checkpoint)
     return found.model_copy(
-        update={"checkpoint": checkpoint, "tokenizer": tokenizer, "folder": lookup.own()}
+        update={
+            "checkpoint": checkpoint,
+            "tokenizer": tokenizer,
+            "adapter": [_path_for_yaml(found.folder / adapter) for adapter in found.adapter],
+            "folder": lookup.own(),
+        }
     )
 
 
@@ -173,7 +181,7 @@ def text(model: ModelFile) -> str:
             rotary = model.family not in LEARNED_POSITIONS
             unused = ("n_position",) if rotary else ()
             value = {k: v for k, v in value.items() if (said_only or v != []) and k not in unused}
-        if value not in (None, {}):
+        if value not in (None, {}, []):
             # numbers stand on one line, as a person writes them; sums one a line
             flow = None if isinstance(value, dict) and key != "sha256" else False
             lines.append(schema.to_yaml({key: value}, flow))
@@ -181,10 +189,12 @@ def text(model: ModelFile) -> str:
 
 
 def model_files(model: ModelConfig) -> list[Path]:
-    """The files of a model's weights and tokenizer."""
+    """The files of a model's weights, tokenizer and adapters."""
     weights = checkpoints.open_checkpoint(model.folder / model.checkpoint, model.format).files
+    adapters = (read_adapter_config(model.folder / adapter) for adapter in model.adapter)
     return [
         *weights,
+        *(path for adapter in adapters for path in (adapter.config_path, adapter.weights)),
         *(tokenizers.files(model.tokenizer, model.folder) if model.tokenizer else []),
     ]
 

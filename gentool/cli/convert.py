@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gentool.cli.console import Console
-from gentool.cli.flags import SET
+from gentool.cli.flags import ADAPTER, SET
 from gentool.cli.options import Command, argument, flag, group, one_of, repeated
 
 EXAMPLES = """
 gentool convert CPM/ cpm-lm
 gentool convert CPM/ cpm-lm --set arch.n_head=32 --precision fp16
+gentool convert BASE/ adapted --adapter LORA/
 gentool complete -m cpm-lm/ "今天天气不错"
 """
 
@@ -26,6 +27,7 @@ class ModelFlags:
     """What is changed on the way."""
 
     set: tuple[tuple[str, str], ...] = repeated(*SET)
+    adapter: tuple[str, ...] = repeated(*ADAPTER)
     precision: str | None = flag(
         "--precision",
         "NAME",
@@ -53,7 +55,7 @@ def convert(console: Console, flags: Flags) -> None:
     """
     from gentool.config import lookup
 
-    model = lookup.load(flags.source, dict(flags.model.set))
+    model = lookup.load(flags.source, dict(flags.model.set), flags.model.adapter)
 
     from gentool import convert
 

@@ -47,6 +47,7 @@ TEXT = Value(unescaped)
 
 # of several groups: names, metavar, help, default, type
 SET = ("--set", "KEY=VALUE", "override a dotted key of its YAML", ASSIGNMENT)
+ADAPTER = ("--adapter", "FOLDER", "merge a PEFT adapter (LoRA) into it", Value(str))
 SEED = ("--seed", "N", "the same seed gives the same text", "random", SEED_NUMBER)
 STRATIFIED = ("--stratified", "spread the samples of a prompt evenly over its distribution")
 OUTPUT_FILE = ("-o --output", "FILE", "write the result to a file", "stdout")
@@ -74,6 +75,7 @@ class ModelFlags:
         "-m --model", "MODEL", "a name, a folder or a YAML file", DEFAULT_MODEL
     )
     set: tuple[tuple[str, str], ...] = repeated(*SET)
+    adapter: tuple[str, ...] = repeated(*ADAPTER)
     precision: str | None = flag(
         "--precision",
         "NAME",
@@ -95,7 +97,7 @@ class ModelFlags:
         """The model's YAML, read and checked."""
         from gentool.config import lookup
 
-        return lookup.load(self.model or DEFAULT_MODEL, dict(self.set))
+        return lookup.load(self.model or DEFAULT_MODEL, dict(self.set), self.adapter)
 
     def open(self, console: Console, config: ModelConfig) -> Model:
         """Opens the model."""

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 from gentool.cli.console import Console
-from gentool.cli.flags import SET
+from gentool.cli.flags import ADAPTER, SET
 from gentool.cli.options import HELP, Command, Group, argument, group, repeated, switch
 from gentool.errors import GentoolError, ModelError
 
@@ -39,6 +39,7 @@ class SetFlags:
     """What is changed of a model's YAML."""
 
     set: tuple[tuple[str, str], ...] = repeated(*SET)
+    adapter: tuple[str, ...] = repeated(*ADAPTER)
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,10 @@ def show(console: Console, flags: ModelFlags) -> None:
 
     path = lookup.locate(flags.model)
     console.detail(str(path))
-    if flags.changes.set or folder.is_such(path):
-        console.write(registry.text(lookup.load(flags.model, dict(flags.changes.set))))
+    changes = flags.changes
+    if changes.set or changes.adapter or folder.is_such(path):
+        found = lookup.load(flags.model, dict(changes.set), changes.adapter)
+        console.write(registry.text(found))
     else:
         schema.read_yaml(path)
         console.write(path.read_text("utf-8"))
@@ -131,7 +134,8 @@ def add(console: Console, flags: AddFlags) -> None:
     from gentool import registry
 
     registry.new_place(flags.name)  # a wrong name is found before any work
-    described = registry.describe(flags.name, flags.place, dict(flags.changes.set))
+    changes = flags.changes
+    described = registry.describe(flags.name, flags.place, dict(changes.set), changes.adapter)
 
     from gentool.generation import opening
 
@@ -153,7 +157,7 @@ def verify(console: Console, flags: ModelFlags) -> None:
     from gentool import registry
     from gentool.config import lookup
 
-    model = lookup.load(flags.model, dict(flags.changes.set))
+    model = lookup.load(flags.model, dict(flags.changes.set), flags.changes.adapter)
     if not model.sha256:
         raise GentoolError(
             f"{model.name} has no recorded sums", "gentool models add and convert record them"
@@ -192,7 +196,9 @@ show_command = Command(show, ModelFlags, "gentool models show cpm-lm")
 add_command = Command(
     add,
     AddFlags,
-    "gentool models add cpm-lm CPM/\ngentool models add mine FOLDER --set arch.n_head=12",
+    "gentool models add cpm-lm CPM/\n"
+    "gentool models add mine FOLDER --set arch.n_head=12\n"
+    "gentool models add adapted BASE/ --adapter LORA/",
 )
 remove_command = Command(remove, NameFlags, "gentool models remove cpm-lm")
 verify_command = Command(verify, ModelFlags, "gentool models verify cpm-lm")

@@ -93,17 +93,20 @@ def check_unread(folder: Path) -> None:
     """A ModelError that says what a folder is, where it is known but not read."""
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
-        base = str(_json(adapter).get("base_model_name_or_path"))[:200]
-        raise ModelError(f"{folder} is an adapter (LoRA)", f"merge it into {base} first")
+        base = str(read_json(adapter).get("base_model_name_or_path"))[:200]
+        raise ModelError(
+            f"{folder} is an adapter (LoRA) of {base}, not a model",
+            f"give the model that it adapts, too: -m BASE --adapter {folder}",
+        )
     if next(folder.glob("*.gguf"), None):
         raise ModelError(f"{folder} holds a GGUF file, which is not read", "get it as safetensors")
 
 
 def describe(folder: Path) -> dict[str, Any]:
     """The YAML keys that follow from the files in `folder`."""
-    config = _json(folder / CONFIG)
+    config = read_json(folder / CONFIG)
     found = _hugging_face(folder, config) if "model_type" in config else _shapes(folder, config)
-    stated = _json(folder / TOKENIZER_CONFIG)
+    stated = read_json(folder / TOKENIZER_CONFIG)
     kind = stated.get("tokenizer_class") or config.get("tokenizer_class")
     for name in ONLY.get(str(kind).removesuffix("Fast"), TOKENIZERS):
         if (folder / name).is_file():
@@ -122,7 +125,7 @@ def _tokenizer(folder: Path, name: str, family: str, config: Config) -> dict[str
         return found
     if found["kind"] == "cpm":  # config.json of CPM in this form names a token it never says
         return found
-    for source in (_json(folder / "generation_config.json"), config):
+    for source in (read_json(folder / "generation_config.json"), config):
         end = source.get("eos_token_id")
         end = end if isinstance(end, list) else [end]
         # GPT-2's 50256 stands in files of smaller vocabularies, because it is the default
@@ -138,7 +141,7 @@ def _settings(folder: Path, name: str, family: str, config: Config) -> dict[str,
     """What tokenizer_config.json sets, as our keys; where it leaves a key out, the default of the
     class in transformers."""
     path = folder / TOKENIZER_CONFIG
-    stated = _json(path)
+    stated = read_json(path)
     given = {key: stated[key] for key in FLAGS if stated.get(key) is not None}
     for key, value in given.items():
         if type(value) is not bool:
@@ -175,7 +178,7 @@ def _settings(folder: Path, name: str, family: str, config: Config) -> dict[str,
     return {}
 
 
-def _json(path: Path) -> Config:
+def read_json(path: Path) -> Config:
     """What a JSON file says, if there is one."""
     if not path.is_file():
         return {}

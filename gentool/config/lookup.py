@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,13 +21,22 @@ FOLDER_FILE = "gentool.yaml"  # the YAML file of a model folder
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
-def load(model: str, overrides: Mapping[str, object] = NOTHING) -> ModelConfig:
+def load(
+    model: str, overrides: Mapping[str, object] = NOTHING, adapters: Sequence[str] = ()
+) -> ModelConfig:
     """The model of this name, in this folder or of this YAML file. `overrides` are values by dotted
-    key, read as YAML where they are text; the files it names exist."""
+    key, read as YAML where they are text; the files it names exist. `adapters` are folders that
+    replace those of the YAML."""
     try:
-        return _load(model, overrides)
+        return _load(model, with_adapters(overrides, adapters))
     except OSError as e:  # a name too long, a folder that may not be looked into
         raise UsageError(f"model {model}: {e.strerror}", "check the path") from None
+
+
+def with_adapters(overrides: Mapping[str, object], adapters: Sequence[str]) -> Mapping[str, object]:
+    """Overrides with the folders of adapters, if there are any, relative to where we are."""
+    places = [os.path.abspath(adapter) for adapter in adapters]
+    return {**overrides, "adapter": places} if places else overrides
 
 
 def _load(model: str, overrides: Mapping[str, object]) -> ModelConfig:
@@ -48,12 +58,16 @@ def checked(path: Path, data: dict[str, Any], overrides: Mapping[str, object]) -
     named = {"checkpoint": file.checkpoint}
     if file.tokenizer:
         named["tokenizer.model"] = file.tokenizer.model
-    for key, value in named.items():
+    for key, value in [*named.items(), *(("adapter", place) for place in file.adapter)]:
         # a model folder may come from anywhere, so what it names stays inside it
         if error is ModelError and key not in overrides and _leaves(Path(value)):
             raise ModelError(f"{path}: {key} {value} leaves the model's folder", "move it inside")
         if not (path.parent / value).exists():
             hint = f"put it there, or give its place with --set {key}=PATH"
+            if key == "adapter":
+                raise ModelError(
+                    f"the adapter {path.parent / value} does not exist", "check the path"
+                )
             if path.parent == configs():
                 hint = (
                     f"get the model from {_source(path)}, its vocabulary"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from gentool.checkpoints import FORMATS
 from gentool.config.sampling import SamplingParams
@@ -155,6 +155,11 @@ class TokenizerConfig(Strict):
         return self
 
 
+def _listed(value: Any) -> Any:
+    """A list of the one text that may stand for it."""
+    return [value] if isinstance(value, str) else value
+
+
 class ModelFile(Strict):
     """The keys of a model's YAML file."""
 
@@ -164,6 +169,7 @@ class ModelFile(Strict):
     format: Annotated[str, OneOf(tuple(FORMATS))] | None = None
     arch: Arch
     tokenizer: TokenizerConfig | None = None
+    adapter: Annotated[list[Words], BeforeValidator(_listed)] = []  # merged in this order
     precision: Literal["auto", "fp32", "fp16", "bf16", "int8", "int4"] = "auto"
     sampling: SamplingParams = SamplingParams()
     sha256: dict[Words, Digest] = {}  # of the files above, by path

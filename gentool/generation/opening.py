@@ -12,7 +12,7 @@ from gentool.checkpoints import TensorSource
 from gentool.config.model import ModelConfig
 from gentool.errors import ModelError, UsageError
 from gentool.generation.session import Model
-from gentool.models import weights
+from gentool.models import adapter, peft, weights
 from gentool.models.weights import Weight
 from gentool.runtimes import Runtime, devices
 from gentool.runtimes import xla as xla_runtime
@@ -26,8 +26,10 @@ MAX_FP32_BYTES = 1 << 30  # of a 16-bit file that is opened in fp32
 
 
 class ModelFiles(NamedTuple):
-    """The open files of a model. The weights are planned but not read."""
+    """The open files of a model. The weights are planned but not read. `config` has the numbers of
+    the model as it is with its adapters."""
 
+    config: ModelConfig
     tokenizer: Tokenizer | None
     family: ModuleType
     source: TensorSource
@@ -48,7 +50,12 @@ def open_files(config: ModelConfig) -> ModelFiles:
             )
     source = checkpoints.open_checkpoint(config.folder / config.checkpoint, config.format)
     family = models.load_family(config.family)
-    return ModelFiles(tokenizer, family, source, weights.plan(source, family, config.arch))
+    plan, arch = weights.plan(source, family, config.arch), config.arch
+    if config.adapter:
+        adapters = [peft.read_adapter(config.folder / a, family, arch) for a in config.adapter]
+        source, plan, arch = adapter.adapted(source, plan, family, arch, adapters)
+        config = config.model_copy(update={"arch": arch})
+    return ModelFiles(config, tokenizer, family, source, plan)
 
 
 def auto_precision(plan: Mapping[str, Weight]) -> str:
@@ -76,7 +83,7 @@ def open_model(
     precision = precision or config.precision
     if precision not in PRECISIONS:
         raise UsageError(f"precision is {precision!r}", f"it can be {', '.join(PRECISIONS)}")
-    tokenizer, family, source, plan = open_files(config)
+    config, tokenizer, family, source, plan = open_files(config)
     best = auto_precision(plan)
     precision = best if precision == "auto" else precision
     if best in INTEGERS and precision != best:

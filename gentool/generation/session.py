@@ -62,11 +62,12 @@ class Model:
         return self._tokenizer
 
     def describe(self) -> str:
-        """One line: name, size, precision, runtime."""
+        """One line: name, adapters, size, precision, runtime."""
         n_parameters = sum(math.prod(weight.shape) for weight in self.plan.values())
+        adapters = f" with {', '.join(self.config.adapter)}" if self.config.adapter else ""
         return (
-            f"{self.config.name}: {n_parameters / 1e6:.1f} M parameters, {self.precision},"
-            f" {self.engine.runtime.describe()}"
+            f"{self.config.name}{adapters}: {n_parameters / 1e6:.1f} M parameters,"
+            f" {self.precision}, {self.engine.runtime.describe()}"
         )
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
