@@ -24,6 +24,7 @@ COMMANDS = {
     "models": ("gentool.cli.models:command", "list, show, add, remove or verify models"),
     "convert": ("gentool.cli.convert:command", "write a model as a folder that opens at once"),
     "bench": ("gentool.cli.bench:command", "how fast a model is here"),
+    "finetune": ("gentool.cli.finetune:command", "adapt a model to your own texts"),
     "train": ("gentool.cli.train:command", "train a model from nothing"),
 }
 

@@ -1,4 +1,4 @@
-"""A trained model as a folder that `gentool complete -m` opens: weights, tokenizer, and the YAML last."""
+"""A trained model as a folder that opens: weights, tokenizer, and the YAML last."""
 
 from __future__ import annotations
 

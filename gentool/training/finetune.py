@@ -1,5 +1,5 @@
-"""`gentool finetune`: a model and a user's texts in, a model or a LoRA adapter out. The run is kept in
-a folder inside the result's, until the result is complete.
+"""`gentool finetune`: a model and a user's texts in, a model or a LoRA adapter out. The run is kept
+in a folder inside the result's, until the result is complete.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from gentool import tokenizers
-from gentool.checkpoints.adapter import Adapter, write_adapter
 from gentool.config.lookup import FOLDER_FILE
-from gentool.config.model import ModelConfig
 from gentool.errors import GentoolError, ModelError, UsageError
 from gentool.generation.opening import INTEGERS, ModelFiles
-from gentool.models import weights
+from gentool.models import peft, weights
+from gentool.models.adapter import Adapter, LowRank
 from gentool.runtimes.xla import weights as xla_weights
 from gentool.tokenizers import Tokenizer
 from gentool.training import export, packing, run_folder, step, texts, trainer
@@ -74,14 +73,20 @@ def check_target(target: Path) -> None:
         raise GentoolError(f"cannot read {target}: {e.strerror}", "check its permissions") from None
 
 
-def check_model(recipe: FinetuneRecipe, config: ModelConfig, files: ModelFiles) -> None:
+def check_model(recipe: FinetuneRecipe, files: ModelFiles) -> None:
     """Refuses a model that cannot be trained by this recipe."""
+    config = files.config
     if files.tokenizer is None:
         raise ModelError(f"{config.name} has no tokenizer", "give one: --set tokenizer.model=FILE")
     if any(weight.dtype in INTEGERS for weight in files.plan.values()):
         raise ModelError(
             f"the weights of {config.name} are quantised, and cannot be trained",
             "give the weights that they were made of",
+        )
+    if recipe.lora and config.adapter:
+        raise UsageError(
+            f"{config.name} has an adapter already, and an adapter is of a model without one",
+            "merge it first: gentool convert",
         )
     if recipe.length > config.arch.n_ctx:
         raise UsageError(
@@ -90,9 +95,7 @@ def check_model(recipe: FinetuneRecipe, config: ModelConfig, files: ModelFiles) 
         )
 
 
-def finetune(
-    recipe: FinetuneRecipe, config: ModelConfig, files: ModelFiles, target: Path
-) -> Iterator[Note | Progress]:
+def finetune(recipe: FinetuneRecipe, files: ModelFiles, target: Path) -> Iterator[Note | Progress]:
     """Trains in target/training, and writes the result to `target`: a model folder, or the folder
     of a LoRA adapter. Both appear when they are complete."""
     assert files.tokenizer
@@ -113,7 +116,7 @@ def finetune(
         if finished:
             yield Note(f"{target} is finished")
         else:
-            yield from _train(recipe, config, files, rows, target)
+            yield from _train(recipe, files, rows, target)
         for name in (CHECKPOINT, BEST):  # in this order: what is left is no unfinished run
             with run_folder.writing(run / name):
                 (run / name).unlink(missing_ok=True)
@@ -125,10 +128,10 @@ def _last_file(recipe: FinetuneRecipe) -> str:
 
 
 def _train(
-    recipe: FinetuneRecipe, config: ModelConfig, files: ModelFiles, rows: Rows, target: Path
+    recipe: FinetuneRecipe, files: ModelFiles, rows: Rows, target: Path
 ) -> Iterator[Note | Progress]:
     """The steps that are left, and the result."""
-    o, arch = recipe.optimizer, config.arch
+    o, arch = recipe.optimizer, files.config.arch
     size = min(o.batch, len(rows.train.ids))
     steps = math.ceil((o.epochs or 1) * len(rows.train.ids) / (size * o.accumulate))
     if recipe.lora:
@@ -157,11 +160,14 @@ def _train(
     )
     yield from trainer.run(target / RUN, job)
     if recipe.lora:
-        adapter = Adapter(rank, alpha, step.factors(state))
-        with run_folder.writing(target):
-            write_adapter(target, adapter, config)
+        changes = {
+            name: (LowRank(a, b, alpha / rank),) for name, (a, b) in step.factors(state).items()
+        }
+        base = Path(recipe.model)
+        name = str(base.resolve()) if base.exists() else recipe.model
+        peft.write_adapter(target, Adapter(changes), files.family, arch, name)
     else:
-        _write_model(config, files, state, target)
+        _write_model(files, state, target)
 
 
 def products(files: ModelFiles) -> dict[str, tuple[int, ...]]:
@@ -170,11 +176,9 @@ def products(files: ModelFiles) -> dict[str, tuple[int, ...]]:
     return {n: w.shape for n, w in plan if n.startswith("layers.") and len(w.shape) == 2}
 
 
-def _write_model(
-    config: ModelConfig, files: ModelFiles, state: step.State, target: Path
-) -> None:
+def _write_model(files: ModelFiles, state: step.State, target: Path) -> None:
     """The model with the weights of a state, in the dtypes that they had."""
-    tokenizer = config.tokenizer
+    config, tokenizer = files.config, files.config.tokenizer
     assert tokenizer
     name = target.resolve().name
     model = config.model_copy(
@@ -182,6 +186,7 @@ def _write_model(
             "name": name,
             "checkpoint": export.WEIGHTS,
             "format": None,
+            "adapter": [],
             "tokenizer": tokenizer.model_copy(update={"model": Path(tokenizer.model).name}),
             "folder": target,
         }

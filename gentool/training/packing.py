@@ -40,8 +40,8 @@ def pack(texts: Sequence[Text], length: int) -> Batch:
         row = spaces[space].pop() if space < length else len(rows)
         rows[row : row + 1] = [[*rows[row], part] if row < len(rows) else [part]]
         spaces[space - size].append(row)
-    arrays = [np.zeros((len(rows), length), np.int32) for _ in range(4)]
-    packed = Batch(*arrays, np.zeros((len(rows), length), np.float32))
+    ids, targets, positions, segments = np.zeros((4, len(rows), length), np.int32)
+    packed = Batch(ids, targets, positions, segments, np.zeros(ids.shape, np.float32))
     for index, row_parts in enumerate(rows):
         start = 0
         for number, part in enumerate(row_parts, 1):
@@ -57,7 +57,8 @@ def pack(texts: Sequence[Text], length: int) -> Batch:
 def _parts(text: Text, length: int) -> Iterator[Text]:
     """A text in parts of at most length + 1 ids, of which some are learnt."""
     for start in range(0, len(text.ids) - 1, length):
-        part = Text(*(values[start : start + length + 1] for values in text))
+        end = start + length + 1
+        part = Text(text.ids[start:end], text.learnt[start:end])
         if any(part.learnt[1:]):
             yield part
 

@@ -1,5 +1,5 @@
-"""`gentool train`: a recipe and a corpus in, a run folder with vocabulary, tokens, checkpoint and the
-finished model out.
+"""`gentool train`: a recipe and a corpus in, a run folder with vocabulary, tokens, checkpoint and
+the finished model out.
 """
 
 from __future__ import annotations

@@ -140,10 +140,10 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
 RATE, LORA_RATE, ADAFACTOR_RATE = 1e-4, 1e-3, 1e-3
 
 
-def finetune(path: Path | None, flags: Mapping[str, Any]) -> FinetuneRecipe:
+def finetune(path: Path | None, flags: Mapping[str, Any], model: str) -> FinetuneRecipe:
     """The recipe in a YAML file with values by dotted key instead of its own, completed by
-    DEFAULTS. Raises UsageError naming the wrong key and value."""
-    data = read_yaml(path) if path else {}
+    DEFAULTS and `model`. Raises UsageError naming the wrong key and value."""
+    data = {"model": model} | (read_yaml(path) if path else {})
     for key, value in flags.items():
         *way, last = key.split(".")
         place = data

@@ -123,9 +123,7 @@ def _recorded(path: Path) -> dict[str, Any]:
         reason = e.strerror or str(e)
     except ValueError:
         reason = "it is damaged"
-    raise GentoolError(
-        f"cannot read {path}: {reason}", "give another folder, or remove this one"
-    )
+    raise GentoolError(f"cannot read {path}: {reason}", "give another folder, or remove this one")
 
 
 def _prepared_from(recipe: dict[str, Any]) -> list[Any]:
@@ -141,3 +139,34 @@ def _difference(old: Any, new: Any, key: str = "") -> str:
             if old.get(name) != new.get(name):
                 return _difference(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
     return f"{key} was {json.dumps(old)}, is {json.dumps(new)}"
+
+
+def log(run: Path, row: dict[str, Any]) -> None:
+    """Adds a step to the log."""
+    path = run / LOG
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def logged(run: Path) -> list[dict[str, Any]]:
+    """The steps in a log, without a last line that a killed process left unfinished."""
+    path = run / LOG
+    steps: list[dict[str, Any]] = []
+    try:
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    except (OSError, UnicodeDecodeError):
+        return steps
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            steps.append(row)
+    return steps
+
+
+def trim_log(run: Path, steps: int) -> None:
+    """Drops from the log the steps after the checkpoint, which are done again."""
+    kept = [json.dumps(row) + "\n" for row in logged(run) if row["step"] <= steps]
+    write(run / LOG, lambda path: path.write_text("".join(kept), "utf-8"))

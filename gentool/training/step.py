@@ -51,9 +51,7 @@ def variables(weights: Iterable[tuple[str, np.ndarray]], o: Optimizer) -> State:
     return state
 
 
-def random_weights(
-    family: ModuleType, arch: Arch, seed: int
-) -> Iterator[tuple[str, np.ndarray]]:
+def random_weights(family: ModuleType, arch: Arch, seed: int) -> Iterator[tuple[str, np.ndarray]]:
     """Weights drawn from N(0, 0.02), those that add to the residual stream smaller by sqrt(2 L), as
     GPT-2 (Radford et al. 2019); norms start at one."""
     rng = np.random.default_rng(seed)
@@ -132,8 +130,8 @@ def token_losses(model: Model, batch: Batch, o: Optimizer, step: Tensor | None =
 
     def run_layer(index: int, w: dict[str, Tensor], x: Tensor, positional: Any) -> Tensor:
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            rows = [tf.reshape(y, [n, t, *y.shape[1:]]) for y in (q, k, v)]
-            context = causal_attention(arch, index, *rows, batch.positions, batch.segments)
+            q, k, v = (tf.reshape(y, [n, t, *y.shape[1:]]) for y in (q, k, v))
+            context = causal_attention(arch, index, q, k, v, batch.positions, batch.segments)
             return tf.reshape(context, [n * t, -1])
 
         def layer(x: Tensor, *positional_parts: Tensor) -> Tensor:
@@ -178,6 +176,10 @@ def factors(state: State) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """LoRA's factors a [r, in] and b [out, r] of a state, by the name of the product."""
     names = [name.removesuffix(".a") for name in state.weights if name.endswith(".a")]
     return {n: (state.weights[f"{n}.a"].numpy(), state.weights[f"{n}.b"].numpy()) for n in names}
+
+
+def _graph(function: Callable[..., Any]) -> Callable[..., Any]:
+    return tf.function(function, autograph=False)
 
 
 class Functions(NamedTuple):
@@ -226,19 +228,19 @@ def make(model: Model, state: State, o: Optimizer) -> Functions:
             since.assign(tf.where(since >= STEPS_TO_DOUBLE, 0.0, since))
         return norm
 
-    @tf.function(autograph=False)
+    @_graph
     def whole(batch: Batch, tokens: Tensor, rate: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         loss, parts = gradients(batch, tokens, step)
         return loss, update(parts, rate)
 
-    @tf.function(autograph=False)
+    @_graph
     def add(batch: Batch, tokens: Tensor, step: Tensor) -> Tensor:
         loss, parts = gradients(batch, tokens, step)
         for total, part in zip(sums, parts, strict=True):
             total.assign_add(part)
         return loss
 
-    @tf.function(autograph=False)
+    @_graph
     def finish(rate: Tensor) -> Tensor:
         norm = update([tf.convert_to_tensor(total) for total in sums], rate)
         with tf.control_dependencies([norm]):
@@ -246,7 +248,7 @@ def make(model: Model, state: State, o: Optimizer) -> Functions:
                 total.assign(tf.zeros_like(total))
         return norm
 
-    @tf.function(autograph=False)
+    @_graph
     def summed(batch: Batch) -> Tensor:
         return tf.reduce_sum(token_losses(model, batch, o) * batch.learnt)
 

@@ -32,7 +32,9 @@ def find(names: Sequence[str]) -> list[Path]:
             inside = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
             exists = path.exists()
         except OSError as e:
-            raise GentoolError(f"cannot read {path}: {e.strerror}", "check its permissions") from None
+            raise GentoolError(
+                f"cannot read {path}: {e.strerror}", "check its permissions"
+            ) from None
         if not exists:
             raise UsageError(f"--data {name} does not exist", "check the path")
         readable = [p for p in inside if p.name.lower().endswith(SUFFIXES)]

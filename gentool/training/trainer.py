@@ -1,30 +1,29 @@
-"""The steps of a training run, with checkpoints in its folder. Started again a run continues from its
-last checkpoint, even after kill -9, and ends with the same weights as one that was never stopped:
-the checkpoint is replaced atomically, and what a step learns follows from its number alone.
+"""The steps of a training run, with checkpoints in its folder. Started again a run continues from
+its last checkpoint, even after kill -9, and ends with the same weights as one that was never
+stopped: the checkpoint is replaced atomically, and what a step learns follows from its number.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from gentool.checkpoints import safetensors
 from gentool.errors import GentoolError
 from gentool.training import run_folder, step
 from gentool.training.packing import Batch
 from gentool.training.recipe import Optimizer
-from gentool.training.run_folder import BEST, CHECKPOINT, LOG
+from gentool.training.run_folder import BEST, CHECKPOINT
 
 CHECKPOINT_SECONDS = 120.0
 
@@ -90,7 +89,7 @@ def run(folder: Path, job: Job) -> Iterator[Note | Progress]:
     if done.steps:
         minutes = done.seconds / 60
         yield Note(f"resumed at step {done.steps} of {job.steps} after {minutes:.0f} minutes")
-        _trim_log(folder, done.steps)
+        run_folder.trim_log(folder, done.steps)
     functions = step.make(job.model, job.state, job.optimizer)
     if not done.steps and job.held_out and job.evaluate_every:
         yield Note(f"held-out loss {_evaluate(functions, job.held_out):.3f} before the first step")
@@ -110,7 +109,8 @@ def run(folder: Path, job: Job) -> Iterator[Note | Progress]:
                 if due:
                     _save(folder, job.state, done)
                     saved = time.monotonic()
-                _log(folder, progress, done.seconds)
+                row = progress._asdict() | {"seconds": round(done.seconds, 1)}
+                run_folder.log(folder, row)
             yield progress
     finally:
         if done.steps:  # until then the recipe may still change
@@ -119,9 +119,7 @@ def run(folder: Path, job: Job) -> Iterator[Note | Progress]:
         yield Note(_restore_best(folder, job.state, done))
 
 
-def _step(
-    job: Job, functions: step.Functions, done: Done, limit: float
-) -> tuple[Progress, Done]:
+def _step(job: Job, functions: step.Functions, done: Done, limit: float) -> tuple[Progress, Done]:
     """One step."""
     start = time.monotonic()
     o, number = job.optimizer, done.steps
@@ -188,20 +186,28 @@ def _groups(state: step.State) -> dict[str, dict[str, tf.Variable]]:
 
 def _save(folder: Path, state: step.State, done: Done) -> None:
     """Replaces the checkpoint in one step, so that one is always complete."""
-    tensors = {
-        f"{kind}/{name}": variable.numpy()
-        for kind, group in _groups(state).items()
-        for name, variable in group.items()
-    }
     metadata = {name: str(value) for name, value in done._asdict().items()}
-    run_folder.write(folder / CHECKPOINT, lambda path: save_file(tensors, path, metadata))
+    _write(folder / CHECKPOINT, _groups(state), metadata)
 
 
 def _save_best(folder: Path, state: step.State, steps: int) -> None:
     """Keeps the weights as they are."""
-    tensors = {f"weights/{name}": variable.numpy() for name, variable in state.weights.items()}
-    metadata = {"steps": str(steps)}
-    run_folder.write(folder / BEST, lambda path: save_file(tensors, path, metadata))
+    _write(folder / BEST, {"weights": state.weights}, {"steps": str(steps)})
+
+
+def _write(
+    path: Path, groups: Mapping[str, Mapping[str, tf.Variable]], metadata: Mapping[str, str]
+) -> None:
+    """Writes variables to a file, one after the other: they fill the memory already."""
+    variables = {f"{k}/{name}": v for k, group in groups.items() for name, v in group.items()}
+    tensors = {name: (np.dtype(np.float32), tuple(v.shape)) for name, v in variables.items()}
+
+    def content(part: Path) -> None:
+        with part.open("wb") as file:
+            for _ in safetensors.write(file, tensors, lambda n: variables[n].numpy(), metadata):
+                pass
+
+    run_folder.write(path, content)
 
 
 def _restore(folder: Path, state: step.State) -> Done:
@@ -210,17 +216,21 @@ def _restore(folder: Path, state: step.State) -> Done:
     if not path.exists():
         return Done()
     said = _fill(path, _groups(state), Done._fields)
-    return Done(int(said["steps"]), float(said["seconds"]), int(said["tokens"]), float(said["best"]))
+    return Done(
+        int(said["steps"]), float(said["seconds"]), int(said["tokens"]), float(said["best"])
+    )
 
 
 def _restore_best(folder: Path, state: step.State, done: Done) -> str:
     """Fills the weights of `state` with the best ones; a line that says whose they are."""
     said = _fill(folder / BEST, {"weights": state.weights}, ("steps",))
-    return f"kept the weights of step {said['steps']}, whose held-out loss {done.best:.3f} is the best"
+    return (
+        f"kept the weights of step {said['steps']}, whose held-out loss {done.best:.3f} is the best"
+    )
 
 
 def _fill(
-    path: Path, groups: dict[str, dict[str, tf.Variable]], keys: Sequence[str]
+    path: Path, groups: Mapping[str, Mapping[str, tf.Variable]], keys: Sequence[str]
 ) -> dict[str, str]:
     """Fills variables from a file, and gives its metadata, numbers under `keys`."""
     try:
@@ -239,35 +249,3 @@ def _fill(
         raise GentoolError(
             f"cannot continue from {path}: {e}", "remove it to start again"
         ) from None
-
-
-def _log(folder: Path, progress: Progress, seconds: float) -> None:
-    """Adds a step to the log."""
-    line = progress._asdict() | {"seconds": round(seconds, 1)}
-    path = folder / LOG
-    with run_folder.writing(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-
-
-def logged(folder: Path) -> list[dict[str, Any]]:
-    """The steps in a log, without a last line that a killed process left unfinished."""
-    path = folder / LOG
-    steps: list[dict[str, Any]] = []
-    try:
-        lines = path.read_text("utf-8").splitlines() if path.exists() else []
-    except (OSError, UnicodeDecodeError):
-        return steps
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            steps.append(row)
-    return steps
-
-
-def _trim_log(folder: Path, steps: int) -> None:
-    """Drops from the log the steps after the checkpoint, which are done again."""
-    kept = [json.dumps(row) + "\n" for row in logged(folder) if row["step"] <= steps]
-    run_folder.write(folder / LOG, lambda path: path.write_text("".join(kept), "utf-8"))
