@@ -90,9 +90,9 @@ def _adafactor(
         moment = tf.convert_to_tensor(slots["square"])
     update = gradient * tf.math.rsqrt(moment)
     update /= tf.maximum(1.0, _root_mean_square(update))
-    scale = tf.maximum(MIN_SCALE, _root_mean_square(weight))
-    relative = tf.minimum(rate, tf.math.rsqrt(step)) * scale
-    weight.assign_sub(relative * update + rate * decay * weight)
+    decayed = weight * (1 - rate * decay)
+    scale = tf.maximum(MIN_SCALE, _root_mean_square(decayed))
+    weight.assign(decayed - tf.minimum(rate, tf.math.rsqrt(step)) * scale * update)
 
 
 def _update_adafactor(
