@@ -178,6 +178,7 @@ def finetune(console: Console, flags: Flags) -> None:
 
     finetune.check_target(target)
     finetune.check_model(chosen, files)
+    finetune.check_memory(chosen, files)
     run = target / finetune.RUN
     try:
         follow(console, finetune.finetune(chosen, files, target), run)

@@ -17,9 +17,10 @@ from gentool.errors import GentoolError, ModelError, UsageError
 from gentool.generation.opening import INTEGERS, ModelFiles
 from gentool.models import peft, weights
 from gentool.models.adapter import Adapter, LowRank
+from gentool.runtimes.xla import device
 from gentool.runtimes.xla import weights as xla_weights
 from gentool.tokenizers import Tokenizer
-from gentool.training import export, packing, run_folder, step, texts, trainer
+from gentool.training import export, memory, packing, run_folder, step, texts, trainer
 from gentool.training.packing import Batch, Text
 from gentool.training.recipe import FinetuneRecipe
 from gentool.training.run_folder import BEST, CHECKPOINT
@@ -93,6 +94,14 @@ def check_model(recipe: FinetuneRecipe, files: ModelFiles) -> None:
             f"length is {recipe.length}, the context of {config.name} is {config.arch.n_ctx}",
             f"give --length {config.arch.n_ctx} or less",
         )
+
+
+def check_memory(recipe: FinetuneRecipe, files: ModelFiles) -> None:
+    """Refuses a run that needs more memory than is free."""
+    shapes = {name: weight.shape for name, weight in files.plan.items()}
+    o = recipe.optimizer
+    needed = memory.estimate(shapes, files.config.arch, o, o.batch, recipe.length, recipe.lora)
+    memory.check(needed, device.free_memory(), o, recipe.lora)
 
 
 def finetune(recipe: FinetuneRecipe, files: ModelFiles, target: Path) -> Iterator[Note | Progress]:

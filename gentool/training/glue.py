@@ -67,6 +67,12 @@ def _rope(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
 
 
 _fused_rope = fused(_rope, 3)
+_fused_rms_norm = fused(graph.rms_norm, 2)
+
+
+def rms_norm(x: Tensor, scale: Tensor, eps: float, offset: float = 0.0) -> Tensor:
+    """Root-mean-square norm over the last axis, times offset + scale."""
+    return _fused_rms_norm(x, scale, eps, offset)
 
 
 def rope(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
@@ -76,7 +82,7 @@ def rope(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 training = graph._replace(
     linear=linear,
-    rms_norm=fused(graph.rms_norm, 2),
+    rms_norm=rms_norm,
     layer_norm=fused(graph.layer_norm, 3),
     gelu=fused(graph.gelu, 1),
     swiglu=fused(graph.swiglu, 1),

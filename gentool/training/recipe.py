@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from gentool.config.model import Arch
 from gentool.config.sampling import SamplingParams
 from gentool.config.schema import Strict, parse, read_yaml
+from gentool.errors import UsageError
 
 Share = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -151,6 +152,8 @@ def finetune(path: Path | None, flags: Mapping[str, Any], model: str) -> Finetun
             inner = place.get(part)
             place[part] = place = dict(inner) if isinstance(inner, dict) else {}
         place[last] = value
+    if not data.get("data"):
+        raise UsageError("no data is given", "give --data FILE, or data: [FILE] in a recipe")
     said = data.get("optimizer", {})
     if isinstance(said, dict):
         adafactor = said.get("method") == "adafactor"
