@@ -136,27 +136,33 @@ def _last_file(recipe: FinetuneRecipe) -> str:
     return ADAPTER_FILE if recipe.lora else FOLDER_FILE
 
 
-def _train(
-    recipe: FinetuneRecipe, files: ModelFiles, rows: Rows, target: Path
-) -> Iterator[Note | Progress]:
-    """The steps that are left, and the result."""
+def start(recipe: FinetuneRecipe, files: ModelFiles) -> tuple[step.Model, step.State]:
+    """A model that can be trained, and what training changes of it: all of its weights, in float32,
+    or LoRA's factors beside weights in the precision of products."""
     o, arch = recipe.optimizer, files.config.arch
-    size = min(o.batch, len(rows.train.ids))
-    steps = math.ceil((o.epochs or 1) * len(rows.train.ids) / (size * o.accumulate))
     if recipe.lora:
-        rank, alpha = recipe.lora.rank, recipe.lora.alpha or 2.0 * recipe.lora.rank
-        factors = step.lora_factors(products(files), rank, recipe.seed)
-        state = step.variables(factors, o)
+        state = step.variables(step.lora_factors(products(files), recipe.lora.rank, recipe.seed), o)
         dtype = step.COMPUTE[o.precision]
         frozen = xla_weights.load(files.source, files.plan, arch.n_layer, dtype)
-        params = step.adapted(frozen, state, alpha / rank)
+        params = step.adapted(frozen, state, recipe.lora.scale)
     else:
         plan = files.plan.items()
         read = ((name, np.asarray(weights.read(files.source, weight))) for name, weight in plan)
         state = step.variables(read, o)
         params = step.all_weights(state, arch.n_layer)
+    return step.Model(files.family, arch, params), state
+
+
+def _train(
+    recipe: FinetuneRecipe, files: ModelFiles, rows: Rows, target: Path
+) -> Iterator[Note | Progress]:
+    """The steps that are left, and the result."""
+    o = recipe.optimizer
+    size = min(o.batch, len(rows.train.ids))
+    steps = math.ceil((o.epochs or 1) * len(rows.train.ids) / (size * o.accumulate))
+    model, state = start(recipe, files)
     job = trainer.Job(
-        model=step.Model(files.family, arch, params),
+        model=model,
         state=state,
         optimizer=o,
         steps=steps,
@@ -169,14 +175,20 @@ def _train(
     )
     yield from trainer.run(target / RUN, job)
     if recipe.lora:
-        changes = {
-            name: (LowRank(a, b, alpha / rank),) for name, (a, b) in step.factors(state).items()
-        }
-        base = Path(recipe.model)
-        name = str(base.resolve()) if base.exists() else recipe.model
-        peft.write_adapter(target, Adapter(changes), files.family, arch, name)
+        _write_adapter(recipe, files, state, target)
     else:
         _write_model(files, state, target)
+
+
+def _write_adapter(
+    recipe: FinetuneRecipe, files: ModelFiles, state: step.State, target: Path
+) -> None:
+    """LoRA's factors as PEFT's adapter of the model, by its name or the path of its folder."""
+    assert recipe.lora
+    scale, base = recipe.lora.scale, Path(recipe.model)
+    changes = {name: (LowRank(a, b, scale),) for name, (a, b) in step.factors(state).items()}
+    name = str(base.resolve()) if base.exists() else recipe.model
+    peft.write_adapter(target, Adapter(changes), files.family, files.config.arch, name)
 
 
 def products(files: ModelFiles) -> dict[str, tuple[int, ...]]:

@@ -15,6 +15,7 @@ from gentool.training.recipe import Lora, Optimizer
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 MASTER = 4  # bytes of a trained number, of its gradient and of each moment
 MARGIN = 1.2  # for what allocators leave unused between tensors
+PROGRAMS = 150e6  # bytes of compiled programs and what compiles them
 COPIES = 4  # of the largest trained weight, while it is updated
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -67,7 +68,8 @@ def estimate(
     largest = MASTER * max(map(math.prod, trained))
     before = weights + optimizer + (gradients / 2 if o.accumulate > 1 else 0) + layers + logits
     after = weights + optimizer + gradients + COPIES * largest
-    return Estimate(weights, gradients, optimizer, layers + logits, MARGIN * max(before, after))
+    peak = PROGRAMS + MARGIN * max(before, after)
+    return Estimate(weights, gradients, optimizer, layers + logits, peak)
 
 
 def check(needed: Estimate, free: int | None, o: Optimizer, lora: Lora | None) -> None:

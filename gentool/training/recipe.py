@@ -105,6 +105,11 @@ class Lora(Strict):
     rank: Annotated[int, Field(gt=0)]
     alpha: Annotated[float, Field(gt=0)] | None = None  # left out: twice the rank
 
+    @property
+    def scale(self) -> float:
+        """What the product of the factors is multiplied by."""
+        return (2.0 * self.rank if self.alpha is None else self.alpha) / self.rank
+
 
 class FinetuneRecipe(Strict):
     """A run of `finetune`."""
