@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def load(
     set: Mapping[str, object] | None = None,
     xla: bool | None = None,
     threads: int | None = None,
-    adapter: str | Sequence[str] = (),
+    adapter: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
 ) -> Model:
     """Opens a model: a name, a folder or a YAML file. `set` overrides keys of its YAML, dotted;
     `precision` is the YAML's where it is not given, `threads` (of LiteRT) a core each. `adapter`
@@ -27,8 +28,8 @@ def load(
     from gentool.config import lookup
     from gentool.generation import opening
 
-    adapters = [adapter] if isinstance(adapter, str) else adapter
-    chosen = lookup.load(model, set or {}, adapters)
+    adapters = [adapter] if isinstance(adapter, str | os.PathLike) else adapter
+    chosen = lookup.load(model, set or {}, [os.fspath(folder) for folder in adapters])
     return opening.open_model(chosen, precision or chosen.precision, xla, threads)
 
 

@@ -4,6 +4,7 @@ are joined when a tensor is read."""
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from gentool.checkpoints.maps import forget
 from gentool.checkpoints.torch_file import TorchFile
 from gentool.errors import ModelError
 
+logger = logging.getLogger(__name__)
 TRACKER = "latest_checkpointed_iteration.txt"
 
 Join = Literal["same", "rows", "columns", "thirds"]
@@ -72,6 +74,15 @@ class MegatronFolder:
             forget(part)
         return joined
 
+    def compare_copies(self) -> None:
+        """Warns of the first tensor that all ranks should hold alike, and do not."""
+        for name, join in self._joins.items():
+            for rank in self._ranks[1:] if join == "same" else ():
+                if not np.array_equal(self._ranks[0].read(name), rank.read(name)):
+                    other, first = rank.files[0], self._ranks[0].files[0]
+                    logger.warning("%s: %s is not that of %s, which is used", other, name, first)
+                    return
+
 
 def _joined(join: Join, parts: list[np.ndarray]) -> np.ndarray:
     if join == "thirds":
@@ -86,6 +97,7 @@ def load(folder: Path) -> MegatronFolder:
     _check_ranks(paths, ranks)
     source = MegatronFolder(folder, ranks)
     _check_whole(folder, source.shapes, len(ranks))
+    source.compare_copies()
     return source
 
 

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from gentool.checkpoints.maps import mapped
 from gentool.errors import ModelError
@@ -77,7 +78,10 @@ def load(path: Path) -> SafetensorsFile:
     except (SafetensorError, ValueError) as e:
         raise ModelError(f"{path} is not a whole safetensors file: {e}", _RESTORE) from None
     length = int.from_bytes(data[:8].tobytes(), "little")
-    header = json.loads(data[8 : 8 + length].tobytes())
+    try:
+        header = json.loads(data[8 : 8 + length].tobytes(), object_pairs_hook=_unique)
+    except KeyError as e:
+        raise ModelError(f"{path} says {e} twice", _RESTORE) from None
     header.pop("__metadata__", None)
     for name, entry in header.items():
         if entry["dtype"] not in _DTYPES:
@@ -86,6 +90,16 @@ def load(path: Path) -> SafetensorsFile:
                 f"save it as one of {', '.join(_DTYPES)}",
             )
     return SafetensorsFile(path, data, header, 8 + length)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping without a name that is there twice: two readers could take different ones."""
+    mapping: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in mapping:
+            raise KeyError(name[:200])
+        mapping[name] = value
+    return mapping
 
 
 def write(
@@ -119,6 +133,11 @@ def write(
             yield name, array.nbytes
         else:
             file.write(bytes(entry["shape"][0]))
+
+
+def to_bytes(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
+    """A file of arrays without padding, whose tensors are all for the reader."""
+    return save(arrays, metadata)
 
 
 def _entry(dtype: str, shape: tuple[int, ...], start: int, size: int) -> dict[str, Any]:

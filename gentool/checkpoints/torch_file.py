@@ -256,6 +256,8 @@ def _open_legacy(data: mmap.mmap) -> _Opened:
     for key in keys:
         if not isinstance(key, str) or key not in sizes:
             raise Refused("lists a storage that no tensor uses")
+        if key in places:
+            raise Refused("lists a storage twice")
         (count,) = _unpack("<q", data, at)
         places[key] = (at + 8, count * sizes[key])
         at += 8 + count * sizes[key]

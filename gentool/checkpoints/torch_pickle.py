@@ -76,7 +76,27 @@ _STORAGES: Mapping[str, np.dtype[Any]] = MappingProxyType(
     }
 )
 
-UNREAD = ("float8", "Float8", "sparse", "qtensor", "quint", "qint", "QInt", "QUInt")
+_FLOATS = "get the weights in float16, bfloat16 or float32"
+_STATE = "save model.state_dict() instead; nothing in the file was run"
+# How names begin of what is not read: what it is, what to do.
+UNREAD = {
+    "torch._utils._rebuild_tensor_v3": ("a tensor of float8 or another new type", _FLOATS),
+    "torch._utils._rebuild_qtensor": ("a quantised tensor", _FLOATS),
+    "torch._utils._rebuild_sparse": ("a sparse tensor", _FLOATS),
+    "torch._utils._rebuild_nested": ("a nested tensor", _FLOATS),
+    "torch._utils._rebuild_meta": (
+        "a tensor without data (meta)",
+        "save the model when it is loaded",
+    ),
+    "torch._utils._rebuild_wrapper_subclass": ("a tensor of a class of its own", _FLOATS),
+    "torch._tensor._rebuild_from_type": ("a tensor of a class of its own", _FLOATS),
+    "torch.nn.": ("a whole module, not its tensors", _STATE),
+    "transformers.": ("a whole model, not its tensors", _STATE),
+    **{
+        f"torch.{name}": ("a tensor of another type", _FLOATS)
+        for name in ("float8", "Float8", "qint", "quint", "QInt", "QUInt")
+    },
+}
 
 _TENSORS = frozenset({"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"})
 
@@ -225,11 +245,9 @@ def _popped(stack: list[object], count: int) -> list[object]:
 
 def _named(name: str) -> _Name:
     if name not in _KNOWN:
-        if name.startswith("torch.") and any(word in name for word in UNREAD):
-            raise Refused(
-                f"holds {name[:100]!r}: float8, quantised and sparse tensors are not read",
-                "get the weights in float16, bfloat16 or float32",
-            )
+        for begin, (what, hint) in UNREAD.items():
+            if name.startswith(begin):
+                raise Refused(f"holds {what} ({name[:100]!r}), which is not read", hint)
         shown = name[:100].encode("ascii", "backslashreplace").decode()
         printable = shown if shown.isprintable() else repr(shown)
         raise Refused(
@@ -276,7 +294,13 @@ def _check_state(target: object, state: object) -> None:
 def _made(name: str, args: tuple[object, ...]) -> object:
     """What a call stands for; nothing is called."""
     match args:
-        case (Storage() as storage, offset, shape, strides, *_) if name in _TENSORS:
+        case (Storage() as storage, offset, shape, strides, *more) if name in _TENSORS:
+            bits = more[2] if len(more) > 2 and isinstance(more[2], dict) else {}
+            if bits.get("neg") or bits.get("conj"):
+                raise Refused(
+                    "holds a tensor whose sign or conjugate is not applied yet",
+                    "save tensor.resolve_neg().resolve_conj()",
+                )
             return _tensor(storage, offset, shape, strides)
         case (Tensor() as tensor, *_) if name == "torch._utils._rebuild_parameter":
             return tensor

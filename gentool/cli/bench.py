@@ -163,6 +163,8 @@ def model_options(flags: ModelFlags) -> list[str]:
     arguments = ["--model", flags.model or DEFAULT_MODEL]
     for key, value in flags.set:
         arguments += ["--set", f"{key}={value}"]
+    for adapter in flags.adapter:
+        arguments += ["--adapter", adapter]
     if flags.precision:
         arguments += ["--precision", flags.precision]
     if flags.threads:

@@ -3,18 +3,19 @@ what the adapter computes is honoured or refused by name."""
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from gentool.config.folder import read_json
+from gentool.config.folder import ADAPTER, read_json
 from gentool.config.schema import Strict, parse
-from gentool.errors import ModelError
+from gentool.errors import ModelError, nearest
 
-CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # the first that is there
+MERGE_HINT = "merge it with PEFT: merge_and_unload(), then save_pretrained(FOLDER)"
 
 # Keys that are about training, or that only say what the tensors say themselves.
 NOT_READ = {
@@ -32,8 +33,11 @@ UNSUPPORTED = {
 }
 # Initialisations that leave the model's own weights as they are; the others subtract from them.
 INITIALISATIONS = ("gaussian", "eva", "orthogonal")
-# A path, in which \. is a dot, . any character, \d+ a number; .* at most once.
-PATTERN = re.compile(r"\^?(?:[\w.-]|\\\.|\\d\+|\[0-9\]\+)*(?:\.\*(?:[\w.-]|\\\.)*)?\$?", re.ASCII)
+# A path, in which \. is a dot, . any character, \d+ a number; .* first and once more.
+PATTERN = re.compile(
+    r"(?:\^|\.\*)?(?:[\w.-]|\\\.|\\d\+|\[0-9\]\+)*(?:\.\*(?:[\w.-]|\\\.)*)?\$?", re.ASCII
+)
+MAX_PATTERNS = 1024  # by which one setting is looked up
 MAX_PATTERN = 200  # characters
 
 Rank = Annotated[int, Field(gt=0, le=1 << 16)]
@@ -77,10 +81,10 @@ def read_adapter_config(folder: Path) -> AdapterFiles:
     Raises:
         ModelError: the folder holds no LoRA adapter, or one of a kind that is not read.
     """
-    path = folder / CONFIG
+    path = folder / ADAPTER
     weights = [folder / name for name in WEIGHTS if (folder / name).is_file()]
     if not path.is_file() or not weights:
-        lacking = " or ".join(WEIGHTS) if path.is_file() else CONFIG
+        lacking = " or ".join(WEIGHTS) if path.is_file() else ADAPTER
         raise ModelError(
             f"{folder} is no adapter: it has no {lacking}", "give a folder that PEFT wrote"
         )
@@ -89,26 +93,35 @@ def read_adapter_config(folder: Path) -> AdapterFiles:
     if kind != "LORA":
         raise ModelError(f"{path}: peft_type is {kind!r:.80}", "only LORA is supported")
     for key in sorted(given.keys() & UNSUPPORTED):
-        raise ModelError(f"{path}: {key} {given[key]!r:.80} is not supported", _MERGE)
+        raise ModelError(f"{path}: {key} {given[key]!r:.80} is not supported", MERGE_HINT)
     initialised = given.get("init_lora_weights", True)
     if initialised is not True and initialised not in INITIALISATIONS:
         raise ModelError(
             f"{path}: init_lora_weights {initialised!r:.80} changed the model's own weights, too",
-            _MERGE,
+            MERGE_HINT,
         )
-    read = given.keys() - NOT_READ - {"init_lora_weights"}
-    config = parse(AdapterConfig, {key: given[key] for key in read}, str(path), ModelError)
+    settings = {key: given[key] for key in given.keys() - NOT_READ - {"init_lora_weights"}}
+    for key in sorted(settings.keys() - AdapterConfig.model_fields.keys()):
+        hint = nearest(key[:80], AdapterConfig.model_fields, "known keys")
+        raise ModelError(f"{path}: unknown key {key!r:.80}", hint)
     for name in ("rank_pattern", "alpha_pattern"):
-        for pattern in getattr(config, name):
-            if len(pattern) > MAX_PATTERN or not PATTERN.fullmatch(pattern):
-                raise ModelError(
-                    f"{path}: {name} has the key {pattern!r:.80}, which is not supported",
-                    r"a key is the end of a module's path; it may have \., \d+ and one .*",
-                )
-    return AdapterFiles(config, path, weights[0])
+        _check_patterns(path, name, settings.get(name))
+    return AdapterFiles(parse(AdapterConfig, settings, str(path), ModelError), path, weights[0])
 
 
-_MERGE = "merge it with PEFT: merge_and_unload(), then save_pretrained(FOLDER)"
+def _check_patterns(path: Path, name: str, patterns: object) -> None:
+    """Refuses patterns that could take long to match."""
+    if not isinstance(patterns, dict):
+        return  # which the schema says
+    if len(patterns) > MAX_PATTERNS:
+        hint = f"at most {MAX_PATTERNS} are supported"
+        raise ModelError(f"{path}: {name} has {len(patterns)} keys", hint)
+    for pattern in patterns:
+        if len(pattern) > MAX_PATTERN or not PATTERN.fullmatch(pattern):
+            raise ModelError(
+                f"{path}: {name} has the key {pattern!r:.80}, which is not supported",
+                r"a key is the end of a module's path; it may have \., \d+ and .*",
+            )
 
 
 def _is_unset(value: Any) -> bool:
@@ -119,6 +132,12 @@ def _is_unset(value: Any) -> bool:
 def _by_pattern(patterns: dict[str, Any], module: str, default: float) -> float:
     """The value of the first pattern that matches the end of a path, from a dot on."""
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        if _compiled(pattern).match(module):
             return float(value)
     return default
+
+
+@functools.lru_cache(MAX_PATTERNS)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """PEFT's expression of a key, without the second of two .* in a row."""
+    return re.compile(f"{pattern}$" if pattern.startswith(".*") else rf"(.*\.)?({pattern})$")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from gentool.config.hugging_face import FAMILIES, LEFT_OUT, Config, Unsupported
 from gentool.errors import ModelError, nearest
 
 CONFIG = "config.json"
+ADAPTER = "adapter_config.json"  # PEFT's
+logger = logging.getLogger(__name__)
 MAX_BYTES = 1 << 24  # of a configuration that is read
 # a folder with one of these describes itself; the last is TensorFlow's
 SELF = (CONFIG, "latest_checkpointed_iteration.txt", "variables", "*.index")
@@ -91,12 +94,12 @@ def is_such(path: Path) -> bool:
 
 def check_unread(folder: Path) -> None:
     """A ModelError that says what a folder is, where it is known but not read."""
-    adapter = folder / "adapter_config.json"
+    adapter = folder / ADAPTER
     if adapter.is_file():
-        base = str(read_json(adapter).get("base_model_name_or_path"))[:200]
+        base = str(read_json(adapter).get("base_model_name_or_path") or "BASE")[:200]
         raise ModelError(
-            f"{folder} is an adapter (LoRA) of {base}, not a model",
-            f"give the model that it adapts, too: -m BASE --adapter {folder}",
+            f"{folder} is an adapter (LoRA), not a model",
+            f"give the model that it adapts, too: -m {base} --adapter {folder}",
         )
     if next(folder.glob("*.gguf"), None):
         raise ModelError(f"{folder} holds a GGUF file, which is not read", "get it as safetensors")
@@ -105,6 +108,8 @@ def check_unread(folder: Path) -> None:
 def describe(folder: Path) -> dict[str, Any]:
     """The YAML keys that follow from the files in `folder`."""
     config = read_json(folder / CONFIG)
+    if config and (folder / ADAPTER).is_file():
+        logger.warning("%s holds an adapter, which is not merged: give --adapter, too", folder)
     found = _hugging_face(folder, config) if "model_type" in config else _shapes(folder, config)
     stated = read_json(folder / TOKENIZER_CONFIG)
     kind = stated.get("tokenizer_class") or config.get("tokenizer_class")
@@ -259,5 +264,6 @@ def _hugging_face(folder: Path, config: Config) -> dict[str, Any]:
         raise ModelError(f"{path}: {what} is not supported", "use another checkpoint") from None
     weights = [name for name in WHOLE if (folder / name).is_file()]
     if not weights:
+        check_unread(folder)
         raise ModelError(f"{folder} has no weights", f"it needs one of {', '.join(WHOLE)}")
     return {"family": kind, "checkpoint": weights[0], "arch": arch}

@@ -51,6 +51,7 @@ def open_files(config: ModelConfig) -> ModelFiles:
     source = checkpoints.open_checkpoint(config.folder / config.checkpoint, config.format)
     family = models.load_family(config.family)
     plan, arch = weights.plan(source, family, config.arch), config.arch
+    weights.check_head(source, plan)
     if config.adapter:
         adapters = [peft.read_adapter(config.folder / a, family, arch) for a in config.adapter]
         source, plan, arch = adapter.adapted(source, plan, family, arch, adapters)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gentool.checkpoints import TensorSource
+from gentool.config.adapter import MERGE_HINT
 from gentool.config.model import Arch
 from gentool.errors import ModelError, UsageError
 from gentool.models import quantized, weights
@@ -74,8 +75,9 @@ class AdaptedSource:
             return self._source.read(name)
         weight, changes = self._changed[name]
         array = np.array(weights.read(self._source, weight), np.float32)  # a copy
-        for change in (change for adapter in changes for change in adapter):
-            _apply(change, array)
+        with np.errstate(all="ignore"):  # numbers that are not finite are found in the logits
+            for change in (change for adapter in changes for change in adapter):
+                _apply(change, array)
         return array
 
 
@@ -109,10 +111,9 @@ def adapted(
     if arch.tied_head and changed & {"embedding", "head"}:
         arch = arch.model_copy(update={"tied_head": False})
         if "head" not in family.top_tensors(arch):
-            raise ModelError(
-                f"{adapters[0].files[-1]} changes the embedding, which is also the model's head",
-                "merge it with PEFT: merge_and_unload(), then save_pretrained(FOLDER)",
-            )
+            files = [a.files[-1] for a in adapters if a.files and "embedding" in a.changes]
+            where = files[0] if files else "an adapter"
+            raise ModelError(f"{where} changes the embedding, which is the head, too", MERGE_HINT)
         plan["head"] = plan["embedding"]
     merged = AdaptedSource(source, plan, adapters)
     for name in changed:

@@ -4,10 +4,38 @@ has a literal table, from our names to theirs, for every dialect of its checkpoi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from gentool.config.adapter import MERGE_HINT
+
 Shapes = Mapping[str, tuple[int, ...]]
+
+_FLOATS = "get the model in float16, bfloat16 or float32"
+# Names of tensors of checkpoints that are not read: what they are, what to do.
+FOREIGN = {
+    r"\.lora_[AB]\.|\.base_layer\.": (
+        "of an adapter (LoRA) that is not merged",
+        MERGE_HINT,
+    ),
+    r"\.(qweight|qzeros|g_idx)$": ("of weights quantised by GPTQ or AWQ", _FLOATS),
+    r"\.(weight_packed|weight_scale(_inv)?|input_scale)$": (
+        "of weights quantised to fp8 or by compressed-tensors",
+        _FLOATS,
+    ),
+    r"\.(SCB|absmax|quant_map|quant_state\..*)$": ("of weights quantised by bitsandbytes", _FLOATS),
+    r"^(score|classifier|qa_outputs)\.": (
+        "the head of a classifier, which generates no text",
+        "get the language model that it was made of",
+    ),
+    r"^(module|_orig_mod|pretrained_model)\.": (
+        "of a state_dict whose names have a wrapper's prefix",
+        "save the wrapped model: unwrap it, then save_pretrained(FOLDER)",
+    ),
+}
+VALUE_HEAD = re.compile(r"v_head\.")  # of trl's reinforcement learning; computes no logits
+LM_HEAD = "lm_head.weight"  # in the dialect of transformers
 
 
 class TensorRef(NamedTuple):
@@ -44,6 +72,16 @@ def own(top: Iterable[str], layer: Iterable[str]) -> Dialect:
         {name: as_stored(f"layers.{{i}}.{name}") for name in layer},
         ignored=r"^padding\.",
     )
+
+
+def foreign(shapes: Shapes) -> tuple[str, str, str] | None:
+    """The first tensor of a checkpoint that is not read, what it is, what to do; None if all may
+    be weights."""
+    for name in shapes:
+        for pattern, (what, hint) in FOREIGN.items():
+            if re.search(pattern, name):
+                return name, what, hint
+    return None
 
 
 def choose(dialects: Mapping[str, Dialect], shapes: Shapes) -> Dialect | None:

@@ -15,10 +15,10 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors.numpy import save
 
-from gentool.checkpoints import TensorSource, open_checkpoint
-from gentool.config.adapter import CONFIG, WEIGHTS, AdapterConfig, read_adapter_config
+from gentool.checkpoints import TensorSource, open_checkpoint, safetensors
+from gentool.config.adapter import WEIGHTS, AdapterConfig, read_adapter_config
+from gentool.config.folder import ADAPTER
 from gentool.config.model import Arch
 from gentool.errors import GentoolError, ModelError
 from gentool.models.adapter import Adapter, LowRank, Replaced
@@ -59,15 +59,23 @@ def read_adapter(folder: Path, family: ModuleType, arch: Arch) -> Adapter:
     places = _places_of(keys, family, arch)
     modules: dict[str, dict[str, str]] = {}
     changes: dict[str, list[LowRank | Replaced]] = {}
+    whole: dict[str, str] = {}
     for key in keys:
-        name = key.removeprefix(PREFIX)
+        name = key.removeprefix(PREFIX) if key.startswith(PREFIX) else ""
         if kind := KINDS.fullmatch(name):
             modules.setdefault(kind[1], {})[kind[2]] = key
             continue
-        place = reader.place(places, key, name.replace(".base_layer.", "."))
+        name = name.replace(".base_layer.", ".")
+        place = reader.place(places, key, name)
+        if name in whole:
+            raise ModelError(f"{files.weights}: {key} and {whole[name]} are one weight", _RESTORE)
+        whole[name] = key
         changes.setdefault(place.name, []).append(reader.replaced(key, place))
     for module, tensors in modules.items():
         place = reader.place(places, min(tensors.values()), f"{module}.weight")
+        if len(place.shape) != 2:
+            problem = f"{files.weights}: {module} is no matrix, but has a change of low rank"
+            raise ModelError(problem, _RESTORE)
         changes.setdefault(place.name, []).append(reader.low_rank(module, tensors, place))
     if not changes:
         raise ModelError(f"{files.weights} has no tensors", "it is an adapter of nothing")
@@ -107,18 +115,18 @@ class _Reader(NamedTuple):
             if kind not in tensors:
                 problem = f"{self.path}: tensor {PREFIX}{module}.{kind} is missing"
                 raise ModelError(problem, _RESTORE)
-        rank, (rows, *inner) = self.config.rank(module), place.shape
+        rank, (rows, inner) = self.config.rank(module), place.shape
         if is_embedding:
             b = self.array(tensors[kinds[0]], rank, rows).T
-            a = self.array(tensors[kinds[1]], *inner, rank).T
+            a = self.array(tensors[kinds[1]], inner, rank).T
         else:
-            a = self.array(tensors[kinds[0]], rank, *inner)
+            a = self.array(tensors[kinds[0]], rank, inner)
             b = self.array(tensors[kinds[1]], rows, rank)
         magnitude = tensors.get("lora_magnitude_vector")
         if self.config.use_dora != (magnitude is not None) or (is_embedding and magnitude):
             raise ModelError(
                 f"{self.path}: {module} {'has a' if magnitude else 'has no'} lora_magnitude_vector,"
-                f" {CONFIG} has use_dora {str(self.config.use_dora).lower()}",
+                f" {ADAPTER} has use_dora {str(self.config.use_dora).lower()}",
                 "DoRA of an embedding is not supported" if is_embedding else _RESTORE,
             )
         lengths = None if magnitude is None else self.array(magnitude, rows)
@@ -234,8 +242,8 @@ def write_adapter(
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / WEIGHTS[0], save(tensors, {"format": "pt"}))
-        _replace(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+        _replace(folder / WEIGHTS[0], safetensors.to_bytes(tensors, {"format": "pt"}))
+        _replace(folder / ADAPTER, (json.dumps(config, indent=2) + "\n").encode())
     except OSError as e:
         raise GentoolError(
             f"cannot write {folder}: {e.strerror}", "free some space or check the permissions"

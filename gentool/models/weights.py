@@ -4,6 +4,7 @@ tensor is used or known not to be a weight, and shapes are checked before memory
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from types import ModuleType
@@ -13,17 +14,21 @@ import ml_dtypes
 import numpy as np
 
 from gentool.checkpoints import TensorSource
+from gentool.checkpoints.maps import forget
 from gentool.config.model import Arch
 from gentool.errors import ModelError
 from gentool.models import column_blocks as layout
 from gentool.models import quantized
-from gentool.models.names import TensorRef, choose, own
+from gentool.models.names import LM_HEAD, VALUE_HEAD, TensorRef, choose, foreign, own
 from gentool.models.quantized import Quantized, unpacked
 from gentool.models.transformer import Params
 from gentool.runtimes.ops import Tensor
 
+logger = logging.getLogger(__name__)
 FLOATS = {np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)}
-FIT_HINT = "the YAML's family and arch must fit the weights"
+FIT_HINT = "family and arch, of the YAML or config.json, must fit the weights"
+TIED_HINT = "if the head is the embedding, say so: --set arch.tied_head=true"
+COMPARED_ROWS = 4096  # at a time
 
 
 class Weight(NamedTuple):
@@ -42,6 +47,9 @@ def plan(source: TensorSource, family: ModuleType, arch: Arch) -> dict[str, Weig
     top = family.top_tensors(arch)
     layers = [family.layer_tensors(arch, index) for index in range(arch.n_layer)]
     inner = {name for layer in layers for name in layer}
+    if found := foreign(source.shapes):
+        name, what, hint = found
+        raise ModelError(f"tensor {name} is {what}", hint)
     dialect = choose({"gentool": own(top, inner)} | family.DIALECTS, source.shapes)
     if dialect is None:
         first_names = ", ".join(sorted(source.shapes)[:3])
@@ -54,6 +62,9 @@ def plan(source: TensorSource, family: ModuleType, arch: Arch) -> dict[str, Weig
             planned[f"layers.{i}.{name}"] = _weight(source, dialect.layer[name], i, shape)
     used = {name for weight in planned.values() for name in weight.names}
     unknown = sorted(n for n in source.shapes.keys() - used if not re.search(dialect.ignored, n))
+    if values := [name for name in unknown if VALUE_HEAD.match(name)]:
+        logger.warning("%s is the value head of trl, which computes no text: left out", values[-1])
+        unknown = [name for name in unknown if name not in values]
     if unknown:
         raise ModelError(
             f"tensor {unknown[0]} is no weight of the family ({len(unknown)} unknown)", FIT_HINT
@@ -67,7 +78,8 @@ def _weight(source: TensorSource, ref: TensorRef, index: int, shape: tuple[int, 
     part_shapes = []
     for name in names:
         if name not in source.shapes:
-            raise ModelError(f"tensor {name} is missing", FIT_HINT)
+            is_head = name in ("head", LM_HEAD)
+            raise ModelError(f"tensor {name} is missing", TIED_HINT if is_head else FIT_HINT)
         if source.dtypes[name] in quantized.STORED and name + quantized.SCALES in source.shapes:
             return _quantized(source, name, shape)
         if source.dtypes[name] not in FLOATS:
@@ -102,6 +114,28 @@ def _quantized(source: TensorSource, name: str, shape: tuple[int, ...]) -> Weigh
             FIT_HINT,
         )
     return Weight((name, scales), False, shape, dtype)
+
+
+def check_head(source: TensorSource, plan: Mapping[str, Weight]) -> None:
+    """Compares a stored head with the embedding that is used instead of it; reads both.
+
+    Raises:
+        ModelError: they differ.
+    """
+    names = [name for weight in plan.values() for name in weight.names]
+    if LM_HEAD not in source.shapes or LM_HEAD in names:
+        return
+    head, embedding = source.read(LM_HEAD), source.read(plan["embedding"].names[0])
+    same = head.shape == embedding.shape
+    for first in range(0, len(head), COMPARED_ROWS):
+        rows = slice(first, first + COMPARED_ROWS)
+        same = same and bool((head[rows] == embedding[rows]).all())
+    forget(head)
+    if not same:
+        raise ModelError(
+            f"{source.files[0]}: {LM_HEAD} is not the embedding, to which the head is tied",
+            "to use it: --set arch.tied_head=false, where the family has that; else remove it",
+        )
 
 
 def read(source: TensorSource, weight: Weight) -> np.ndarray | Quantized:

@@ -174,6 +174,21 @@ def test_ranks_that_disagree(tmp_path):
     broken(tmp_path, "mp_rank_01")
 
 
+def test_files_of_two_iterations_are_said(tmp_path, caplog):
+    """Every rank has its copy of the norms; that of the first is used."""
+    whole = weights()
+    inner = write(tmp_path, 2, whole)
+    megatron.load(tmp_path)
+    assert not caplog.records
+    name = "transformer.final_layernorm.weight"
+    module = {n: slice_of(n, array, 1, 2) for n, array in whole.items()} | {name: -whole[name]}
+    (inner / "mp_rank_01_model_states.pt").write_bytes(zip_file({"module": module}))
+    source = megatron.load(tmp_path)
+    (record,) = caplog.records
+    assert f"{inner}/mp_rank_01_model_states.pt: {name} is not that of" in record.getMessage()
+    np.testing.assert_array_equal(source.read(name), whole[name])
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -111,6 +111,20 @@ def test_an_unknown_type_is_named(file, name):
         assert "tensor model.weight is of type" in caught.value.message
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_name_that_is_there_twice(file, inside):
+    """The format's own library takes the last of two tensors."""
+    entry = b'{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
+    header = (
+        b'{"a":'
+        + entry
+        + (b',"__metadata__":{"a":"1","a":"2"}}' if inside else b',"a":' + entry + b"}")
+    )
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(ModelError, match="says 'a' twice"):
+        safetensors.load(file)
+
+
 @pytest.mark.parametrize("shape", [[0, 1 << 62, 4], [1] * 70 + [0]])
 def test_a_shape_no_array_has_is_an_error(file, shape):
     file.write_bytes(one("U8", shape, b""))

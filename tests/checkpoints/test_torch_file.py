@@ -3,6 +3,7 @@ nothing hangs and nothing large is taken, whatever its bytes."""
 
 import struct
 import tracemalloc
+import warnings
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -183,10 +184,64 @@ def test_containers_that_are_refused(file, tmp_path):
     refused(file, b"", "is empty")
     refused(file, b"\x93NUMPY" * 9, "is not a file of torch.save")
     refused(file, legacy_file(ROOT).replace(b"\xe9\3.", b"\xe8\3."), "version")
+    twice = legacy_file(ROOT).replace(
+        b"](X\1\0\0\0000X\1\0\0\0001e.", b"](X\1\0\0\0000X\1\0\0\0000e."
+    )
+    refused(file, twice, "lists a storage twice")
     with pytest.raises(ModelError, match="cannot read .*none"):
         torch_file.load(tmp_path / "none")
     with pytest.raises(ModelError, match="is not a file"):
         torch_file.load(tmp_path)
+
+
+def test_an_entry_that_is_there_twice(file):
+    """torch takes one, another reader the other."""
+    for again in ("archive/data.pkl", "archive/data/0"):
+        out = BytesIO(zip_file(ROOT))
+        with warnings.catch_warnings(), zipfile.ZipFile(out, "a") as archive:
+            warnings.simplefilter("ignore")
+            archive.writestr(again, b"}.")
+        assert repr(again) in refused(file, out.getvalue(), "twice")
+    out = BytesIO(zip_file(ROOT))
+    with zipfile.ZipFile(out, "a") as archive:
+        archive.writestr("other/data.pkl", b"}.")
+    refused(file, out.getvalue(), "no single data.pkl")
+
+
+# what torch 2.14 writes for tensors and objects that are not read -> what they are called
+UNREAD = {
+    b"ctorch._utils\n_rebuild_tensor_v3\n": "float8",
+    b"ctorch\nfloat8_e4m3fn\n": "another type",
+    b"ctorch\nQInt8Storage\n": "another type",
+    b"ctorch._utils\n_rebuild_qtensor\n": "quantised tensor",
+    b"ctorch._utils\n_rebuild_sparse_tensor\n": "sparse tensor",
+    b"ctorch._utils\n_rebuild_sparse_csr_tensor\n": "sparse tensor",
+    b"ctorch._utils\n_rebuild_nested_tensor\n": "nested tensor",
+    b"ctorch._utils\n_rebuild_meta_tensor_no_storage\n": "without data",
+    b"ctorch._tensor\n_rebuild_from_type_v2\n": "class of its own",
+    b"ctorch.nn.modules.linear\nLinear\n": "a whole module",
+    b"ctransformers.models.gpt2.modeling_gpt2\nGPT2LMHeadModel\n": "a whole model",
+}
+
+
+@pytest.mark.parametrize("code", UNREAD, ids=lambda code: code.split()[1].decode())
+def test_what_is_not_read_is_called_by_its_name(file, write, code):
+    message = refused(file, write({"a": Raw(code)}), UNREAD[code])
+    assert "hostile" not in message and code.split()[1].decode() in message
+
+
+@pytest.mark.parametrize(("key", "is_read"), [("neg", False), ("conj", False), ("other", True)])
+def test_a_sign_that_is_not_applied_yet(file, write, key, is_read):
+    """A view such as the imaginary part of a conjugate; torch saves its bytes and this bit."""
+    hooks = b"ccollections\nOrderedDict\n)R"
+    bits = b"}X" + struct.pack("<I", len(key)) + key.encode() + b"\x88s"
+    tensor = TENSOR + b"(" + STORAGE + b"K\0K\4\x85K\1\x85\x89" + hooks + bits + b"tR"
+    content = write({"x": FLOATS, "y": Raw(tensor)})
+    if is_read:
+        file.write_bytes(content)
+        assert read_all(file)["y"].tolist() == [1, 1, 1, 1]
+    else:
+        refused(file, content, "sign or conjugate")
 
 
 # hostile pickles; %s is where a marker would appear

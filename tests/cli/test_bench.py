@@ -70,9 +70,10 @@ def test_flags_become_a_plan_and_the_options_of_a_fresh_process() -> None:
     assert plan_of(given) == Plan(7, 64, (2, 4), 3, False)
     assert batches("8,1,8") == (8, 1)
     assert model_options(ModelFlags()) == ["--model", "tiny-zh"]
-    given = ModelFlags(model="m", set=(("a.b", "1"),), precision="bf16", xla=False)
+    changes = {"set": (("a.b", "1"),), "adapter": ("l",)}
+    given = ModelFlags(model="m", precision="bf16", xla=False, **changes)
     assert model_options(given) == [
-        *("--model", "m", "--set", "a.b=1", "--precision", "bf16", "--no-xla")
+        *("--model", "m", "--set", "a.b=1", "--adapter", "l", "--precision", "bf16", "--no-xla")
     ]
 
 

@@ -242,3 +242,15 @@ def test_an_adapter_is_called_by_its_name(tmp_path):
     with pytest.raises(ModelError, match="LoRA") as caught:
         lookup.load(str(tmp_path))
     assert "a/b" in caught.value.hint
+
+
+def test_an_adapter_beside_a_model_is_said(tmp_path, caplog):
+    """transformers would merge it."""
+    path = shutil.copytree(GOLDEN / "hf_llama", tmp_path / "m")
+    shutil.copy(GOLDEN / "hf_lora/llama_qv/adapter_config.json", path)
+    lookup.load(str(path))
+    (record,) = caplog.records
+    assert "holds an adapter, which is not merged" in record.getMessage()
+    (path / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="is an adapter"):
+        lookup.load(str(path))

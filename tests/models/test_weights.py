@@ -1,5 +1,8 @@
 """Every parameter is filled, every tensor used, shapes are checked."""
 
+import re
+
+import ml_dtypes
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -49,6 +52,92 @@ def test_names_of_a_model_with_and_without_its_head(prefix, stored):
         shapes["lm_head.weight"] = (96, 32)
     source = Arrays({name: np.ones(shape, np.float32) for name, shape in shapes.items()})
     assert weights.plan(source, llama, arch).keys() >= {"embedding", "layers.1.qkv"}
+
+
+def in_transformers(tied):
+    """Random weights under the names of transformers."""
+    arch = TINY.model_copy(update={"tied_head": tied})
+    dialect, arrays = llama.DIALECTS["hugging face"], {}
+    for name, array in random_weights(arch, 0).items():
+        layer, inner = re.fullmatch(r"(?:layers\.(\d)\.)?(\w+)", name).groups()
+        names = (dialect.layer if layer else dialect.top)[inner].names
+        rows = {"qkv": [32, 48], "gate_up": [48]}.get(inner, [])
+        parts = np.split(array, rows)
+        arrays |= {n.format(i=layer): p for n, p in zip(names, parts, strict=True)}
+    return arch, arrays
+
+
+def test_a_missing_head_may_be_the_embedding():
+    _, arrays = in_transformers(tied=True)
+    with pytest.raises(ModelError, match=r"lm_head\.weight is missing") as caught:
+        weights.plan(Arrays(arrays), llama, TINY)
+    assert "--set arch.tied_head=true" in caught.value.hint
+
+
+def test_a_head_that_is_not_the_embedding_it_is_tied_to():
+    """transformers 4 leaves it out without a word, transformers 5 uses it."""
+    arch, arrays = in_transformers(tied=True)
+    embedding = arrays["model.embed_tokens.weight"]
+    one_row = embedding.copy()
+    one_row[-1, 0] += 1
+    halves = embedding.astype(np.float16).astype(np.float32)
+    for head in (embedding, embedding.copy()):
+        source = Arrays(arrays | {"lm_head.weight": head})
+        weights.check_head(source, weights.plan(source, llama, arch))
+    for head in (one_row, halves, embedding[:-1], embedding.T):
+        source = Arrays(arrays | {"lm_head.weight": head})
+        source.files = ["model.safetensors"]
+        with pytest.raises(ModelError, match="is not the embedding") as caught:
+            weights.check_head(source, weights.plan(source, llama, arch))
+        assert "--set arch.tied_head=false" in caught.value.hint
+    untied = Arrays(arrays | {"lm_head.weight": one_row})
+    weights.check_head(untied, weights.plan(untied, llama, TINY))
+
+
+def test_the_value_head_of_trl_is_left_out(caplog):
+    _, arrays = in_transformers(tied=False)
+    values = {"v_head.summary.weight": np.ones((1, 32)), "v_head.summary.bias": np.ones(1)}
+    plan = weights.plan(Arrays(arrays), llama, TINY)
+    assert not caplog.records
+    assert weights.plan(Arrays(arrays | values), llama, TINY) == plan
+    (record,) = caplog.records
+    assert "v_head.summary.weight is the value head of trl" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight", "adapter"),
+        ("base_model.model.model.layers.0.self_attn.q_proj.base_layer.weight", "adapter"),
+        ("model.layers.0.self_attn.q_proj.qweight", "GPTQ or AWQ"),
+        ("model.layers.0.self_attn.q_proj.g_idx", "GPTQ or AWQ"),
+        ("model.layers.0.self_attn.q_proj.weight_packed", "compressed-tensors"),
+        ("model.layers.0.self_attn.q_proj.weight_scale_inv", "fp8"),
+        ("model.layers.0.self_attn.q_proj.SCB", "bitsandbytes"),
+        ("model.layers.0.mlp.up_proj.weight.quant_state.bitsandbytes__nf4", "bitsandbytes"),
+        ("score.weight", "classifier"),
+        ("module.model.embed_tokens.weight", "wrapper's prefix"),
+        ("_orig_mod.model.embed_tokens.weight", "wrapper's prefix"),
+    ],
+)
+def test_a_checkpoint_of_another_kind_is_called_by_its_name(name, what):
+    """Also where other tensors are missing, or are there under other names."""
+    _, arrays = in_transformers(tied=False)
+    alone = {name: np.ones(2, np.float32)}
+    for source in (Arrays(alone), Arrays(arrays | alone)):
+        with pytest.raises(ModelError, match=what) as caught:
+            weights.plan(source, llama, TINY)
+        assert name in caught.value.message
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2, np.int8, "?"])
+def test_other_types_are_refused(dtype):
+    _, arrays = in_transformers(tied=False)
+    name = "model.layers.1.mlp.down_proj.weight"
+    source = Arrays(arrays | {name: np.ones((32, 48)).astype(dtype)})
+    with pytest.raises(ModelError, match=f"{name} has dtype {np.dtype(dtype).name}") as caught:
+        weights.plan(source, llama, TINY)
+    assert "float16, bfloat16 or float32" in caught.value.hint
 
 
 def test_aligned_arrays_are_not_copied():
