@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from gentool import registry
 from gentool.checkpoints import safetensors
+from gentool.checkpoints.safetensors import Tensors
 from gentool.config.lookup import FOLDER_FILE
 from gentool.config.model import ModelConfig
 from gentool.errors import GentoolError
@@ -22,33 +23,30 @@ WEIGHTS = "model.safetensors"
 
 def write_model(
     model: ModelConfig,
-    weights: Mapping[str, Callable[[], np.ndarray]],
-    dtypes: Mapping[str, np.dtype],
-    tokenizer_files: Sequence[Path],
+    tensors: Tensors,
+    read: Callable[[str], np.ndarray],
+    files: Sequence[Path],
 ) -> None:
-    """Writes a model to its folder: weights by our names, each read when it is written, in their
-    dtypes."""
+    """Writes a model to its folder: weights of these dtypes and shapes by our names, each read
+    when it is written, and copies of other files."""
     run_folder.make_folder(model.folder)
-    run_folder.write(model.folder / WEIGHTS, partial(_write_weights, weights, dtypes))
-    for path in tokenizer_files:
+    run_folder.write(model.folder / WEIGHTS, partial(_write_weights, tensors, read))
+    for path in files:
         run_folder.write(model.folder / path.name, partial(shutil.copyfile, path))
     text = registry.text(registry.with_sums(model))
     run_folder.write(model.folder / FOLDER_FILE, lambda path: path.write_text(text, "utf-8"))
 
 
-def _write_weights(
-    weights: Mapping[str, Callable[[], np.ndarray]], dtypes: Mapping[str, np.dtype], path: Path
-) -> None:
-    shapes = {name: read().shape for name, read in weights.items()}
-    tensors = {
-        name: (dtype, column_blocks.stored_shape(name, shapes[name], dtype))
-        for name, dtype in dtypes.items()
+def _write_weights(tensors: Tensors, read: Callable[[str], np.ndarray], path: Path) -> None:
+    stored = {
+        name: (dtype, column_blocks.stored_shape(name, shape, dtype))
+        for name, (dtype, shape) in tensors.items()
     }
 
-    def read(name: str) -> np.ndarray:
-        dtype, shape = tensors[name]
+    def cast(name: str) -> np.ndarray:
+        dtype, shape = stored[name]
         with np.errstate(over="ignore"):
-            array = weights[name]().astype(dtype)
+            array = read(name).astype(dtype)
         if not np.isfinite(array).all():
             raise GentoolError(
                 f"{name} has numbers that are too large for {dtype}, in which {path.parent} stores",
@@ -57,5 +55,5 @@ def _write_weights(
         return column_blocks.blocked(array, shape)
 
     with path.open("wb") as file:
-        for _ in safetensors.write(file, tensors, read):
+        for _ in safetensors.write(file, stored, cast):
             pass

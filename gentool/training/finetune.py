@@ -119,7 +119,11 @@ def finetune(recipe: FinetuneRecipe, files: ModelFiles, target: Path) -> Iterato
                 yield Note(prepared)
         assert rows
         finished = (target / _last_file(recipe)).exists() and not (run / CHECKPOINT).exists()
-        record = recipe.model_dump(mode="json") | {"rows": packing.digest(rows.train)}
+        arch = files.config.arch.model_dump(mode="json")
+        record = recipe.model_dump(mode="json") | {
+            "arch": arch,
+            "rows": packing.digest(rows.train),
+        }
         if changed := run_folder.claim(run, record, finished):
             yield Note(changed)
         if finished:
@@ -212,6 +216,6 @@ def _write_model(files: ModelFiles, state: step.State, target: Path) -> None:
             "folder": target,
         }
     )
-    arrays = {name: variable.numpy for name, variable in state.weights.items()}
-    dtypes = {name: weight.dtype for name, weight in files.plan.items()}
-    export.write_model(model, arrays, dtypes, tokenizers.files(tokenizer, config.folder))
+    tensors = {name: (weight.dtype, weight.shape) for name, weight in files.plan.items()}
+    copied = tokenizers.files(tokenizer, config.folder)
+    export.write_model(model, tensors, lambda name: state.weights[name].numpy(), copied)

@@ -62,6 +62,6 @@ def _export(recipe: Recipe, run: Path, state: step.State) -> None:
         sampling=recipe.sampling,
         folder=folder,
     )
-    dtypes = dict.fromkeys(state.weights, np.dtype(np.float16))
-    weights = {name: variable.numpy for name, variable in state.weights.items()}
-    export.write_model(model, weights, dtypes, [run / VOCABULARY])
+    half, weights = np.dtype(np.float16), state.weights
+    tensors = {name: (half, tuple(variable.shape)) for name, variable in weights.items()}
+    export.write_model(model, tensors, lambda name: weights[name].numpy(), [run / VOCABULARY])
