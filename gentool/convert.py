@@ -29,6 +29,7 @@ from gentool.errors import ModelError, UsageError
 from gentool.generation.opening import ModelFiles, open_files
 from gentool.models import column_blocks, weights
 from gentool.models.quantized import INT4, INT8, SCALES, packed, shapes
+from gentool.tokenizers import chat
 
 WEIGHTS = "model.safetensors"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -68,17 +69,31 @@ def convert(model: ModelConfig, target: Path, precision: str) -> Iterator[Writte
                 shutil.copyfile(path, folder / path.name)
             name = Path(tokenizer.model).name
             tokenizer = tokenizer.model_copy(update={"model": name})
+        template = _copy_templates(model, folder)
         keys: dict[str, Any] = {
             "name": target.name,
             "checkpoint": WEIGHTS,
             "format": None,
             "tokenizer": tokenizer,
+            "chat_template": template,
             "precision": model.precision if precision == "auto" else "auto",
             "adapter": [],  # it is merged
             "folder": folder,
         }
         written = registry.with_sums(opened.config.model_copy(update=keys))
         _durable(folder / FOLDER_FILE, registry.text(written).encode())
+
+
+def _copy_templates(model: ModelConfig, folder: Path) -> str | None:
+    """Copies a model's chat templates; gives its `chat_template` in the new folder."""
+    paths = registry.template_files(model)
+    named = model.chat_template
+    for path in paths:
+        inside = path.parent.name == chat.MORE_FOLDER and named is None
+        place = folder / chat.MORE_FOLDER if inside else folder
+        place.mkdir(exist_ok=True)
+        shutil.copyfile(path, place / path.name)
+    return paths[0].name if named is not None and paths else named
 
 
 def _write_weights(path: Path, opened: ModelFiles, precision: str) -> Iterator[Written]:

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from gentool import checkpoints, tokenizers
-from gentool.config import lookup, schema
+from gentool.config import folder, lookup, schema
 from gentool.config.adapter import read_adapter_config
 from gentool.config.model import LEARNED_POSITIONS, ModelConfig, ModelFile
 from gentool.config.sampling import SamplingParams
 from gentool.errors import GentoolError, ModelError, UsageError, nearest
+from gentool.tokenizers import chat
 
 NAME = re.compile(r"[^\W_][\w.-]*")  # Chinese ones, too
 MAX_NAME = 200  # bytes of a name, which is that of a file
@@ -67,17 +68,25 @@ def describe(
     data = lookup.model_fields(path)
     shipped = lookup.configs() / f"{name}.yaml"
     if shipped.is_file():
-        data = _completed(data, schema.read_yaml(shipped), place, name)
+        known = schema.read_yaml(shipped)
+        if folder.is_description(
+            path
+        ):  # a YAML's sampling comes before that of generation_config.json
+            data |= {"sampling": known["sampling"]} if "sampling" in known else {}
+        data = _completed(data, known, place, name)
     found = lookup.checked(path, data | {"name": name}, lookup.with_adapters(overrides, adapters))
     tokenizer = found.tokenizer
     if tokenizer:
         model = _path_for_yaml(found.folder / tokenizer.model)
         tokenizer = tokenizer.model_copy(update={"model": model})
-    checkpoint = _path_for_yaml(found.folder / found.checkpoint)
+    template = found.chat_template
+    if template and lookup.is_template_file(template):
+        template = _path_for_yaml(found.folder / template)
     return found.model_copy(
         update={
-            "checkpoint": checkpoint,
+            "checkpoint": _path_for_yaml(found.folder / found.checkpoint),
             "tokenizer": tokenizer,
+            "chat_template": template,
             "adapter": [_path_for_yaml(found.folder / adapter) for adapter in found.adapter],
             "folder": lookup.own(),
         }
@@ -196,7 +205,17 @@ def model_files(model: ModelConfig) -> list[Path]:
         *weights,
         *(path for adapter in adapters for path in (adapter.config_path, adapter.weights)),
         *(tokenizers.files(model.tokenizer, model.folder) if model.tokenizer else []),
+        *template_files(model),
     ]
+
+
+def template_files(model: ModelConfig) -> list[Path]:
+    """The files of a model's chat templates: the one that it names, else those beside its
+    tokenizer, where tokenizer_config.json does not hold them."""
+    if model.chat_template is not None:
+        is_file = lookup.is_template_file(model.chat_template)
+        return [model.folder / model.chat_template] if is_file else []
+    return chat.files(chat.folder_of(model))
 
 
 def with_sums(model: ModelConfig) -> ModelConfig:

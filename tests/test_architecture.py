@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "errors": Room("", ""),
     "cache": Room("", "platformdirs"),
     "config": Room("errors checkpoints", "pydantic yaml platformdirs"),
-    "tokenizers": Room("cache config errors", "numpy sentencepiece tokenizers jieba"),
+    "tokenizers": Room("cache config errors", "numpy sentencepiece tokenizers jieba jinja2"),
     "checkpoints": Room("errors", "numpy safetensors ml_dtypes"),
     "models": Room("config errors checkpoints runtimes", "numpy ml_dtypes"),
     "runtimes": Room(
@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "cli": Room(
         "batch benchmark config convert decoding errors generation registry runtimes training"
         " voting",
-        "click rich",
+        "click rich prompt_toolkit platformdirs",
     ),
     "__init__": Room("config generation voting", ""),
     "__main__": Room("cli", ""),
@@ -78,7 +78,7 @@ NOT_AT_IMPORT = {
     "generation": "tensorflow click rich",
     "voting": "tensorflow numpy matplotlib click rich",
     "batch": "tensorflow numpy click rich",
-    "cli": "tensorflow numpy pydantic yaml platformdirs sentencepiece rich",
+    "cli": "tensorflow numpy pydantic yaml platformdirs sentencepiece rich prompt_toolkit",
     "__init__": "tensorflow numpy pydantic yaml click rich",
 }
 

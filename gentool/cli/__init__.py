@@ -19,6 +19,7 @@ from gentool.errors import Exit, GentoolError, UsageError, nearest
 COMMANDS = {
     "complete": ("gentool.cli.complete:command", "continue a prompt"),
     "fewshot": ("gentool.cli.fewshot:command", "answer a few-shot prompt by vote"),
+    "chat": ("gentool.cli.chat:command", "converse through the model's chat template"),
     "score": ("gentool.cli.score:command", "log-probability and perplexity of a text"),
     "choose": ("gentool.cli.choose:command", "probability of each given continuation"),
     "models": ("gentool.cli.models:command", "list, show, add, remove or verify models"),

@@ -9,18 +9,20 @@ import secrets
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gentool.cli.console import Console
 from gentool.cli.flags import (
     OUTPUT_FILE,
     UP_TO_64,
+    ChatFlags,
     DrawFlags,
     GrammarFlags,
     ModelFlags,
     PromptFlags,
     SearchFlags,
+    flag_name,
     sampling_params,
     search,
 )
@@ -37,6 +39,7 @@ EXAMPLES = r"""
 gentool complete "今天天气不错"
 gentool complete "从前有座山，" --top-k 5 --min-tokens 128 --max-tokens 256 --stop 。 --include-stop
 echo 今天天气不错 | gentool complete - --seed 1 --json
+gentool complete -f letter.txt --var name=小明
 gentool complete --lines -f questions.txt --temperature 0 --stop '\n' -o answers.txt
 """
 
@@ -60,11 +63,20 @@ class OutputFlags:
 
 
 @dataclass(frozen=True)
+class MessageFlags:
+    """Whether a prompt is a message."""
+
+    chat: bool | None = switch("--chat", "the prompt is a message: one answer, no conversation")
+
+
+@dataclass(frozen=True)
 class Flags:
     """Values of the command line and the environment; None where an option was not given."""
 
     prompt: str | None = argument("prompt", "[PROMPT|-]", required=False)
     source: PromptFlags = group("Prompt", PromptFlags)
+    message: MessageFlags = group("Prompt", MessageFlags)
+    chat: ChatFlags = group("Prompt", ChatFlags)
     model: ModelFlags = group("Model", ModelFlags)
     draw: DrawFlags = group("Sampling", DrawFlags)
     sampling: Mapping[str, Any] = sampling_group("Sampling", "distribution", "logits")
@@ -94,12 +106,15 @@ def complete(console: Console, flags: Flags) -> None:
     if flags.output.logprobs is not None and not flags.output.json:
         raise UsageError(f"--logprobs is {flags.output.logprobs}, without --json", "add --json")
     flags.grammar.check()
+    check_chat(flags, config)
     if flags.output.output not in (None, "-"):
         console.redirect(flags.output.output)
     if not prompts:
         console.overwrite()
         return
     model = flags.model.open(console, config)
+    if flags.message.chat:
+        request = with_messages(request, model, flags.chat)
     console.overwrite()
     console.detail(f"{model.describe()}, seed {request.seed}")
     meter = Meter(flags.grammar)
@@ -128,6 +143,31 @@ def requested(flags: Flags, prompts: Sequence[Prompt], config: ModelConfig) -> R
         regex=flags.grammar.regex,
         json_schema=flags.grammar.json_schema,
     )
+
+
+def check_chat(flags: Flags, config: ModelConfig) -> None:
+    """Raises an error, before a model is opened, where flags are without --chat, or a model is
+    without a template."""
+    for name, value in vars(flags.chat).items():
+        if value is not None and not flags.message.chat:
+            raise UsageError(f"{flag_name(name)} is for messages", "add --chat")
+    if flags.chat.system == "":
+        raise UsageError("--system is empty", "leave it out, or give text")
+    if flags.message.chat:
+        from gentool.generation.chat import template_of
+
+        template_of(config, flags.chat.chat_template)
+
+
+def with_messages(request: Request, model: Model, flags: ChatFlags) -> Request:
+    """The request with each prompt as a message through the model's chat template."""
+    system = [] if flags.system is None else [{"role": "system", "content": flags.system}]
+    prompts = []
+    for prompt in request.prompts:
+        messages: list[Mapping[str, Any]] = [*system, {"role": "user", "content": prompt}]
+        prompts.append(tuple(model.chat_ids(messages, template=flags.chat_template)))
+    ends = model.answer_ends(flags.chat_template)
+    return replace(ends.of(request), prompts=tuple(prompts))
 
 
 def texts(

@@ -35,14 +35,12 @@ GAP = 2  # between columns
 STDOUT = "standard output"
 LOADING_SECONDS = 0.3
 ERASE_LINE = "\r\x1b[K"
+DIM, NOT_DIM = "\x1b[2m", "\x1b[22m"
 LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
 FIRST_LINE_SECONDS = 2.0  # what takes less needs none
 
-_CONTROL_CODES = [*range(0x20), *range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F]
-_CONTROL_CODES += [
-    *range(0x202A, 0x202F),
-    *range(0x2066, 0x206A),
-]  # bidi embeddings, overrides, isolates
+_BIDI_CODES = [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_CONTROL_CODES = [*range(0x20), *range(0x7F, 0xA0), *_BIDI_CODES]
 _ESCAPED = {code: f"\\u{code:04x}" for code in _CONTROL_CODES if chr(code) not in "\n\t"}
 
 
@@ -107,11 +105,14 @@ class Console:
         """Whether the result goes to a terminal."""
         return bool(self._out and self._out.isatty())
 
-    def write(self, text: str) -> None:
-        """Writes a part of the result, unbuffered."""
+    def write(self, text: str, dim: bool = False) -> None:
+        """Writes a part of the result, unbuffered; dim on a terminal that wants colours."""
         if not self._out:
             raise GentoolError("standard output is closed", "open it, or give --output FILE")
-        data = memoryview((neutral(text) if self.on_terminal else text).encode())
+        shown = neutral(text) if self.on_terminal else text
+        if dim and self.on_terminal and colored(self.color, True):
+            shown = f"{DIM}{shown}{NOT_DIM}"
+        data = memoryview(shown.encode())
         with self._writing():
             while data:
                 written = self._out.write(data)
@@ -221,10 +222,14 @@ class Console:
 
             yield show
 
+    def loading(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Names on a terminal what is loaded."""
+        return self.waiting(f"loading {name} …")
+
     @contextlib.contextmanager
-    def loading(self, name: str) -> Iterator[None]:
-        """Names on a terminal what is loaded, once that takes longer than LOADING_SECONDS, and
-        erases the line afterwards."""
+    def waiting(self, text: str) -> Iterator[None]:
+        """Says on a terminal what takes longer than LOADING_SECONDS, and erases the line
+        afterwards."""
         if self.quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
             yield
             return
@@ -234,7 +239,7 @@ class Console:
             with lock:
                 if not state["over"]:
                     state["shown"] = True
-                    self._write_stderr(f"loading {neutral(name)} …")
+                    self._write_stderr(neutral(text))
 
         timer = threading.Timer(LOADING_SECONDS, show)
         timer.daemon = True

@@ -17,6 +17,7 @@ from gentool.cli.options import (
     repeated,
     switch,
     unescaped,
+    variable,
 )
 from gentool.config.sampling import SamplingParams, parameters
 from gentool.errors import UsageError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "tiny-zh"
 
 COUNT = number(int, 1, 2**32 - 1)
-SAMPLES = number(int, 1, 10**6)  # of a prompt, all kept until it is done
+SAMPLE_COUNT = number(int, 1, 10**6)  # of a prompt, all kept until it is done
 NON_NEGATIVE = number(float, 0)
 POSITIVE = number(float, 0, above=True)
 PART = number(float, 0, 1)
@@ -44,6 +45,7 @@ ROW = number(int, 0, 2**32 - 1)
 PRECISION = one_of("auto", "fp32", "fp16", "bf16", "int8", "int4")
 ASSIGNMENT = Value(assignment)
 TEXT = Value(unescaped)
+VARIABLE = Value(variable)
 
 # of several groups: names, metavar, help, default, type
 SET = ("--set", "KEY=VALUE", "override a dotted key of its YAML", ASSIGNMENT)
@@ -62,8 +64,21 @@ class PromptFlags:
     file: str | None = flag("-f --file", "FILE", "read the prompt from a file")
     lines: bool | None = switch("--lines", "every line is a prompt and gets one line of output")
     escape: bool | None = switch(*ESCAPE)
+    var: tuple[tuple[str, str], ...] = repeated(
+        "--var", "NAME=TEXT", "put TEXT in place of {NAME} in the prompt", VARIABLE
+    )
     row: int | None = flag(
         "--row", "K", "random numbers of row K; with --lines, that row only", "0", ROW
+    )
+
+
+@dataclass(frozen=True)
+class ChatFlags:
+    """How a message is put to the model."""
+
+    system: str | None = flag("--system", "TEXT", "the system message", "none")
+    chat_template: str | None = flag(
+        "--chat-template", "FILE|NAME", "a template's file or known name", "the model's"
     )
 
 
@@ -113,10 +128,17 @@ def open_model(
 ) -> Model:
     """Opens a model; a terminal is told what is loaded, and what int8 takes where `auto` left large
     weights in 16 bits."""
+    from gentool.config import generation_config
+    from gentool.config.folder import is_description
     from gentool.generation import opening
 
     with console.loading(config.name):
         model = opening.open_model(config, precision, xla, threads)
+    if config.source and is_description(config.source) and config.sampling != SamplingParams():
+        default = asdict(SamplingParams())
+        params = asdict(config.sampling).items()
+        said = ", ".join(f"{name} {value}" for name, value in params if value != default[name])
+        console.detail(f"{generation_config.NAME} of {config.name}: {said}")
     auto = (precision or config.precision) == "auto" and xla is None
     if auto and model.precision in ("fp16", "bf16"):
         count = sum(math.prod(weight.shape) for weight in model.plan.values())
@@ -131,7 +153,7 @@ def open_model(
 class DrawFlags:
     """How many samples are drawn."""
 
-    n: int | None = flag("-n --n", "N", "samples of each prompt", "1", SAMPLES)
+    n: int | None = flag("-n --n", "N", "samples of each prompt", "1", SAMPLE_COUNT)
     seed: int | None = flag(*SEED)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from gentool.cli.options import unescaped
-from gentool.errors import Exit, GentoolError, UsageError
+from gentool.errors import Exit, GentoolError, UsageError, nearest
 
 if TYPE_CHECKING:
     from gentool.cli.console import Console
@@ -54,10 +55,13 @@ def read_prompts(console: Console, argument: str | None, flags: PromptFlags) -> 
     """The prompts of `--lines` or the one prompt, and their rows."""
     source = read(console, argument, flags.file)
     if not flags.lines:
-        return [Prompt(flags.row or 0, whole(source, escape=bool(flags.escape)))]
+        text = whole(source, escape=bool(flags.escape))
+        return [Prompt(flags.row or 0, *filled(flags.var, [text]))]
     prompts = lines(source)
     if flags.escape:
         prompts = [Prompt(row, with_escapes(text)) for row, text in prompts]
+    texts = filled(flags.var, [prompt.text for prompt in prompts])
+    prompts = [Prompt(prompt.row, text) for prompt, text in zip(prompts, texts, strict=True)]
     if flags.row is not None:
         if flags.row >= len(prompts):
             raise UsageError(
@@ -132,6 +136,22 @@ def with_escapes(text: str) -> str:
         return unescaped(text) if text else text
     except ValueError as instead:
         raise UsageError(f"--escape: the text is '{text}'", str(instead)) from None
+
+
+def filled(variables: Sequence[tuple[str, str]], texts: Sequence[str]) -> list[str]:
+    """The texts with each {NAME} of `--var` replaced. Other braces stay; a name that no text has is
+    a mistake."""
+    from gentool.voting.examples import fill, placeholders
+
+    fields = dict(variables)
+    known = {name for text in texts for name in placeholders(text)}
+    for name, text in variables:
+        if name not in known:
+            hint = nearest(name, known, "it has") if known else "write {name} in the prompt"
+            raise UsageError(f"--var {name}: no prompt has {{{name}}}", hint)
+        if fields[name] != text:
+            raise UsageError(f"--var {name} is given twice", "drop one")
+    return [fill(text, fields) for text in texts]
 
 
 def escaped(text: str) -> str:

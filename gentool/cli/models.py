@@ -116,7 +116,7 @@ def show(console: Console, flags: ModelFlags) -> None:
     path = lookup.locate(flags.model)
     console.detail(str(path))
     changes = flags.changes
-    if changes.set or changes.adapter or folder.is_such(path):
+    if changes.set or changes.adapter or folder.is_description(path):
         found = lookup.load(flags.model, dict(changes.set), changes.adapter)
         console.write(registry.text(found))
     else:

@@ -122,6 +122,14 @@ def assignment(text: str) -> tuple[str, str]:
     return key, value
 
 
+def variable(text: str) -> tuple[str, str]:
+    """The name of a variable, and its text."""
+    name, equals, value = text.partition("=")
+    if not (equals and name.isidentifier()):
+        raise ValueError("write NAME=TEXT, as in city=北京, with a NAME of letters, digits and _")
+    return name, value
+
+
 def option(
     names: str,
     metavar: str | None,

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from gentool.errors import Exit
@@ -27,6 +29,29 @@ class Signals:
     def interrupted(self, failure: BaseException) -> bool:
         """Whether Ctrl-C is behind a failure."""
         return isinstance(failure, KeyboardInterrupt) or Exit.INTERRUPTED in self.received
+
+    @contextmanager
+    def stoppable(self) -> Iterator[Callable[[], bool]]:
+        """Meanwhile Ctrl-C only asks to stop: the function that is yielded says whether it came. A
+        second one raises KeyboardInterrupt, and is not `received`: the program may go on."""
+        count, before = 0, signal.getsignal(signal.SIGINT)
+
+        def ask(signum: int, frame: object) -> None:
+            nonlocal count
+            count += 1
+            if count > 1:
+                raise KeyboardInterrupt
+
+        if before is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, ask)
+        try:
+            yield lambda: count > 0
+        except BaseException as failure:
+            if count > 1 and not self.received:
+                raise KeyboardInterrupt from failure
+            raise
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def _interrupt(self, signum: int, frame: object) -> NoReturn:
         self.received.append(Exit.INTERRUPTED)

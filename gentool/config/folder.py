@@ -11,6 +11,7 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gentool.config import generation_config
 from gentool.config.hugging_face import FAMILIES, LEFT_OUT, Config, Unsupported
 from gentool.errors import ModelError, nearest
 
@@ -87,7 +88,7 @@ def describes_itself(folder: Path) -> Path | None:
     return next((path for name in SELF for path in sorted(folder.glob(name))), None)
 
 
-def is_such(path: Path) -> bool:
+def is_description(path: Path) -> bool:
     """Whether a path is of a file that `describes_itself` finds."""
     return any(path.match(name) for name in SELF)
 
@@ -110,27 +111,30 @@ def describe(folder: Path) -> dict[str, Any]:
     config = read_json(folder / CONFIG)
     if config and (folder / ADAPTER).is_file():
         logger.warning("%s holds an adapter, which is not merged: give --adapter, too", folder)
-    found = _hugging_face(folder, config) if "model_type" in config else _shapes(folder, config)
-    stated = read_json(folder / TOKENIZER_CONFIG)
-    kind = stated.get("tokenizer_class") or config.get("tokenizer_class")
+    keys = _hugging_face(folder, config) if "model_type" in config else _shapes(folder, config)
+    generation = folder / generation_config.NAME
+    params = generation_config.sampling(read_json(generation), generation)
+    keys |= {"sampling": params} if params else {}
+    settings = read_json(folder / TOKENIZER_CONFIG)
+    kind = settings.get("tokenizer_class") or config.get("tokenizer_class")
     for name in ONLY.get(str(kind).removesuffix("Fast"), TOKENIZERS):
         if (folder / name).is_file():
-            found["tokenizer"] = _tokenizer(folder, name, found["family"], config)
+            keys["tokenizer"] = _tokenizer(folder, name, keys["family"], config)
             break
-    return {"name": folder.resolve().name, **found}
+    return {"name": folder.resolve().name, **keys}
 
 
 def _tokenizer(folder: Path, name: str, family: str, config: Config) -> dict[str, Any]:
     """The tokenizer in file `name`; the ids that end a text are those of generation_config.json,
     else of config.json, else the tokenizer's own."""
-    found: dict[str, Any] = {"kind": TOKENIZERS[name], "model": name}
+    keys: dict[str, Any] = {"kind": TOKENIZERS[name], "model": name}
     if "model_type" in config:
-        found |= _settings(folder, name, family, config)
-    if found["kind"] == "wordpiece" and "model_type" in config:  # ends with [SEP]
-        return found
-    if found["kind"] == "cpm":  # config.json of CPM in this form names a token it never says
-        return found
-    for source in (read_json(folder / "generation_config.json"), config):
+        keys |= _settings(folder, name, family, config)
+    if keys["kind"] == "wordpiece" and "model_type" in config:  # ends with [SEP]
+        return keys
+    if keys["kind"] == "cpm":  # config.json of CPM in this form names a token it never says
+        return keys
+    for source in (read_json(folder / generation_config.NAME), config):
         end = source.get("eos_token_id")
         end = end if isinstance(end, list) else [end]
         # GPT-2's 50256 stands in files of smaller vocabularies, because it is the default
@@ -138,34 +142,35 @@ def _tokenizer(folder: Path, name: str, family: str, config: Config) -> dict[str
         size = size if isinstance(size, int) else MAX_BYTES
         known = [i for i in end if type(i) is int and 0 <= i < size]
         if known:
-            return found | {"end": known}
-    return found
+            return keys | {"end": known}
+    return keys
 
 
 def _settings(folder: Path, name: str, family: str, config: Config) -> dict[str, Any]:
     """What tokenizer_config.json sets, as our keys; where it leaves a key out, the default of the
     class in transformers."""
     path = folder / TOKENIZER_CONFIG
-    stated = read_json(path)
-    given = {key: stated[key] for key in FLAGS if stated.get(key) is not None}
-    for key, value in given.items():
+    settings = read_json(path)
+    flags = {key: settings[key] for key in FLAGS if settings.get(key) is not None}
+    for key, value in flags.items():
         if type(value) is not bool:
             raise ModelError(f"{path}: {key} is {value!r:.80}", "it can be true or false")
-    cls = str(stated.get("tokenizer_class") or config.get("tokenizer_class") or "")
+    cls = str(settings.get("tokenizer_class") or config.get("tokenizer_class") or "")
     cls = cls.removesuffix("Fast")
-    prefix = {k: v for k, v in given.items() if k == "add_prefix_space"}
+    prefix = {k: v for k, v in flags.items() if k == "add_prefix_space"}
     match TOKENIZERS[name]:
         case "wordpiece":
-            if not given.get("do_basic_tokenize", True) or stated.get("never_split"):
+            if not flags.get("do_basic_tokenize", True) or settings.get("never_split"):
                 raise ModelError(
                     f"{path}: do_basic_tokenize false and never_split are not supported",
                     "get a tokenizer.json and remove vocab.txt",
                 )
-            keys = {k: v for k, v in given.items() if k in ("strip_accents", CHINESE)}
-            return keys | {"special_tokens": True, "lower_case": given.get("do_lower_case", True)}
+            bert = {k: v for k, v in flags.items() if k in ("strip_accents", CHINESE)}
+            bert |= {"special_tokens": True, "split": "transformers"}
+            return bert | {"lower_case": flags.get("do_lower_case", True)}
         case "sentencepiece":
-            bos = given.get("add_bos_token", family in BEGIN_WITH_BOS)
-            legacy = given.get("legacy", True) and family == "llama"
+            bos = flags.get("add_bos_token", family in BEGIN_WITH_BOS)
+            legacy = flags.get("legacy", True) and family == "llama"
             return prefix | {"add_bos": bos, "special_tokens": True, "legacy": legacy}
         case "huggingface" if name == "vocab.json":
             split = "qwen2" if cls == "Qwen2Tokenizer" or family in ("qwen2", "qwen3") else "gpt2"
@@ -174,11 +179,11 @@ def _settings(folder: Path, name: str, family: str, config: Config) -> dict[str,
                     f"{path}: tokenizer_class {cls} needs tokenizer.json",
                     "save it with a fast tokenizer of transformers",
                 )
-            bos = {"add_bos": True} if given.get("add_bos_token") else {}
+            bos = {"add_bos": True} if flags.get("add_bos_token") else {}
             return bos | ({} if split == "qwen2" else prefix) | {"split": split}
         case "huggingface":
-            if cls in ("LlamaTokenizer", "GemmaTokenizer") and "add_bos_token" in given:
-                prefix |= {"add_bos": given["add_bos_token"]}
+            if cls in ("LlamaTokenizer", "GemmaTokenizer") and "add_bos_token" in flags:
+                prefix |= {"add_bos": flags["add_bos_token"]}
             return prefix
     return {}
 

@@ -46,7 +46,9 @@ def _load(model: str, overrides: Mapping[str, object]) -> ModelConfig:
 
 def model_fields(path: Path) -> dict[str, Any]:
     """What a file that `locate` found says, as the keys of a model's YAML."""
-    return folder.describe(path.parent) if folder.is_such(path) else read_yaml(path, _to(path))
+    return (
+        folder.describe(path.parent) if folder.is_description(path) else read_yaml(path, _to(path))
+    )
 
 
 def checked(path: Path, data: dict[str, Any], overrides: Mapping[str, object]) -> ModelConfig:
@@ -58,6 +60,8 @@ def checked(path: Path, data: dict[str, Any], overrides: Mapping[str, object]) -
     named = {"checkpoint": file.checkpoint}
     if file.tokenizer:
         named["tokenizer.model"] = file.tokenizer.model
+    if file.chat_template and is_template_file(file.chat_template):
+        named["chat_template"] = file.chat_template
     for key, value in [*named.items(), *(("adapter", place) for place in file.adapter)]:
         # a model folder may come from anywhere, so what it names stays inside it
         if error is ModelError and key not in overrides and _leaves(Path(value)):
@@ -75,12 +79,17 @@ def checked(path: Path, data: dict[str, Any], overrides: Mapping[str, object]) -
                     f" then: gentool models add {file.name} FOLDER"
                 )
             raise ModelError(f"{path}: {key} {path.parent / value} does not exist", hint)
-    return ModelConfig(folder=path.parent, **dict(file))
+    return ModelConfig(folder=path.parent, source=path, **dict(file))
+
+
+def is_template_file(chat_template: str) -> bool:
+    """Whether a chat template is named by its file: a known name has neither dot nor slash."""
+    return "." in chat_template or "/" in chat_template
 
 
 def _to(path: Path) -> type[GentoolError]:
     """Whose mistake it is if this file is wrong: that of a folder, or of a YAML's author."""
-    return ModelError if path.name == FOLDER_FILE or folder.is_such(path) else UsageError
+    return ModelError if path.name == FOLDER_FILE or folder.is_description(path) else UsageError
 
 
 def locate(model: str) -> Path:

@@ -123,6 +123,11 @@ class Arch(Strict):
         return self
 
 
+# kind -> how it can split a text into words, first the default: a vocab.json as GPT-2 or Qwen2 do,
+# WordPiece as BERT's own code or transformers' do
+SPLITS = {"huggingface": ("gpt2", "qwen2"), "wordpiece": ("google", "transformers")}
+
+
 class TokenizerConfig(Strict):
     """`model` is the vocabulary's file; the keys that are not for every kind name theirs."""
 
@@ -130,7 +135,7 @@ class TokenizerConfig(Strict):
     model: Words
     add_bos: bool | None = None  # left out: as the file itself says, and a SentencePiece says no
     add_prefix_space: bool | None = None  # before a text; left out: as the file itself says
-    split: Literal["gpt2", "qwen2"] = "gpt2"  # how vocab.json's texts are split into words
+    split: Literal["gpt2", "qwen2", "google", "transformers"] | None = None  # see SPLITS
     legacy: bool = False  # SentencePiece: a prefix space after each special token, too
     lower_case: bool = True
     strip_accents: bool | None = None  # left out: where lower_case is
@@ -143,7 +148,7 @@ class TokenizerConfig(Strict):
         for key, kinds in {
             "add_bos": ("huggingface", "sentencepiece"),
             "add_prefix_space": ("huggingface", "sentencepiece"),
-            "split": ("huggingface",),
+            "split": ("huggingface", "wordpiece"),
             "legacy": ("sentencepiece",),
             "lower_case": ("wordpiece",),
             "strip_accents": ("wordpiece",),
@@ -152,6 +157,9 @@ class TokenizerConfig(Strict):
         }.items():
             if key in self.model_fields_set and self.kind not in kinds:
                 raise ValueError(f"{key} is for kind {' or '.join(kinds)}, not {self.kind}")
+        if self.split not in (None, *SPLITS.get(self.kind, ())):
+            known = ", ".join(SPLITS[self.kind])
+            raise ValueError(f"split {self.split} is not for kind {self.kind}, which has {known}")
         return self
 
 
@@ -172,6 +180,7 @@ class ModelFile(Strict):
     adapter: Annotated[list[Words], BeforeValidator(_listed)] = []  # merged in this order
     precision: Literal["auto", "fp32", "fp16", "bf16", "int8", "int4"] = "auto"
     sampling: SamplingParams = SamplingParams()
+    chat_template: Words | None = None  # a name or a file; left out: beside the tokenizer's file
     sha256: dict[Words, Digest] = {}  # of the files above, by path
 
     @model_validator(mode="after")
@@ -194,6 +203,8 @@ class ModelFile(Strict):
 
 
 class ModelConfig(ModelFile):
-    """A model's YAML file and the folder its relative paths start from."""
+    """A model's YAML file and the folder its relative paths start from. `source` is the file that
+    was read: that YAML, or the one by which a folder describes itself."""
 
     folder: Path
+    source: Path | None = None

@@ -9,10 +9,10 @@ import codecs
 import json
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, reduce
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
@@ -303,16 +303,21 @@ class Grammar:
 
 class Banned:
     """The restriction to continuations without any of these texts, however they are split into
-    tokens. The state of a row is the longest suffix of its text that is a prefix of a banned one.
-    """
+    tokens, and without these special tokens (text -> id). The state of a row is the longest suffix
+    of its text that is a prefix of a banned one."""
 
-    def __init__(self, texts: Sequence[str], vocabulary: Vocabulary) -> None:
+    def __init__(
+        self,
+        texts: Sequence[str],
+        vocabulary: Vocabulary,
+        special: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         for text in texts:
             _check_text("--ban", text)
             if not text:
                 raise UsageError("--ban is ''", "give text")
-        self.name = " ".join(f"--ban '{_short(text)}'" for text in texts)
-        self._vocabulary = vocabulary
+        self.name = " ".join(f"--ban '{_short(text)}'" for text in (*texts, *special))
+        self._vocabulary, self._special = vocabulary, set(special.values())
         banned = [text.encode() for text in texts]
         self._prefixes = {text[:size] for text in banned for size in range(1, len(text))}
         self._max_size = max(map(len, self._prefixes), default=0)
@@ -326,7 +331,7 @@ class Banned:
         if (ids := self._forbidden.get((state, context))) is None:
             completing = self._completing[context]
             suffixes = (state[start:] for start in range(len(state) + 1))
-            tokens = set[int]().union(*(completing.get(suffix, ()) for suffix in suffixes))
+            tokens = self._special.union(*(completing.get(suffix, ()) for suffix in suffixes))
             ids = np.array(sorted(tokens), int)
             self._forbidden[state, context] = ids
         if not len(ids):

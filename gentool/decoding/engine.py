@@ -107,6 +107,16 @@ class Engine:
         rows.length = np.minimum(rows.length, lengths).astype(np.int32)
         self.runtime.rewind(rows.cache, rows.length)
 
+    def crop(self, prefix: Prefix, length: int) -> Prefix:
+        """The first `length` tokens of a prefix, which stays valid."""
+        return Prefix(self.runtime.crop(prefix.cache, length), length)
+
+    def row_prefix(self, rows: Rows, row: int, length: int) -> Prefix:
+        """The prefix of a row and the first `length` of its own tokens as one prefix, which
+        `prefill` and new rows can continue."""
+        start = rows.prefixes[rows.owner[row]].length
+        return Prefix(self.runtime.row_prefix(rows.cache, row, length), start + length)
+
     def logits(self, hidden: np.ndarray) -> np.ndarray:
         """float32 logits [N, V] of hidden states [N, D]."""
         return self.runtime.head(hidden, self.batch_invariant)

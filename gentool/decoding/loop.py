@@ -127,6 +127,16 @@ class DecodeLoop:
         """Ends a row: it draws no more tokens."""
         self._rows[row].stopped = True
 
+    def computed(self, row: int) -> tuple[list[int], Prefix]:
+        """The tokens of a row that are in the KV cache, all but the last one, and the prefix of its
+        prompt and these. The row took part in the last step."""
+        output, prompt = self._rows[row].output, self._prompts[self._rows[row].prompt]
+        if self._cache is None or row not in self._slot:  # it ended with its first token
+            return [], prompt.prefix
+        slot = self._slot[row]
+        count = min(len(output) - 1, int(self._cache.length[slot]))
+        return output[:count], self._engine.row_prefix(self._cache, slot, count)
+
     def step(self) -> list[Token]:
         """Draws one token for each row that has logits to draw from; if none has, runs a step of
         the model first. Rows whose drafts come true draw several times between two such steps."""

@@ -50,8 +50,12 @@ def open_files(config: ModelConfig) -> ModelFiles:
             )
     source = checkpoints.open_checkpoint(config.folder / config.checkpoint, config.format)
     family = models.load_family(config.family)
-    plan, arch = weights.plan(source, family, config.arch), config.arch
-    weights.check_head(source, plan)
+    arch = config.arch
+    try:
+        plan = weights.plan(source, family, arch)
+        weights.check_head(source, plan)
+    except ModelError as e:
+        raise ModelError(f"{source.files[0]}: {e.message}", e.hint) from None
     if config.adapter:
         adapters = [peft.read_adapter(config.folder / a, family, arch) for a in config.adapter]
         source, plan, arch = adapter.adapted(source, plan, family, arch, adapters)

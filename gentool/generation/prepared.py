@@ -5,7 +5,7 @@ from it: the constraint, the adjustment of scores, the stop criterion, and sampl
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,18 +13,19 @@ import numpy as np
 from gentool.config.sampling import SamplingParams
 from gentool.decoding import beam, constraints, loop
 from gentool.decoding.constraints import Constraint, Following
-from gentool.decoding.engine import Engine
+from gentool.decoding.engine import Engine, Prefix
 from gentool.decoding.filters import adjusted
 from gentool.generation.request import Finish, Request, Sample, Step, TokenLogprob
-from gentool.tokenizers import Tokenizer
+from gentool.tokenizers import Tokenizer, special_id
 from gentool.tokenizers.stream import TextStream
 from gentool.tokenizers.token_bytes import Pieces
 
 
 @dataclass(frozen=True)
 class PreparedRequest:
-    """A request with its prompts as ids, the engine and the tokenizer. `token_bytes` is called only
-    for a constraint, because it is slow."""
+    """A request with its prompts as ids, the engine and the tokenizer. `ends` are the tokens that
+    end a text; those that are a stop text are in `stop_tokens` (id -> text), too. `token_bytes` is
+    called only for a constraint, because it is slow."""
 
     engine: Engine
     tokenizer: Tokenizer | None
@@ -32,6 +33,7 @@ class PreparedRequest:
     request: Request
     prompts: list[list[int]]
     ends: frozenset[int]
+    stop_tokens: Mapping[int, str]
 
     @property
     def sampling(self) -> SamplingParams:
@@ -41,11 +43,28 @@ class PreparedRequest:
         """The maximum number of new tokens after a prompt."""
         return min(self.sampling.max_tokens, self.engine.arch.n_ctx - len(self.prompts[prompt]))
 
+    def computed(self, prompt: int, prefix: Prefix, logits: np.ndarray) -> loop.Prompt:
+        """A prompt for the decode loop, with its prefix and the logits [V] after it."""
+        ids = np.array(self.prompts[prompt])
+        return loop.Prompt(ids, prefix, logits, self.max_new_tokens(prompt))
+
     def text(self, prompt: int) -> TextStream:
         """A new, empty text stream for a continuation of a prompt."""
         s = self.sampling
         ids = self.prompts[prompt]
-        return TextStream(self.tokenizer, ids, s.stop, s.include_stop, s.min_tokens)
+        stops = [stop for stop in s.stop if stop not in self.stop_tokens.values()]
+        return TextStream(self.tokenizer, ids, stops, s.include_stop, s.min_tokens)
+
+    def stop_text(self, last: int) -> str:
+        """What a text whose last token is `last` has behind it: the stop text that this token is,
+        where stop texts are kept."""
+        return self.stop_tokens.get(last, "") if self.sampling.include_stop else ""
+
+    def finish(self, last: int, ended: bool, stopped: bool) -> Finish:
+        """Why a text ended: its last token, whether that ended it, and whether a stop text did."""
+        if stopped or (ended and last in self.stop_tokens):
+            return "stop"
+        return "eos" if ended else "length"
 
     @functools.cached_property
     def constraint(self) -> Constraint | None:
@@ -62,7 +81,12 @@ class PreparedRequest:
             constraints.Grammar(rule, vocabulary) for rule in rules
         ]
         if self.sampling.ban:
-            restrictions.append(constraints.Banned(self.sampling.ban, vocabulary))
+            ids = {text: special_id(self.tokenizer, text) for text in self.sampling.ban}
+            special = {text: token for text, token in ids.items() if token is not None}
+            texts = [text for text in self.sampling.ban if text not in special]
+            n_vocab = self.engine.arch.n_vocab  # an added token may have no row of the embedding
+            special = {text: token for text, token in special.items() if token < n_vocab}
+            restrictions.append(constraints.Banned(texts, vocabulary, special))
         return Constraint(restrictions, vocabulary)
 
     def following(self, prompt: int) -> Following | None:
@@ -106,13 +130,13 @@ class PreparedRequest:
 
         return ended
 
-    def finished_text(self, prompt: int, ids: Iterable[int]) -> TextStream:
+    def finished_text(self, prompt: int, ids: Sequence[int]) -> TextStream:
         """The complete text of new tokens `ids` after a prompt, without end tokens."""
         text = self.text(prompt)
         for id in ids:
             if id not in self.ends:
                 text.push(id)
-        text.finish()
+        text.finish(cut=not ids or ids[-1] not in self.ends)
         return text
 
     def steps(self, prompt: int, tokens: Sequence[loop.Token]) -> tuple[Step, ...]:
@@ -150,12 +174,13 @@ class SampleBuilder:
         is_last = len(self._tokens) == self._max_new_tokens
         if not (self._text.stopped or token.ended or token.complete or is_last):
             return new, None
-        new += self._text.finish()
-        finish: Finish = "eos" if token.ended or token.complete else "length"
-        finish = "stop" if self._text.stopped else finish
+        ended = token.ended or token.complete
+        stop = self._prepared.stop_text(token.id)
+        new += self._text.finish(cut=not ended) + stop
+        finish = self._prepared.finish(token.id, ended, self._text.stopped)
         total = 0.0
         for t in self._tokens:  # in order: the sum does not depend on the chunks of the text
             total += t.log_probability
         ids = tuple(t.id for t in self._tokens)
         steps = self._prepared.steps(self._prompt, self._tokens)
-        return new, Sample(self._text.text, ids, total, total, finish, steps)
+        return new, Sample(self._text.text + stop, ids, total, total, finish, steps)

@@ -9,6 +9,7 @@ from typing import Literal
 from gentool.config.sampling import SamplingParams
 from gentool.decoding.beam_search import BeamSearch as BeamSearch
 from gentool.errors import UsageError
+from gentool.voting.tally import MAX_SAMPLES
 
 Finish = Literal["eos", "stop", "length"]
 Ends = int | Sequence[int] | None | Literal["default"]
@@ -100,7 +101,7 @@ class Request:
     json_schema: str | None = None
 
     def __post_init__(self) -> None:
-        limits = {"n": (self.n, 1, 2**32), "seed": (self.seed, 0, 2**64)}
+        limits = {"n": (self.n, 1, MAX_SAMPLES + 1), "seed": (self.seed, 0, 2**64)}
         limits |= {f"row {row}": (row, 0, 2**32) for row in self.rows}
         for name, (value, low, high) in limits.items():
             if not low <= value < high:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from gentool.errors import UsageError
-from gentool.tokenizers import Tokenizer, joined
+from gentool.tokenizers import Tokenizer, joined, special_id
 
 if TYPE_CHECKING:  # checks of a request need no numpy
     from gentool.decoding.engine import Engine
@@ -98,7 +98,7 @@ def score(
 
     context = engine.arch.n_ctx
     stride = check_stride(stride, context)
-    start = tokenizer.encode("") if tokenizer else []
+    start = list(tokenizer.start) if tokenizer else []
     n_start = len(start) if list(ids[: len(start)]) == start else 0
     if len(ids) <= max(n_start, 1):
         raise UsageError("the text has one token, and nothing before it", "give a longer text")
@@ -126,12 +126,15 @@ def pieces(tokenizer: Tokenizer | None, ids: Sequence[int]) -> tuple[str, ...]:
 def continuation(
     tokenizer: Tokenizer, prompt: str | None, ids: Sequence[int], choice: str
 ) -> list[int]:
-    """The ids of a choice after a prompt (its ids, and its text if known): the ids that the choice
-    adds when prompt and choice are encoded together. If that changes the ids of the prompt, as when
-    a word continues across the boundary, the ids that the choice adds after a newline, a full stop,
-    a letter or nothing; so they include neither a start token nor the blank that some tokenizers
-    put before a text. The first context whose ids decode to exactly the choice after the prompt is
-    used, else the first that adds ids at all."""
+    """The ids of a choice after a prompt (its ids, its text if known): that of the special token
+    that the choice is; else the ids that the choice adds when prompt and choice are encoded
+    together. If that changes the ids of the prompt, as when a word continues across the boundary,
+    the ids that the choice adds after a newline, a full stop, a letter or nothing; so they include
+    neither a start token nor the blank that some tokenizers put before a text. The first context
+    whose ids decode to exactly the choice after the prompt is used, else the first that adds ids at
+    all."""
+    if (special := special_id(tokenizer, choice)) is not None:
+        return [special]
     fallback: list[int] = []
     for context in (*(() if prompt is None else (prompt,)), *CONTEXTS):
         context_ids, all_ids = tokenizer.encode(context), tokenizer.encode(context + choice)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +18,6 @@ from gentool.generation.request import (
     Choose,
     Chunk,
     Contrastive,
-    Finish,
     Sample,
     Sampled,
 )
@@ -51,19 +50,28 @@ def _samples(
     prepared: PreparedRequest, search: Sampled | Alternatives, group: range, samples: range
 ) -> Iterator[Chunk]:
     """Decodes the given samples of a group of prompts together."""
-    request, engine = prepared.request, prepared.engine
-    decoding = loop.DecodeLoop(engine, _options(prepared, search), prepared.constraint)
-    keys: list[tuple[int, int]] = []  # prompt and sample of each row
+    request, decoding = prepared.request, decode_loop(prepared, search)
+    keys: list[tuple[int, int]] = []
     for prompt in group:
-        ids = prepared.prompts[prompt]
-        prefix, logits = engine.prefill(ids)
+        prefix, logits = prepared.engine.prefill(prepared.prompts[prompt])
         drawn = [loop.Sample(request.rows[prompt], sample) for sample in samples]
         if isinstance(search, Alternatives):
             first = top_k_ids(logits[0], request.n)
             drawn = [s._replace(forced_first=int(first[s.rng_sample])) for s in drawn]
-        computed = loop.Prompt(np.array(ids), prefix, logits[0], prepared.max_new_tokens(prompt))
-        decoding.add(computed, drawn)
+        decoding.add(prepared.computed(prompt, prefix, logits[0]), drawn)
         keys += [(prompt, sample) for sample in samples]
+    yield from sampled(prepared, decoding, keys)
+
+
+def decode_loop(prepared: PreparedRequest, search: Sampled | Alternatives) -> loop.DecodeLoop:
+    """A decode loop without rows, for the options of a request."""
+    return loop.DecodeLoop(prepared.engine, _options(prepared, search), prepared.constraint)
+
+
+def sampled(
+    prepared: PreparedRequest, decoding: loop.DecodeLoop, keys: Sequence[tuple[int, int]]
+) -> Iterator[Chunk]:
+    """Decodes until all rows have ended; `keys` are the prompt and the sample of each row."""
     builders = [SampleBuilder(prepared, prompt) for prompt, _ in keys]
     while not decoding.done:
         for token in decoding.step():
@@ -105,14 +113,15 @@ def _beams(prepared: PreparedRequest, search: BeamSearch) -> Iterator[Chunk]:
         )
         for sample, hypothesis in enumerate(hypotheses):
             text = prepared.finished_text(prompt, hypothesis.ids)
-            finish: Finish = "eos" if hypothesis.ended else "length"
-            finish = "stop" if text.stopped else finish
+            stop = prepared.stop_text(hypothesis.ids[-1])
+            finish = prepared.finish(hypothesis.ids[-1], hypothesis.ended, text.stopped)
             pairs = zip(hypothesis.ids, hypothesis.logprobs, strict=True)
             tokens = [loop.Token(sample, id, p, False) for id, p in pairs]
             steps = prepared.steps(prompt, tokens)
             ids, logprob = hypothesis.ids, hypothesis.logprob
-            done = Sample(text.text, ids, logprob, hypothesis.score, finish, steps)
-            yield Chunk(prompt, sample, text.text, done)
+            whole = text.text + stop
+            done = Sample(whole, ids, logprob, hypothesis.score, finish, steps)
+            yield Chunk(prompt, sample, whole, done)
 
 
 def _contrastive(prepared: PreparedRequest, search: Contrastive) -> Iterator[Chunk]:

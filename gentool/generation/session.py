@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import math
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,12 +18,24 @@ from gentool.config.sampling import SamplingArguments, SamplingParams, parameter
 from gentool.config.schema import parse
 from gentool.decoding.engine import Engine
 from gentool.errors import ModelError, UsageError
+from gentool.generation import chat
 from gentool.generation import score as scores
-from gentool.generation.request import BeamSearch, Chunk, Ends, Request, Sample, Sampled, Search
+from gentool.generation.request import (
+    BeamSearch,
+    Choose,
+    Chunk,
+    Ends,
+    Request,
+    Sample,
+    Sampled,
+    Search,
+)
 from gentool.generation.score import Choice, Normalize, Score
 from gentool.models.weights import Weight
 from gentool.runtimes import Runtime
-from gentool.tokenizers import Tokenizer
+from gentool.tokenizers import Tokenizer, repeated_start, special_id
+from gentool.tokenizers.chat.encoding import marked_encoder
+from gentool.tokenizers.chat.input_text import InputText
 from gentool.tokenizers.token_bytes import Pieces, pieces
 from gentool.voting.answers import AnswerRule
 from gentool.voting.examples import parse_few_shot
@@ -50,6 +63,7 @@ class Model:
     ) -> None:
         self.config, self.precision, self.plan = config, precision, plan
         self._tokenizer, self.engine = tokenizer, Engine(runtime)
+        self._warned = False  # of a start token that is there twice
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -180,7 +194,7 @@ class Model:
         `stop` strings (None: those of the YAML)."""
         ids, stops = self._ids(prompt), self.config.sampling.stop if stop is None else stop
         for choice in choices:
-            self._ids(choice, f"the choice '{choice}'")
+            self._check_choice(choice)
         texts, new = scores.continuations(self._tokenizer, prompt, ids, choices)
         for text, added in zip(texts, new, strict=True):
             self._check([*ids, *added], 0, f"the prompt with the choice '{text}'")
@@ -234,7 +248,32 @@ class Model:
         has a verdict."""
         from gentool.generation import vote as votes
 
-        yield from votes.tallies(self._prepare(request), ballots)
+        yield from votes.tallies(self.prepare(request), ballots)
+
+    def chat_ids(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template: str | None = None,
+        **extra: object,
+    ) -> list[int]:
+        """The ids of messages, each with `role` and `content`, by the model's chat template or by
+        `template`, a name or a file. A text of a message never becomes a special token. `extra`
+        are more variables of the template, such as enable_thinking."""
+        chosen = chat.template_of(self.config, template, bool(tools))
+        variables = {"add_generation_prompt": add_generation_prompt, "tools": tools, **extra}
+        text = chat.rendered(
+            self.config, self.tokenizer, chosen, messages, variables, continue_final_message
+        )
+        return self._encode_marked(text)
+
+    def answer_ends(self, template: str | None = None) -> chat.AnswerEnds:
+        """What ends an answer to messages: token ids, and stop texts."""
+        chosen = chat.template_of(self.config, template)
+        return chat.answer_ends(self.config, self.tokenizer, chosen, self._ends("default"))
 
     def check(self, prompt: str | Sequence[int]) -> None:
         """Raises UsageError for a prompt that cannot be continued: it is empty or too long."""
@@ -245,24 +284,42 @@ class Model:
         prompts are computed together, and their chunks interleave."""
         from gentool.generation import search as generate
 
-        yield from generate.chunks(self._prepare(request))
+        yield from generate.chunks(self.prepare(request))
 
-    def _prepare(self, request: Request) -> PreparedRequest:
+    def prepare(self, request: Request) -> PreparedRequest:
         """Checks a request and adds its engine, tokenizer, ids and end tokens."""
         prompts = [self._ids(prompt) for prompt in request.prompts]
+        if isinstance(request.search, Choose):
+            for text in request.search.texts:
+                self._check_choice(text)
         for row, ids in zip(request.rows, prompts, strict=True):
             self._check(ids, 1, f"the prompt of row {row}" if len(prompts) > 1 else "the prompt")
-        ends = self._ends(request.eos)
+        stop_tokens = self._stop_tokens(request.sampling.stop)
+        ends = self._ends(request.eos) | stop_tokens.keys()
         self._check_ids(request.sampling.logit_bias)
         from gentool.generation.prepared import PreparedRequest
 
         engine = self._engine(request.batch_invariant)
         return PreparedRequest(
-            engine, self._tokenizer, lambda: self._pieces, request, prompts, ends
+            engine, self._tokenizer, lambda: self._pieces, request, prompts, ends, stop_tokens
         )
+
+    def _stop_tokens(self, stops: Sequence[str]) -> dict[int, str]:
+        """The special tokens among stop texts: those that the model can draw."""
+        tokens = {special_id(self._tokenizer, stop): stop for stop in stops}
+        n_vocab = self.config.arch.n_vocab
+        return {id: stop for id, stop in tokens.items() if id is not None and id < n_vocab}
+
+    def _check_choice(self, choice: str | Sequence[int]) -> None:
+        special = special_id(self._tokenizer, choice) if isinstance(choice, str) else None
+        self._ids(choice if special is None else [special], f"the choice '{choice}'")
 
     def _engine(self, batch_invariant: bool) -> Engine:
         return dataclasses.replace(self.engine, batch_invariant=batch_invariant)
+
+    @functools.cached_property
+    def _encode_marked(self) -> Callable[[InputText], list[int]]:
+        return marked_encoder(self.tokenizer)
 
     @functools.cached_property
     def _pieces(self) -> Pieces:
@@ -282,8 +339,23 @@ class Model:
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         if not ids:
             raise UsageError(f"{what} holds no token", "give other text")
+        if isinstance(prompt, str):
+            self._warn_of_repeated_start(ids, what)
         self._check_ids(ids)
         return ids
+
+    def _warn_of_repeated_start(self, ids: Sequence[int], what: str) -> None:
+        """Warns once of a prompt whose start token is there twice."""
+        start = repeated_start(self.tokenizer, ids)
+        if start is None or self._warned:
+            return
+        self._warned = True
+        texts = (text for text, token in self.tokenizer.special.items() if token == start)
+        logging.getLogger(__name__).warning(
+            "warning: %s begins with %s, which the tokenizer puts before every text: it is there"
+            " twice; leave it out, or use --set tokenizer.add_bos=false",
+            *(what, next(texts, start)),
+        )
 
     def _check_ids(self, ids: Iterable[int]) -> None:
         last = self.config.arch.n_vocab - 1

@@ -133,7 +133,7 @@ def check_head(source: TensorSource, plan: Mapping[str, Weight]) -> None:
     forget(head)
     if not same:
         raise ModelError(
-            f"{source.files[0]}: {LM_HEAD} is not the embedding, to which the head is tied",
+            f"tensor {LM_HEAD} is not the embedding, to which the head is tied",
             "to use it: --set arch.tied_head=false, where the family has that; else remove it",
         )
 

@@ -37,6 +37,10 @@ class Runtime(Protocol):
         `head` takes."""
         ...
 
+    def crop(self, prefix: PrefixCache, length: int) -> PrefixCache:
+        """The first `length` tokens of a prefix, which stays valid."""
+        ...
+
     def rows(
         self, prefixes: Sequence[PrefixCache], max_new_tokens: int, batch_invariant: bool
     ) -> RowCache:
@@ -67,6 +71,10 @@ class Runtime(Protocol):
 
     def rewind(self, cache: RowCache, lengths: np.ndarray) -> None:
         """Drops the tokens of rows beyond `lengths` [N] tokens after their prefixes."""
+        ...
+
+    def row_prefix(self, cache: RowCache, row: int, length: int) -> PrefixCache:
+        """The prefix of a row and the first `length` of its own tokens, copied, as a prefix."""
         ...
 
     def head(self, hidden: np.ndarray, batch_invariant: bool) -> np.ndarray:

@@ -6,7 +6,7 @@ with `load(config, folder) -> Tokenizer`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
@@ -34,10 +34,15 @@ class Tokenizer(Protocol):
 
     def piece(self, token: int, previous: int | None) -> bytes: ...
 
+    def encoder(self, names: Mapping[str, str]) -> Callable[[str], list[int]]:
+        """As `encode`, but without `start`, and special tokens are read only where a text has their
+        names instead of their texts: `names` has one for each of `special`."""
+        ...
 
-def special_id(tokenizer: Tokenizer, text: str) -> int | None:
+
+def special_id(tokenizer: Tokenizer | None, text: str) -> int | None:
     """The id of the special token that `text` is, as a stop, ban or choice text means it."""
-    return tokenizer.special.get(text)
+    return tokenizer.special.get(text) if tokenizer else None
 
 
 def repeated_start(tokenizer: Tokenizer, ids: Sequence[int]) -> int | None:

@@ -68,7 +68,8 @@ def declared(vocabulary: Path) -> Declared:
     special = [*_special(config, config_path), *_special_map(vocabulary.with_name(SPECIAL_MAP))]
     by_id = {token.id: token for token in tokens.values()}
     for text, number in read_json(added_path).items():
-        token = _token(added_path, text[:40], number, {"content": text, "special": text in special})
+        flags = {"special": text in special, "normalized": text not in special}
+        token = _token(added_path, text[:40], number, {"content": text, **flags})
         other = tokens.get(text) or by_id.get(token.id)
         if other and (other.id, other.text) != (token.id, text):
             raise ModelError(
@@ -147,8 +148,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def renamed(tokens: Mapping[str, AddedToken], names: Mapping[str, str]) -> dict[str, AddedToken]:
+    """The tokens by other texts, where `names` has some."""
+    texts = {text: names.get(text, text) for text in tokens}
+    return {texts[text]: token._replace(text=texts[text]) for text, token in tokens.items()}
+
+
 class Splitter:
-    """Splits a text at added tokens: the leftmost, of those the longest."""
+    """Splits a text at added tokens as the slow tokenizers of transformers do: at the leftmost
+    token, of those the longest."""
 
     def __init__(self, tokens: Mapping[str, AddedToken]) -> None:
         self._tokens = tokens
@@ -160,30 +168,34 @@ class Splitter:
 
     def split(self, text: str) -> Iterator[str | int]:
         """Texts between added tokens, none of them empty, and the ids of the tokens."""
-        start = at = 0
-        while at < len(text):
-            token = self._at(text, at)
+        parts = self._cut(text)
+        for at, part in enumerate(parts):
+            token = self._tokens.get(part)
             if token is None:
-                at += 1
                 continue
-            before = text[start:at].rstrip() if token.lstrip else text[start:at]
-            if before:
-                yield before
-            yield token.id
-            at += len(token.text)
-            while token.rstrip and at < len(text) and text[at].isspace():
-                at += 1
-            start = at
-        if start < len(text):
-            yield text[start:]
+            left = parts[at - 1] if at else ""
+            right = parts[at + 1] if at + 1 < len(parts) else ""
+            if token.rstrip and right:
+                parts[at + 1] = right = right.lstrip()
+            if token.lstrip and left:
+                parts[at - 1] = left = left.rstrip()
+            # part of a word: it joins its left neighbour, else its right one, and the text stays
+            # cut on its other side
+            if token.single_word and left and left[-1] != " ":
+                parts[at - 1], parts[at] = left + part, ""
+            elif token.single_word and right and right[0] != " ":
+                parts[at], parts[at + 1] = "", part + right
+        for part in filter(None, parts):
+            yield self._tokens[part].id if part in self._tokens else part
 
-    def _at(self, text: str, at: int) -> AddedToken | None:
-        for length in self._lengths.get(text[at], ()):
-            token = self._tokens.get(text[at : at + length])
-            if token and not (token.single_word and _inside_word(text, at, at + length)):
-                return token
-        return None
-
-
-def _inside_word(text: str, start: int, end: int) -> bool:
-    return text[start - 1 : start].strip() != "" or text[end : end + 1].strip() != ""
+    def _cut(self, text: str) -> list[str]:
+        """The added tokens in a text, and the texts before, between and behind them."""
+        parts, start, at = [], 0, 0
+        while at < len(text):
+            lengths = self._lengths.get(text[at], ())
+            length = next((n for n in lengths if text[at : at + n] in self._tokens), 0)
+            if length:
+                parts += [text[start:at], text[at : at + length]]
+                start = at + length
+            at += length or 1
+        return [part for part in (*parts, text[start:]) if part]

@@ -17,6 +17,7 @@ from gentool import cache
 from gentool.config.model import TokenizerConfig
 from gentool.errors import ModelError
 from gentool.tokenizers import joined
+from gentool.tokenizers.added_tokens import AddedToken, Splitter
 from gentool.tokenizers.sentencepiece import read, surface
 
 SPACE, NEWLINE = "\u2582", "\u2583"
@@ -44,6 +45,20 @@ class CPM:
         # by piece and not by id: to the older release NEWLINE is an unknown character
         pieces = self._processor.EncodeAsPieces(" ".join(marked))
         return [self._newline if p == NEWLINE else self._processor.PieceToId(p) for p in pieces]
+
+    def encoder(self, names: Mapping[str, str]) -> Callable[[str], list[int]]:
+        tokens = {
+            names[text]: AddedToken(token, names[text]) for text, token in self.special.items()
+        }
+        splitter = Splitter(tokens)
+
+        def encode(text: str) -> list[int]:
+            ids: list[int] = []
+            for part in splitter.split(text):
+                ids += [part] if isinstance(part, int) else self.encode(part)
+            return ids
+
+        return encode
 
     def decode(self, ids: Sequence[int]) -> str:
         return joined(self, ids).decode("utf-8", "replace")

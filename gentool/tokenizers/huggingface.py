@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
@@ -15,18 +17,27 @@ import tokenizers
 from gentool.config.model import TokenizerConfig
 from gentool.errors import ModelError
 from gentool.tokenizers import MERGES, contents, joined
-from gentool.tokenizers.added_tokens import CONFIG, Declared, declared
+from gentool.tokenizers.added_tokens import (
+    CONFIG,
+    FLAGS,
+    AddedToken,
+    Declared,
+    Splitter,
+    declared,
+    renamed,
+)
 from gentool.tokenizers.tokenizer_json import MAX_IDS, check, flat, once, with_prefix_space
 from gentool.tokenizers.wordpiece import added
 
 BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")  # how a token writes a byte
 
+END_OF_TEXT = "<|endoftext|>"
 # tokens that end a text, where a file has them; a model's configuration knows better
 ENDS = (
     "</s>",
     "<eos>",
     "[SEP]",
-    "<|endoftext|>",
+    END_OF_TEXT,
     "<|end_of_text|>",
     "<|eot_id|>",
     "<|im_end|>",
@@ -59,12 +70,14 @@ class HuggingFace:
         tokenizer: tokenizers.Tokenizer,
         decoders: Sequence[Mapping[str, Any]],
         config: TokenizerConfig,
-        beside: Declared,
     ) -> None:
         self._path, self._tokenizer, self._decoders = path, tokenizer, decoders
         add_bos = config.add_bos
-        _add_tokens(path, tokenizer, beside)
         self._added = tokenizer.get_added_tokens_decoder()
+        self._encode_as = functools.partial(_slow, tokenizer, config)
+        if path.name not in MERGES:
+            self._encode_as = functools.partial(_fast, tokenizer)
+        self._encode = self._encode_as({})
         self._word_pieces = any(step["type"] == "WordPiece" for step in decoders)
         self._dummy_prefix = any(map(_drops_a_blank, decoders))
         first = tokenizer.encode("a")
@@ -89,7 +102,16 @@ class HuggingFace:
 
     def encode(self, text: str) -> list[int]:
         with _guarded(f"{self._path} cannot encode this text"):
-            return [*self._before, *self._tokenizer.encode(text, add_special_tokens=False).ids]
+            return [*self._before, *self._encode(text)]
+
+    def encoder(self, names: Mapping[str, str]) -> Callable[[str], list[int]]:
+        encode = self._encode_as(names)
+
+        def guarded(text: str) -> list[int]:
+            with _guarded(f"{self._path} cannot encode this text"):
+                return encode(text)
+
+        return guarded
 
     def decode(self, ids: Sequence[int]) -> str:
         return joined(self, ids).decode("utf-8", "replace")
@@ -133,6 +155,62 @@ def _drops_a_blank(step: Mapping[str, Any]) -> bool:
     return step["type"] == "Strip" and step["start"] > 0
 
 
+def _fast(tokenizer: tokenizers.Tokenizer, names: Mapping[str, str]) -> Callable[[str], list[int]]:
+    """Encodes as the fast tokenizers of transformers do: the library finds added tokens. Special
+    ones are found by their `names`, where there are any."""
+    if not names:
+        return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
+    other = _without_added_tokens(tokenizer)
+    if tokenizer.normalizer:
+        other.normalizer = tokenizer.normalizer
+    ids = {}  # of added tokens: in the other tokenizer -> in this one
+    for number, token in sorted(tokenizer.get_added_tokens_decoder().items()):
+        text = names.get(token.content, token.content)
+        flags = {flag: getattr(token, flag) for flag in ("lstrip", "rstrip", "single_word")}
+        normalized = token.normalized and text == token.content
+        other.add_tokens([tokenizers.AddedToken(text, **flags, normalized=normalized)])
+        ids[other.token_to_id(text)] = number
+
+    def encode(text: str) -> list[int]:
+        found = other.encode(text, add_special_tokens=False).ids
+        return [ids.get(token, token) for token in found]
+
+    return encode
+
+
+def _without_added_tokens(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    other = tokenizers.Tokenizer(tokenizer.model)
+    if tokenizer.pre_tokenizer:
+        other.pre_tokenizer = tokenizer.pre_tokenizer
+    return other
+
+
+def _added_token(number: int, token: tokenizers.AddedToken) -> AddedToken:
+    flags = {flag: getattr(token, flag) for flag in FLAGS}
+    return AddedToken(number, token.content, **flags)
+
+
+def _slow(
+    tokenizer: tokenizers.Tokenizer, config: TokenizerConfig, names: Mapping[str, str]
+) -> Callable[[str], list[int]]:
+    """Encodes as the slow tokenizers do that wrote a vocab.json: a prefix space before every text,
+    and their rule of where an added token is one. Special ones are found by their `names`, where
+    there are any."""
+    plain = _without_added_tokens(tokenizer)
+    added = tokenizer.get_added_tokens_decoder()
+    tokens = {token.content: _added_token(number, token) for number, token in added.items()}
+    splitter = Splitter(renamed(tokens, names))
+
+    def encode(text: str) -> list[int]:
+        text = unicodedata.normalize("NFC", text) if config.split == "qwen2" else text
+        ids: list[int] = []
+        for part in splitter.split(f" {text}" if text and config.add_prefix_space else text):
+            ids += [part] if isinstance(part, int) else plain.encode(part).ids
+        return ids
+
+    return encode
+
+
 @contextmanager
 def _guarded(problem: str) -> Iterator[None]:
     """Makes an error of the library a ModelError; its panics are no `Exception`."""
@@ -162,7 +240,10 @@ def load(config: TokenizerConfig, folder: Path) -> HuggingFace:
             tokenizer.no_truncation()
             tokenizer.no_padding()
             decoders = list(flat(data["decoder"]))
-        return HuggingFace(path, tokenizer, decoders, config, declared(path))
+        _add_tokens(path, tokenizer, declared(path))
+        if config.split == "qwen2" and not tokenizer.get_added_tokens_decoder():
+            tokenizer.add_special_tokens([END_OF_TEXT])  # which no vocab.json of Qwen2 has
+        return HuggingFace(path, tokenizer, decoders, config)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -236,18 +317,17 @@ def _byte_level(
         )
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, pairs))
     byte_level = tokenizers.pre_tokenizers.ByteLevel
-    tokenizer.pre_tokenizer = byte_level(add_prefix_space=bool(config.add_prefix_space))
+    tokenizer.pre_tokenizer = byte_level(add_prefix_space=False)
     if config.split == "qwen2":
         split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(QWEN2_SPLIT), "isolated")
-        tokenizer.normalizer = tokenizers.normalizers.NFC()
         tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
             [split, byte_level(add_prefix_space=False, use_regex=False)]
         )
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
     names = beside.special or ENDS
-    tokenizer.add_special_tokens([end for end in (*names, "<|endoftext|>") if end in vocab])
+    tokenizer.add_special_tokens([end for end in (*names, END_OF_TEXT) if end in vocab])
     if config.add_bos:
-        start = next((text for text in beside.special if text in vocab), None) or "<|endoftext|>"
+        start = next((text for text in beside.special if text in vocab), None) or END_OF_TEXT
         if start not in vocab:
             raise ModelError(f"{path} has no start token", "set tokenizer.add_bos to false")
         tokenizer.post_processor = tokenizers.processors.TemplateProcessing(

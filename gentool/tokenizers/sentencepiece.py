@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -11,7 +12,14 @@ import sentencepiece
 from gentool.config.model import TokenizerConfig
 from gentool.errors import ModelError
 from gentool.tokenizers import contents, joined
-from gentool.tokenizers.added_tokens import CONFIG, AddedToken, Declared, Splitter, declared
+from gentool.tokenizers.added_tokens import (
+    CONFIG,
+    AddedToken,
+    Declared,
+    Splitter,
+    declared,
+    renamed,
+)
 
 BLANK = "\u2581"  # how a piece writes a space
 BYTE = re.compile("<0x([0-9A-F]{2})>")  # how a piece writes a byte
@@ -28,8 +36,14 @@ class SentencePiece:
         inner = data + NO_DUMMY_PREFIX  # fields of one number are merged, the last value counts
         without = _processor(inner, path) if config.add_prefix_space is False else None
         self._first = without or processor
-        self._later = processor if config.legacy else _processor(inner, path)
-        self._later = without or self._later
+        self._later = without or _processor(inner, path)
+        self._legacy, self._reads_special = config.legacy, config.special_tokens
+        self._unknown = processor.IdToPiece(processor.unk_id()) if processor.unk_id() >= 0 else ""
+        new = config.special_tokens and not config.legacy
+        has_prefix = new and self._first.Encode("a") != self._later.Encode("a")
+        self._prefix = BLANK if has_prefix else ""  # in the place of the dummy prefix
+        # transformers' classes of LLaMA and T5 where they are not legacy; Gemma has no prefix
+        self._as_llama = has_prefix or (new and without is not None)
         self._add_bos = bool(config.add_bos)
         self.n_vocab: int = processor.GetPieceSize()
         self.start: tuple[int, ...] = (processor.bos_id(),) if self._add_bos else ()
@@ -53,14 +67,38 @@ class SentencePiece:
         self.special: Mapping[str, int] = {text: token.id for text, token in tokens.items()} | {
             text: token.id for text, token in beside.added.items() if token.special
         }
+        self._tokens = {**tokens, **beside.added}
+        self._special = frozenset(self.special.values())
         self._splitter = Splitter({**(tokens if config.special_tokens else {}), **beside.added})
 
     def encode(self, text: str) -> list[int]:
+        if text and self._as_llama:  # the prefix stands before all, whatever the text begins with
+            text = self._prefix + text.replace(BLANK, " ")
+        parts = [*self._splitter.split(text)]
+        if self._as_llama and parts[:1] in ([BLANK], [" "]) and set(parts[1:2]) & self._special:
+            parts = parts[1:]
         ids = list(self.start)
-        for number, part in enumerate(self._splitter.split(text)):
-            processor = self._later if number else self._first
-            ids += [part] if isinstance(part, int) else processor.Encode(part)
+        for number, part in enumerate(parts):
+            ids += [part] if isinstance(part, int) else self._encode(part, number == 0)
         return ids
+
+    def encoder(self, names: Mapping[str, str]) -> Callable[[str], list[int]]:
+        other = copy.copy(self)
+        other.start = ()
+        other._splitter = Splitter(renamed(self._tokens, names))
+        return other.encode
+
+    def _encode(self, part: str, is_first: bool) -> list[int]:
+        """The ids of a text between added tokens."""
+        if self._legacy or is_first and not self._as_llama:
+            return list(self._first.Encode(part))
+        if is_first and self._prefix:
+            return list(self._first.Encode(part[1:]) if part[1:] else self._later.Encode(BLANK))
+        if part[0] not in (" ", BLANK):
+            return list(self._later.Encode(part))
+        # a model may remove blanks at the start of a text, but here it has no start
+        before = self._later.Encode(self._unknown)
+        return list(self._later.Encode(self._unknown + part)[len(before) :])
 
     def decode(self, ids: Sequence[int]) -> str:
         return joined(self, ids).decode("utf-8", "replace")
@@ -69,8 +107,11 @@ class SentencePiece:
         if token in self._added:
             added = self._added[token]
             return b"" if added.special else added.text.encode()
+        if token == self._processor.unk_id() and self._reads_special:
+            return b""
         at_start = previous is None or previous == self._processor.bos_id()
-        return surface(self._processor, token, at_start)
+        at_start |= self._legacy and previous in self._added  # as `encode` has it
+        return surface(self._first, token, at_start)
 
 
 def _own(

@@ -54,9 +54,11 @@ class TextStream:
         self._last = token
         return self._advance(self._own(new))
 
-    def finish(self) -> str:
-        """What was held back, when no token follows; an unfinished character becomes U+FFFD."""
-        given = self._advance(self._own(self._decoder.decode(b"", final=True)))
+    def finish(self, cut: bool = False) -> str:
+        """What was held back, when no token follows. An unfinished character becomes U+FFFD, or
+        nothing where the text was `cut` in its middle."""
+        rest = "" if cut else self._own(self._decoder.decode(b"", final=True))
+        given = self._advance(rest)
         return given if self.stopped else given + self._give(len(self._known))
 
     def _own(self, new: str) -> str:
@@ -75,10 +77,10 @@ class TextStream:
         if self._tokens < self._least:
             self._ignored = len(self._known)
             return self._give(len(self._known) - self._held())
-        found = [(at, stop) for stop in self._stops if (at := self._find(stop)) >= 0]
-        if not found:
+        places = [(at, stop) for stop in self._stops if (at := self._find(stop)) >= 0]
+        if not places:
             return self._give(len(self._known) - self._held())
-        at, stop = min(found, key=lambda place: (place[0] + len(place[1]), place[0]))
+        at, stop = min(places, key=lambda place: (place[0] + len(place[1]), place[0]))
         self.stopped = True
         return self._give(at + len(stop) if self._include_stop else at)
 

@@ -38,8 +38,8 @@ def _probes(tokenizer: Tokenizer) -> list[int]:
     """Ids whose bytes tell the contexts apart: one of each way to depend on the id before."""
     spread = range(0, tokenizer.n_vocab, max(1, tokenizer.n_vocab // 64))
     sample = sorted({*tokenizer.encode(VARIED), *spread})
-    found: dict[tuple[int, ...], int] = {}
+    by_way: dict[tuple[int, ...], int] = {}  # the first token of each way
     for token in sample:
         added = [tokenizer.piece(token, before) for before in (*sample, None)]
-        found.setdefault(tuple(map(added.index, added)), token)  # which are equal
-    return [token for ways, token in found.items() if any(ways)]
+        by_way.setdefault(tuple(map(added.index, added)), token)  # which are equal
+    return [token for ways, token in by_way.items() if any(ways)]

@@ -7,19 +7,21 @@ Chinese characters and its control characters are not those of the original.
 
 from __future__ import annotations
 
+import copy
+import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gentool.config.model import TokenizerConfig
 from gentool.errors import ModelError
 from gentool.tokenizers import contents, joined
-from gentool.tokenizers.added_tokens import AddedToken, Declared, Splitter, declared
+from gentool.tokenizers.added_tokens import AddedToken, Declared, Splitter, declared, renamed
 
 UNKNOWN, END = "[UNK]", "[SEP]"
 SPECIAL = ("[PAD]", UNKNOWN, "[CLS]", END, "[MASK]")
 INSIDE = "##"  # what a piece that continues a word begins with
-LONGEST_WORD = 200  # a longer one is unknown
+LONGEST_WORD = {"google": 200, "transformers": 100}  # a longer one is unknown
 
 # the blocks whose characters are words of their own: no kana, no hangul, no punctuation
 CHINESE = (
@@ -42,6 +44,7 @@ class WordPiece:
         self._ids = {piece: token for token, piece in enumerate(pieces)}
         self._longest = max(map(len, pieces))
         self._config = config
+        self._max_length = LONGEST_WORD[config.split or "google"]
         self._added = {token.id: token for token in beside.added.values()}
         self.n_vocab = len(pieces)
         self.start: tuple[int, ...] = ()
@@ -54,31 +57,32 @@ class WordPiece:
             text: token for text, token in (named | added).items() if token != unknown
         } | {UNKNOWN: unknown}
         tokens = {text: AddedToken(token, text, True) for text, token in named.items()}
-        if not config.special_tokens:
-            tokens = {}
-        self._splitter = Splitter(
-            tokens | {t: a for t, a in beside.added.items() if self._reads(a)}
-        )
-
-    def _reads(self, token: AddedToken) -> bool:
-        """Whether a text can spell an added token: transformers lowers letters before others."""
-        kept = token.special or token.normalized or not self._config.lower_case
-        return kept or token.text == token.text.lower()
+        self._tokens = {**tokens, **beside.added}
+        self._splitter = Splitter(self._tokens if config.special_tokens else beside.added)
+        kept = [token.text for token in beside.added.values() if token.normalized or token.special]
+        kept = sorted({*kept, *named, *beside.special}, key=len, reverse=True)
+        self._kept = re.compile(f"({'|'.join(map(re.escape, kept))})|.")
 
     def encode(self, text: str) -> list[int]:
+        if self._config.split == "transformers" and self._config.lower_case:
+            # letter by letter, and before added tokens are found
+            text = self._kept.sub(lambda match: match[1] or match[0].lower(), text)
         ids: list[int] = []
         for part in self._splitter.split(text):
             ids += [part] if isinstance(part, int) else self._encode(part)
         return ids
 
+    def encoder(self, names: Mapping[str, str]) -> Callable[[str], list[int]]:
+        other = copy.copy(self)
+        other._splitter = Splitter(renamed(self._tokens, names))
+        return other.encode
+
     def _encode(self, text: str) -> list[int]:
-        c = self._config
-        split = words(text, c.lower_case, c.strip_accents, c.tokenize_chinese_chars)
-        return [i for word in split for i in self._ids_of(word)]
+        return [token for word in words(text, self._config) for token in self._ids_of(word)]
 
     def _ids_of(self, word: str) -> list[int]:
         ids, start = [], 0
-        while start < len(word) <= LONGEST_WORD:
+        while start < len(word) <= self._max_length:
             inside = INSIDE if start else ""
             for end in range(min(len(word), start + self._longest), start, -1):
                 if (token := self._ids.get(inside + word[start:end])) is not None:
@@ -134,20 +138,19 @@ def is_punctuation(character: str) -> bool:
     return unicodedata.category(character).startswith("P")
 
 
-def words(
-    text: str,
-    lower_case: bool,
-    strip_accents: bool | None = None,
-    chinese_characters: bool = True,
-) -> Iterator[str]:
+def words(text: str, config: TokenizerConfig) -> Iterator[str]:
     """The words of a text in the order of the original: cleaned, Chinese characters set apart,
     split at blanks, lowered, without accents (where `strip_accents` is None: if lowered), split at
-    punctuation."""
-    apart = is_chinese if chinese_characters else _never
-    spaced = "".join(f" {c} " if apart(c) else _cleaned(c) for c in text)
-    strip = lower_case if strip_accents is None else strip_accents
+    punctuation. transformers composes characters (NFC) before it splits at blanks."""
+    apart = is_chinese if config.tokenize_chinese_chars else _never
+    as_transformers = config.split == "transformers"
+    cleaned = (_cleaned(c, as_transformers) for c in text)
+    spaced = "".join(f" {c} " if c and apart(c) else c for c in cleaned)
+    if as_transformers:
+        spaced = unicodedata.normalize("NFC", spaced)
+    strip = config.lower_case if config.strip_accents is None else config.strip_accents
     for word in spaced.split():
-        word = word.lower() if lower_case else word
+        word = word.lower() if config.lower_case else word
         if strip:
             parts = unicodedata.normalize("NFD", word)
             word = "".join(c for c in parts if unicodedata.category(c) != "Mn")
@@ -158,11 +161,14 @@ def _never(character: str) -> bool:
     return False
 
 
-def _cleaned(character: str) -> str:
+def _cleaned(character: str, as_transformers: bool) -> str:
+    """A blank for white space, nothing for a control character; transformers also drops characters
+    that are private or not assigned."""
     category = unicodedata.category(character)
     if character in "\t\n\r" or category == "Zs":
         return " "
-    return "" if character == "\ufffd" or category in ("Cc", "Cf") else character
+    control = category[0] == "C" if as_transformers else category in ("Cc", "Cf")
+    return "" if character == "\ufffd" or control else character
 
 
 def load(config: TokenizerConfig, folder: Path) -> WordPiece:

@@ -13,6 +13,7 @@ Verdict = Literal["running", "decided", "certified", "undecided", "exact", "esti
 Bounds = Literal["", "of all n", "95 % interval", "exact"]
 
 ROUNDING = 1e-9  # error of sums of probabilities
+MAX_SAMPLES = 10**6  # of a prompt: all are kept
 BUDGET = 1000  # prefixes of an exact vote
 
 
@@ -41,8 +42,8 @@ class Ballot:
             raise UsageError(f"confidence is {self.confidence}", "it lies between 0 and 1")
         if self.confidence is not None and self.exact:
             raise UsageError("a vote is certified or exact, not both", "drop one")
-        if self.n < 1:
-            raise UsageError(f"n is {self.n}", "give at least 1")
+        if not 1 <= self.n <= MAX_SAMPLES:
+            raise UsageError(f"n is {self.n}", f"it can be 1 to {MAX_SAMPLES}")
         if self.budget < 1:
             raise UsageError(f"budget is {self.budget}", "give at least 1")
 

@@ -28,7 +28,7 @@ SETS = {
     "sentiment": ("own_sentiment_short.jsonl", None, 30),
     "eprstmt": ("fewclue_eprstmt_test.jsonl", None, 200),
 }
-FLAGS = ["--seed", "1", "--json", "--max-tokens", "12", "--budget", "100", "-q"]
+FLAGS = ["--compare", "--seed", "1", "--json", "--max-tokens", "12", "--budget", "100", "-q"]
 
 
 def rows(data: Path, template: str, task: str | None, max_rows: int) -> list[dict[str, str]]:

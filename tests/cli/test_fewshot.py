@@ -419,7 +419,9 @@ def test_too_long_is_no_answer(run: Run) -> None:
         (("--plot", "a.svg", "--data", "b.csv"), "--plot is for one vote", "drop one"),
         (("--explain", "--data", "b.csv"), "--explain is for one vote", "drop one"),
         (("--label", "a"), "--label is 'a', without --data", "add --data FILE"),
-        (("--plot", "a.pdf"), "--plot is 'a.pdf'", ".png or .svg"),
+        (("--compare",), "--compare is for rows with labels", "add --data FILE"),
+        (("--n", "1000000000"), "--n is '1000000000'", "1 to 1000000"),
+        (("--plot", "a.pdf"), "--plot is 'a.pdf'", ".svg or .png"),
         (("--plot", "/nowhere/a.svg"), "--plot is '/nowhere/a.svg', in no folder", "folder"),
         (("--temperature", "0"), "--temperature is 0, of 300 samples", "--n 1, or --exact"),
         (("--data", "b.csv"), "has no {input} for the rows of b.csv to fill", "{input}"),
@@ -469,13 +471,26 @@ def test_help_names_defaults(run: Run) -> None:
 # A picture, and what the answer hangs on
 
 
-@pytest.mark.parametrize("name", ["vote.svg", "vote.png"])
+@pytest.mark.parametrize("name", ["vote.svg", "vote"])
 def test_a_picture(run: Run, tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    done = run(OPPOSITE, "--regex", "短&长", "-n", "5", "--plot", str(path))
+    done = run(OPPOSITE, "--regex", "短&长", "-n", "5", "--plot", str(tmp_path / name))
     assert (done.code, done.out) == (0, "短&长\n")
-    data = path.read_bytes()
-    assert "短&amp;长" in data.decode() if name.endswith("svg") else data[1:4] == b"PNG"
+    assert "短&amp;长" in (tmp_path / "vote.svg").read_text("utf-8")
+
+
+def test_a_picture_of_points(run: Run, tmp_path: Path) -> None:
+    done = run(SUM, "--regex", "8", "-n", "5", "--plot", str(tmp_path / "vote.png"))
+    assert (done.code, done.out) == (0, "8\n")
+    assert (tmp_path / "vote.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_a_picture_that_no_font_here_can_show_is_an_svg(run: Run, tmp_path: Path) -> None:
+    answer, path = "短\U0010fffd", tmp_path / "vote.png"  # private: no font has it
+    done = run(OPPOSITE, "--regex", answer, "-n", "5", "--plot", str(path))
+    assert done.out == f"{answer}\n" and not path.exists()
+    assert answer in path.with_suffix(".svg").read_text("utf-8")
+    assert done.err.splitlines()[-1].endswith(f"of {path}: drawn as {tmp_path / 'vote.svg'}")
+    assert "Warning" not in done.err
 
 
 def test_explain(run: Run) -> None:
@@ -579,6 +594,10 @@ def labelled(write: Callable[..., str]) -> str:
 
 def test_labels_give_an_accuracy(run: Run, template: str, write: Callable[..., str]) -> None:
     flags = (template, "--data", labelled(write), "--label", "right", *ONE, "-n", "5")
+    alone = run(*flags)  # only the vote is computed
+    assert (alone.code, alone.out) == (0, "8\n8\n8\n")
+    assert {line.split(",")[0] for line in alone.err.splitlines() if ", all" in line} == {"sampled"}
+    flags = (*flags, "--compare")
     done = run(*flags)
     assert (done.code, done.out) == (0, "8\n8\n8\n")
     header, *ways, footer = done.err.splitlines()

@@ -251,3 +251,30 @@ def test_buckets_cover_and_are_few():
     assert all(buckets.tokens(n) >= n and buckets.rows(n) >= n for n in range(1, 2000))
     assert len({buckets.tokens(n) for n in range(1, 1025)}) == 7
     assert buckets.rows(300) == 320
+
+
+@settings(max_examples=15)
+@given(data=st.data())
+def test_a_row_becomes_a_prefix_and_a_prefix_is_cut(plain, tiny_weights, data):
+    """Of rows of two prompts, after some have left and drafts were dropped."""
+    prompts = [IDS[:9], IDS[30:51]]
+    prefixes = [plain.prefill(ids)[0] for ids in prompts]
+    engine = replace(plain, batch_invariant=data.draw(st.booleans()))
+    new = np.array(data.draw(st.lists(st.integers(0, 95), min_size=12, max_size=12)))
+    rows, _ = engine.extend(prefixes, None, [0, 1, 1], [0, 0, 0], new[:9].reshape(3, 3), 4)
+    engine.rewind(rows, np.array([2, 3, 1]))
+    rows, _ = engine.extend(prefixes, rows, [1, 0], [2, 0], new[9:11].reshape(2, 1), 4)
+    texts = [[*prompts[1], new[6], new[9]], [*prompts[0], new[0], new[1], new[10]]]
+    for row, text in enumerate(texts):
+        length = data.draw(st.integers(0, 2 + row))
+        prefix = engine.row_prefix(rows, row, length)
+        ids = text[: prefix.length]
+        assert prefix.length == len(prompts[1 - row]) + length
+        next_ids = IDS[60:63]
+        expected = numpy_llama.logits(TINY, tiny_weights, [*ids, *next_ids])[-3:]
+        close(engine.prefill(next_ids, prefix, all_positions=True)[1], expected)
+        _, logits = engine.extend([prefix], None, [0], [0], next_ids[None], 3)
+        close(logits[0], expected)
+        cut = engine.crop(prefix, data.draw(st.integers(1, prefix.length)))
+        expected = numpy_llama.logits(TINY, tiny_weights, [*ids[: cut.length], *next_ids])[-1:]
+        close(engine.prefill(next_ids, cut)[1], expected)

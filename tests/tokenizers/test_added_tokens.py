@@ -1,5 +1,5 @@
 """What the files beside a vocabulary declare is honoured, or refused by file and key; the ids are
-those of transformers 4.57.1 (tests/bench/against_transformers.py compares many more)."""
+those of transformers 4.57.1 (tests/bench/against_tokenizers.py compares many more)."""
 
 import io
 import json
@@ -87,6 +87,24 @@ def test_a_qwen2_folder_of_a_slow_tokenizer_is_split_as_qwen2(tmp_path):
 def test_add_prefix_space(tmp_path):
     tokenizer = byte_level(tmp_path, tokenizer_config={"add_prefix_space": True})
     assert tokenizer.encode("a") == [LETTERS.index("Ġ"), LETTERS.index("a")]
+    assert tokenizer.encode(" a") == [LETTERS.index("Ġ"), LETTERS.index("Ġ"), LETTERS.index("a")]
+    assert tokenizer.encode("") == []
+
+
+def test_a_token_that_is_a_single_word_is_none_in_a_word(tmp_path):
+    decoder = {"262": {"content": "ab", "single_word": True}}
+    tokenizer = byte_level(tmp_path, tokenizer_config={"added_tokens_decoder": decoder})
+    a, b, c, blank = map(LETTERS.index, "abcĠ")
+    assert tokenizer.encode("c ab c") == [c, blank, 262, blank, c]
+    assert tokenizer.encode("abc") == [a, b, c]
+    assert tokenizer.encode("cab") == [c, a, b]
+    assert tokenizer.encode("(ab") == [LETTERS.index("("), a, b]
+
+
+def test_a_qwen2_folder_of_two_files_has_its_end_token(tmp_path):
+    tokenizer = byte_level(tmp_path, "qwen2")
+    assert tokenizer.encode("<|endoftext|>") == [262]
+    assert tokenizer.end == (262,)
 
 
 def test_a_start_token_is_added_as_the_folder_says(tmp_path, pieces):
@@ -111,10 +129,30 @@ def test_special_and_added_tokens_of_sentencepiece(tmp_path, pieces):
     assert new.decode([400]) == ""
 
 
+def test_the_prefix_space_of_llama_stands_before_an_added_token(tmp_path, pieces):
+    decoder = {"400": {"content": "<x>"}, "401": {"content": "<|im|>", "special": True}}
+    tokenizer = sentence_piece(tmp_path, pieces, added_tokens_decoder=decoder, legacy=False)
+    assert tokenizer.encode("<x>") == [1, 288, 400]  # the piece of a blank
+    assert tokenizer.encode("<|im|>") == [1, 401]
+
+
+def test_without_a_prefix_space_a_first_blank_is_text(tmp_path, pieces):
+    tokenizer = sentence_piece(tmp_path, pieces, add_prefix_space=False, legacy=False)
+    assert tokenizer.decode(tokenizer.encode(" hello")) == " hello"
+    assert tokenizer.decode(tokenizer.encode("hello")) == "hello"
+
+
+def test_the_unknown_piece_of_a_folder_is_no_text(tmp_path, pieces):
+    assert sentence_piece(tmp_path, pieces).decode([0]) == ""
+
+
 def test_settings_of_bert(tmp_path):
     off = {"tokenize_chinese_chars": False, "strip_accents": False}
     assert word_piece(tmp_path, **off).encode("今天 é") == [9, 5]
     assert word_piece(tmp_path).encode("今天 é") == [7, 8, 6]
+    assert word_piece(tmp_path, **off).encode("e\u0301") == [5]  # composed
+    assert word_piece(tmp_path).encode("\ue000今\U0001fffe") == [7]  # no characters
+    assert word_piece(tmp_path).encode(f"{'e' * 101} e") == [1, 6]
     decoder = {"10": {"content": "[SPEAKER]", "special": True}}
     tokenizer = word_piece(tmp_path, added_tokens_decoder=decoder)
     assert tokenizer.encode("[SPEAKER]今[SEP]") == [10, 7, 3]

@@ -1,5 +1,5 @@
-"""Which tokenizers read a special token that is typed in a text as that token: configs/README.md
-says so to those who put the text of others into a prompt."""
+"""Which tokenizers read a special token that is typed in a text as that token:
+gentool/tokenizers/README.md says so to those who put the text of others into a prompt."""
 
 from __future__ import annotations
 

@@ -10,7 +10,10 @@ from gentool.config.model import TokenizerConfig
 
 class Characters:
     def __init__(self, characters: str) -> None:
-        self._characters, self.n_vocab, self.end = characters, len(characters), ()
+        self._characters, self.n_vocab = characters, len(characters)
+        self.start: tuple[int, ...] = ()
+        self.end: tuple[int, ...] = ()
+        self.special: dict[str, int] = {}
 
     def encode(self, text: str) -> list[int]:
         return [self._characters.index(character) for character in text]

@@ -12,6 +12,7 @@ from gentool.cli.console import Console
 from gentool.cli.flags import (
     COUNT,
     OUTPUT_FILE,
+    SAMPLE_COUNT,
     SEED,
     STRATIFIED,
     GrammarFlags,
@@ -62,13 +63,16 @@ class PromptFlags:
     label: str | None = flag(
         "--label", "COLUMN", "with --data: the right answers, if there are any", "label"
     )
+    compare: bool | None = switch(
+        "--compare", "with --data and labels: count the greedy and the exact answer, too"
+    )
 
 
 @dataclass(frozen=True)
 class VoteFlags:
     """How a vote is held."""
 
-    n: int | None = flag("-n --n", "N", "samples of each prompt", str(SAMPLES), COUNT)
+    n: int | None = flag("-n --n", "N", "samples of each prompt", str(SAMPLES), SAMPLE_COUNT)
     curtail: bool | None = switch(
         "--curtail/--no-curtail", "stop when no sample left can change the winner", "on"
     )
@@ -98,7 +102,7 @@ class OutputFlags:
     json: bool | None = switch(
         "--json", "print one object with every field; with --data, one a row"
     )
-    plot: str | None = flag("--plot", "FILE", "draw the vote, as .png or .svg")
+    plot: str | None = flag("--plot", "FILE", "draw the vote, as .svg or .png", "an .svg")
     output: str | None = flag(*OUTPUT_FILE)
 
 
@@ -139,8 +143,8 @@ def fewshot(console: Console, flags: Flags) -> None:
     summed probability, then the lower sample.
 
     --data answers each row, filling {column} from its columns. Where there is a column of labels,
-    the vote, the greedy and the exact answer are compared with it. With --json -o FILE, a run that
-    was interrupted goes on where it stopped.
+    the answers are compared with it; --compare computes the greedy and the exact answer, too. With
+    --json -o FILE, a run that was interrupted goes on where it stopped.
     """
     from gentool.cli.fewshot import rows, single
 
@@ -161,6 +165,10 @@ def fewshot(console: Console, flags: Flags) -> None:
             f" an answer ends before {ends}"
         )
     if table:
+        if flags.prompt.compare and not table.labelled:
+            raise UsageError(
+                f"--compare, and {flags.prompt.data} has no column label", "name it with --label"
+            )
         rows.vote_on_rows(console, config, output_of(flags), table, flags.vote.seed)
         return
     if flags.output.output not in (None, "-"):
@@ -223,9 +231,10 @@ def output_of(flags: Flags) -> Output:
     return Output(
         json=bool(output.json),
         path=None if output.output in (None, "-") else output.output,
-        plot=output.plot,
+        plot=plot_path(output.plot),
         explain=bool(flags.vote.explain),
         require_certificate=bool(flags.vote.require_certificate),
+        compare=bool(flags.prompt.compare),
     )
 
 
@@ -236,7 +245,7 @@ def check(flags: Flags) -> None:
         raise UsageError(f"both --input ('{flags.prompt.input}') and --data are given", "drop one")
     if vote.confidence is not None and vote.exact:
         raise UsageError("--confidence and --exact are two kinds of vote", "drop one")
-    if vote.budget is not None and not (vote.exact or data):
+    if vote.budget is not None and not (vote.exact or flags.prompt.compare):
         raise UsageError(f"--budget is {vote.budget}, which is for --exact", "add --exact")
     if vote.stratified and vote.confidence is not None:
         raise UsageError(
@@ -249,12 +258,19 @@ def check(flags: Flags) -> None:
     for name, given in {"plot": plot, "explain": vote.explain}.items():
         if data and given:
             raise UsageError(f"--{name} is for one vote, --data holds many", "drop one")
+    if flags.prompt.compare and not data:
+        raise UsageError("--compare is for rows with labels", "add --data FILE")
     if flags.prompt.label is not None and not data:
         raise UsageError(f"--label is '{flags.prompt.label}', without --data", "add --data FILE")
-    if plot and not plot.endswith((".png", ".svg")):
-        raise UsageError(f"--plot is '{plot}'", "end its name in .png or .svg")
+    if plot and Path(plot).suffix not in ("", ".png", ".svg"):
+        raise UsageError(f"--plot is '{plot}'", "end its name in .svg or .png")
     if plot and not Path(plot).parent.is_dir():  # an error before a long vote, not after
         raise UsageError(f"--plot is '{plot}', in no folder", "make the folder")
+
+
+def plot_path(name: str | None) -> Path | None:
+    """The file of a plot: an .svg where its name does not say."""
+    return Path(name if Path(name).suffix else f"{name}.svg") if name else None
 
 
 def filled(template: str, flags: Flags) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from gentool.cli.flags import open_model
@@ -36,13 +37,15 @@ class VoteConfig(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What is printed, and where; `path` None is standard output."""
+    """What is printed, and where; `path` None is standard output. With `compare` labelled rows
+    also get their greedy and their exact answer."""
 
     json: bool
     path: str | None
-    plot: str | None
+    plot: Path | None
     explain: bool
     require_certificate: bool
+    compare: bool = False
 
 
 class UndecidedError(GentoolError):

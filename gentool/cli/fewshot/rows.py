@@ -50,7 +50,7 @@ def vote_on_rows(
     """The votes of all rows: an answer a line, or a record, in the order of the rows. `seed` is the
     one that was given: without one, an interrupted run goes on with its own."""
     ballot = config.ballot
-    ballots = [ballot, *compared(ballot)] if table.labelled else [ballot]
+    ballots = [ballot, *compared(ballot)] if output.compare else [ballot]
     run, done = run_name(table.template, config, ballots), journal.EMPTY
     if output.path:
         console.redirect(output.path)  # first: it locks what is read now
@@ -186,7 +186,7 @@ def votes(
 
 
 def record(row: Row, tallies: Mapping[str, Tally], ballot: Ballot) -> Record:
-    """A row as JSON has it: the vote, and beside it the greedy and the exact answer."""
+    """A row as JSON has it: the vote, and beside it what it is compared with."""
     from gentool.voting import answers
 
     if row.problem:

@@ -53,8 +53,8 @@ def vote(
         raise KeyboardInterrupt
     if tally.winner and not output.json:
         console.write(tally.winner.text + "\n")
-    if output.plot and not plot.save(tally, verdict, output.plot):
-        console.note(f"no font here has every character of {output.plot}; an .svg keeps them")
+    if output.plot and (drawn := plot.save(tally, verdict, output.plot)) != output.plot:
+        console.note(f"no font here has every character of {output.plot}: drawn as {drawn}")
     if tally.winner is None:
         other = ", or change --answer-regex" if config.ballot.rule.regex else ""
         raise GentoolError(verdict, NO_ANSWER + other + LOOK)

@@ -109,6 +109,17 @@ def rewind(cache: RowCache, lengths: np.ndarray) -> None:
     cache.longest = int(cache.length.max(initial=0))
 
 
+def row_prefix(cache: RowCache, row: int, length: int) -> PrefixCache:
+    """The prefix of a row and the first `length` of its own tokens. Only these are copied where the
+    memory of the prefix has room for them."""
+    prefix, slot = cache.prefixes[int(cache.owner[row])], cache.slots[row]
+    longer = extend_prefix(cache.shapes, prefix, length)
+    for index, own in enumerate(cache.layers):
+        for to, of in zip(longer.layer(index), own, strict=True):
+            to[:, prefix.length :] = of[slot, :, :length]
+    return longer
+
+
 def move(cache: RowCache, owner: np.ndarray, parents: np.ndarray, new_tokens: int) -> None:
     """Row i becomes a copy of the former row parents[i], or a new one of prefix owner[i] where that
     is -1, with room for `new_tokens` more. A row stays in its slot, unless an earlier one of the

@@ -98,6 +98,10 @@ class LiteRTRuntime:
             results += [out] if wanted else []
         return total, np.concatenate(results) if results[1:] else results[0]
 
+    def crop(self, prefix: PrefixCache, length: int) -> PrefixCache:
+        """See `gentool.runtimes.Runtime`; shares the memory."""
+        return prefix._replace(length=length)
+
     def rows(
         self, prefixes: Sequence[PrefixCache], max_new_tokens: int, batch_invariant: bool
     ) -> RowCache:
@@ -138,6 +142,10 @@ class LiteRTRuntime:
     def rewind(self, cache: RowCache, lengths: np.ndarray) -> None:
         """See `gentool.runtimes.Runtime`."""
         kv_cache.rewind(cache, lengths)
+
+    def row_prefix(self, cache: RowCache, row: int, length: int) -> PrefixCache:
+        """See `gentool.runtimes.Runtime`."""
+        return kv_cache.row_prefix(cache, row, length)
 
     def head(self, hidden: np.ndarray, batch_invariant: bool) -> np.ndarray:
         """See `gentool.runtimes.Runtime`; rows do not depend on one another."""

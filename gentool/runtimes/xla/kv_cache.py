@@ -98,6 +98,25 @@ def rewind(cache: RowCache, lengths: np.ndarray) -> None:
     cache.used = int(np.flatnonzero(cache.mask.any(axis=0)).max(initial=-1)) + 1
 
 
+def row_prefix(cache: RowCache, arch: Arch, row: int, length: int) -> PrefixCache:
+    """The prefix of a row and the first `length` of its own tokens, in a bucket of their number."""
+    prefix = cache.prefixes[int(cache.owner[row])]
+    block, row_in_block = cache.block_and_row[row]
+    g = arch.n_kv_head
+    heads = slice(row_in_block * g, (row_in_block + 1) * g)
+    slots = np.flatnonzero(cache.mask[row])[:length]
+    total = prefix.length + length
+    padding = [[0, 0], [0, buckets.tokens(total) - total], [0, 0]]
+
+    def joined(of_prefix: Tensor, of_rows: Tensor) -> Tensor:
+        own = tf.gather(of_rows[heads], slots, axis=1)  # [G, length, E]
+        return tf.pad(tf.concat([of_prefix[:, : prefix.length], own], axis=1), padding)
+
+    layers = zip(prefix.kv, cache.blocks[block].kv, strict=True)
+    kv = tuple((joined(k, new_k), joined(v, new_v)) for (k, v), (new_k, new_v) in layers)
+    return PrefixCache(kv, total)
+
+
 def kv_shape(arch: Arch, rows: int, slots: int) -> list[int]:
     """The shape of the keys, and of the values, of a layer."""
     return [rows * arch.n_kv_head, slots, arch.d_head]

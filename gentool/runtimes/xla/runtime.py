@@ -100,6 +100,11 @@ class XlaRuntime:
         frozen = tuple((tf.identity(k), tf.identity(v)) for k, v in kv)
         return PrefixCache(frozen, start + count), out[0, : count if all_positions else 1]
 
+    def crop(self, prefix: PrefixCache, length: int) -> PrefixCache:
+        """See `gentool.runtimes.Runtime`; cut to a bucket."""
+        slots = buckets.tokens(length)
+        return PrefixCache(tuple((k[:, :slots], v[:, :slots]) for k, v in prefix.kv), length)
+
     def rows(
         self, prefixes: Sequence[PrefixCache], max_new_tokens: int, batch_invariant: bool
     ) -> RowCache:
@@ -119,6 +124,10 @@ class XlaRuntime:
     def rewind(self, cache: RowCache, lengths: np.ndarray) -> None:
         """See `gentool.runtimes.Runtime`."""
         kv_cache.rewind(cache, lengths)
+
+    def row_prefix(self, cache: RowCache, row: int, length: int) -> PrefixCache:
+        """See `gentool.runtimes.Runtime`."""
+        return kv_cache.row_prefix(cache, self.arch, row, length)
 
     def worth_shrinking(self, rows: int, wanted: int) -> bool:
         """See `gentool.runtimes.Runtime`: fewer rows may need another compiled shape."""

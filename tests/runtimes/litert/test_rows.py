@@ -57,6 +57,20 @@ class Texts:
             _, wanted = self.runtime.prefill(ids, 0, None, True, False)
             np.testing.assert_allclose(got, wanted[-tokens.shape[1] :], rtol=0, atol=TOLERANCE)
 
+    def as_prefix(self, row, length, then):
+        """A row's prompt and its first tokens, which `then` continues; and without the last one."""
+        ids = np.array([*self.prompts[self.owner[row]], *self.rows[row][:length], *then])
+        start = len(ids) - len(then)
+        prefix = self.runtime.row_prefix(self.cache, row, length)
+        self.continues(ids, start, prefix)
+        if start > 1:
+            self.continues(ids, start - 1, self.runtime.crop(prefix, start - 1))
+
+    def continues(self, ids, start, prefix):
+        _, got = self.runtime.prefill(ids[start:], start, prefix, True, False)
+        _, wanted = self.runtime.prefill(ids, 0, None, True, False)
+        np.testing.assert_allclose(got, wanted[start:], rtol=0, atol=TOLERANCE)
+
     def rewind(self, lengths):
         self.rows = [row[:length] for row, length in zip(self.rows, lengths, strict=True)]
         self.runtime.rewind(self.cache, np.array(lengths))
@@ -80,6 +94,9 @@ def test_rows_are_as_alone(family, data):
         texts.step(parents, owners, rng.integers(0, 101, size))
         if data.draw(st.booleans()):
             texts.rewind([data.draw(st.integers(0, len(row))) for row in texts.rows])
+        row = data.draw(st.integers(0, len(texts.rows) - 1))
+        length = data.draw(st.integers(0, len(texts.rows[row])))
+        texts.as_prefix(row, length, rng.integers(0, 101, 2))
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
