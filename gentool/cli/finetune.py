@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ class DataFlags:
     )
     held_out: int | None = flag(
         "--held-out", "PERCENT", "of the documents, to evaluate with", "5", PERCENT
+    )
+    chat_template: str | None = flag(
+        "--chat-template", "FILE|NAME", "of conversations: a template's file or name", "the model's"
     )
     length: int | None = flag("--length", "N", "tokens of a row", "256", number(int, 2, 2**24))
 
@@ -111,6 +115,7 @@ KEYS = {
     "model": "model",
     "data": "data",
     "documents": "documents",
+    "chat_template": "chat_template",
     "held_out": "held_out",
     "length": "length",
     "lora_rank": "lora.rank",
@@ -146,6 +151,7 @@ def finetune(console: Console, flags: Flags) -> None:
 
     DST is a model folder; with --lora-rank, an adapter that PEFT reads, too. Documents are
     separated by blank lines, a row of JSONL is one under the key text; the end of each is learnt.
+    Of messages under the key messages, the answers of the assistant are learnt.
     The same command continues a run that was interrupted or killed, and ends with the same weights.
     DST keeps its log, training/log.jsonl. RECIPE.yaml may give all settings; flags override them.
     """
@@ -166,7 +172,11 @@ def finetune(console: Console, flags: Flags) -> None:
     texts.find(chosen.data)
     if flags.run.plot:
         loss_plot.check(flags.run.plot)
-    config = lookup.load(chosen.model, dict(flags.data.set))
+    overrides: dict[str, object] = dict(flags.data.set)
+    if template := chosen.chat_template:
+        is_file = lookup.is_template_file(template)
+        overrides["chat_template"] = os.path.abspath(template) if is_file else template
+    config = lookup.load(chosen.model, overrides)
     target = Path(flags.data.output)
 
     from gentool.generation import opening

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -25,14 +25,15 @@ def write_model(
     model: ModelConfig,
     tensors: Tensors,
     read: Callable[[str], np.ndarray],
-    files: Sequence[Path],
+    files: Mapping[str, Path],
 ) -> None:
     """Writes a model to its folder: weights of these dtypes and shapes by our names, each read
-    when it is written, and copies of other files."""
+    when it is written, and copies of other files by their paths in the folder."""
     run_folder.make_folder(model.folder)
     run_folder.write(model.folder / WEIGHTS, partial(_write_weights, tensors, read))
-    for path in files:
-        run_folder.write(model.folder / path.name, partial(shutil.copyfile, path))
+    for name, path in files.items():
+        run_folder.make_folder((model.folder / name).parent)
+        run_folder.write(model.folder / name, partial(shutil.copyfile, path))
     text = registry.text(registry.with_sums(model))
     run_folder.write(model.folder / FOLDER_FILE, lambda path: path.write_text(text, "utf-8"))
 

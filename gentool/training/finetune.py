@@ -5,25 +5,27 @@ in a folder inside the result's, until the result is complete.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from gentool import tokenizers
+from gentool import registry, tokenizers
 from gentool.config.lookup import FOLDER_FILE
+from gentool.config.model import ModelConfig
 from gentool.errors import GentoolError, ModelError, UsageError
 from gentool.generation.opening import INTEGERS, ModelFiles
 from gentool.models import peft, weights
 from gentool.models.adapter import Adapter, LowRank
 from gentool.runtimes.xla import device
 from gentool.runtimes.xla import weights as xla_weights
-from gentool.tokenizers import Tokenizer
-from gentool.training import export, memory, packing, run_folder, step, texts, trainer
+from gentool.tokenizers import Tokenizer, chat
+from gentool.training import chats, export, memory, packing, run_folder, step, texts, trainer
 from gentool.training.packing import Batch, Text
 from gentool.training.recipe import FinetuneRecipe
 from gentool.training.run_folder import BEST, CHECKPOINT
+from gentool.training.texts import Conversation, Document
 from gentool.training.trainer import Note, Progress
 
 ADAPTER_FILE = "adapter_config.json"
@@ -39,13 +41,18 @@ class Rows(NamedTuple):
     held_out: Batch
 
 
-def prepare(recipe: FinetuneRecipe, tokenizer: Tokenizer) -> Iterator[str | Rows]:
+def prepare(recipe: FinetuneRecipe, files: ModelFiles) -> Iterator[str | Rows]:
     """Reads and packs the texts; lines that say what they are, then their rows."""
-    documents: list[str] = []
+    tokenizer = files.tokenizer
+    assert tokenizer
+    documents: list[Document] = []
     for path in texts.find(recipe.data):
         documents += texts.read(path, recipe.documents)
     parts = texts.split(documents, recipe.held_out)
-    rows = Rows(*(packing.pack([_text(tokenizer, d) for d in p], recipe.length) for p in parts))
+    encode = _encoder(files.config, tokenizer, documents)
+    rows = Rows(
+        *(packing.pack([text for d in p for text in encode(d)], recipe.length) for p in parts)
+    )
     tokens = [int(part.learnt.sum()) for part in rows]
     if not tokens[0]:
         raise UsageError(f"{', '.join(recipe.data)} has no text", "give files with text in them")
@@ -58,10 +65,22 @@ def prepare(recipe: FinetuneRecipe, tokenizer: Tokenizer) -> Iterator[str | Rows
     yield rows
 
 
-def _text(tokenizer: Tokenizer, document: str) -> Text:
-    """A document as ids, between the tokens that start and end a text; all are learnt."""
-    ids = [*tokenizer.encode(document), *tokenizer.end[:1]]
-    return Text(ids, [True] * len(ids))
+def _encoder(
+    config: ModelConfig, tokenizer: Tokenizer, documents: list[Document]
+) -> Callable[[Document], list[Text]]:
+    """A function that makes texts of a document. Plain text stands between the tokens that start
+    and end a text, and all of it is learnt; of a conversation the answers are."""
+    conversations = any(isinstance(document, Conversation) for document in documents)
+    encode_conversation = chats.encoder(config, tokenizer) if conversations else None
+
+    def encode(document: Document) -> list[Text]:
+        if isinstance(document, Conversation):
+            assert encode_conversation
+            return encode_conversation(document)
+        ids = [*tokenizer.encode(document), *tokenizer.end[:1]]
+        return [Text(ids, [True] * len(ids))]
+
+    return encode
 
 
 def check_target(target: Path) -> None:
@@ -107,12 +126,11 @@ def check_memory(recipe: FinetuneRecipe, files: ModelFiles) -> None:
 def finetune(recipe: FinetuneRecipe, files: ModelFiles, target: Path) -> Iterator[Note | Progress]:
     """Trains in target/training, and writes the result to `target`: a model folder, or the folder
     of a LoRA adapter. Both appear when they are complete."""
-    assert files.tokenizer
     run = target / RUN
     check_target(target)
     with run_folder.locked(run):
         rows = None
-        for prepared in prepare(recipe, files.tokenizer):
+        for prepared in prepare(recipe, files):
             if isinstance(prepared, Rows):
                 rows = prepared
             else:
@@ -205,17 +223,30 @@ def _write_model(files: ModelFiles, state: step.State, target: Path) -> None:
     """The model with the weights of a state, in the dtypes that they had."""
     config, tokenizer = files.config, files.config.tokenizer
     assert tokenizer
-    name = target.resolve().name
+    templates = _templates(config)
+    named = config.chat_template if not templates else next(iter(templates))
     model = config.model_copy(
         update={
-            "name": name,
+            "name": target.resolve().name,
             "checkpoint": export.WEIGHTS,
             "format": None,
             "adapter": [],
+            "chat_template": named if config.chat_template else None,
+            "source": None,
             "tokenizer": tokenizer.model_copy(update={"model": Path(tokenizer.model).name}),
             "folder": target,
         }
     )
     tensors = {name: (weight.dtype, weight.shape) for name, weight in files.plan.items()}
-    copied = tokenizers.files(tokenizer, config.folder)
+    copied = {path.name: path for path in tokenizers.files(tokenizer, config.folder)}
+    copied |= templates
     export.write_model(model, tensors, lambda name: state.weights[name].numpy(), copied)
+
+
+def _templates(config: ModelConfig) -> dict[str, Path]:
+    """The files of a model's chat templates, by their paths in its folder."""
+    places = {}
+    for path in registry.template_files(config):
+        more = path.parent.name == chat.MORE_FOLDER and config.chat_template is None
+        places[f"{chat.MORE_FOLDER}/{path.name}" if more else path.name] = path
+    return places

@@ -62,6 +62,7 @@ def _export(recipe: Recipe, run: Path, state: step.State) -> None:
         sampling=recipe.sampling,
         folder=folder,
     )
+    files = {VOCABULARY: run / VOCABULARY}
     half, weights = np.dtype(np.float16), state.weights
     tensors = {name: (half, tuple(variable.shape)) for name, variable in weights.items()}
-    export.write_model(model, tensors, lambda name: weights[name].numpy(), [run / VOCABULARY])
+    export.write_model(model, tensors, lambda name: weights[name].numpy(), files)

@@ -116,6 +116,7 @@ class FinetuneRecipe(Strict):
 
     model: Annotated[str, Field(min_length=1)]
     data: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    chat_template: Annotated[str, Field(min_length=1)] | None = None  # left out: the model's
     documents: Literal["blank-lines", "lines", "files"] = "blank-lines"  # what separates them
     # per cent of the documents that the model is evaluated with instead
     held_out: Annotated[int, Field(ge=0, le=90)] = 5

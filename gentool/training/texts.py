@@ -1,26 +1,41 @@
-"""A user's own files as documents to train on: text files, and JSONL with a text in each row."""
+"""A user's own files as documents to train on: text files, and JSONL with a text or a conversation
+in each row.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 from gentool.errors import GentoolError, UsageError
 from gentool.training import corpus
 
+ASSISTANT = "assistant"  # the role of the answers, which are learnt
 SUFFIXES = (".txt", ".txt.zst", ".jsonl")
 MIN_TO_HOLD_OUT = 10  # documents, of which at least one is held out
 Separation = Literal["blank-lines", "lines", "files"]
 
 
+@dataclass(frozen=True)
+class Conversation:
+    """Messages, each with `role` and `content`, and the tools that they may call."""
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None = None
+
+
+Document = str | Conversation
+
+
 class Split(NamedTuple):
     """Documents to train on and documents to evaluate with."""
 
-    train: list[str]
-    held_out: list[str]
+    train: list[Document]
+    held_out: list[Document]
 
 
 def find(names: Sequence[str]) -> list[Path]:
@@ -45,39 +60,60 @@ def find(names: Sequence[str]) -> list[Path]:
     return found
 
 
-def read(path: Path, separation: Separation) -> list[str]:
+def read(path: Path, separation: Separation) -> list[Document]:
     """The documents of a file. Raises GentoolError where it is not UTF-8 or not JSONL."""
     lines = corpus.lines(path)
     if path.suffix.lower() == ".jsonl":
-        return [_text(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        return [_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if separation == "blank-lines":
-        return corpus.paragraphs(lines)
+        return list(corpus.paragraphs(lines))
     documents = list(lines) if separation == "lines" else ["\n".join(lines).strip("\n")]
     return [document for document in documents if document.strip()]
 
 
-def _text(path: Path, number: int, line: str) -> str:
-    """The text of a row of JSONL."""
+def _row(path: Path, number: int, line: str) -> Document:
+    """The text or the conversation of a row of JSONL."""
     try:
         row = json.loads(line)
-        text = row.get("text") if isinstance(row, dict) else None
+        row = row if isinstance(row, dict) else {}
+        json.dumps(row, ensure_ascii=False).encode()
+        text, messages, tools = (row.get(key) for key in ("text", "messages", "tools"))
         if isinstance(text, str) and text.strip():
-            text.encode()
             return text
-        problem = "it has no text under the key text"
+        if _is_conversation(messages) and (tools is None or isinstance(tools, list)):
+            return Conversation(messages, tools)
+        problem = "it has no text under the key text, and no messages"
+        if messages is not None:
+            problem = "its messages are no list of role and content with an answer of the assistant"
     except UnicodeEncodeError:
         problem = "it has half a surrogate pair, which is no text"
     except (ValueError, RecursionError) as e:
         problem = f"it is not JSON: {e}"
-    raise GentoolError(f"{path}, line {number}: {problem}", 'write {"text": "…"} in every line')
+    raise GentoolError(
+        f"{path}, line {number}: {problem}",
+        'write {"text": "…"}, or {"messages": [{"role": "user", "content": "…"}, …]}',
+    )
 
 
-def split(documents: Sequence[str], percent: int) -> Split:
+def _is_conversation(messages: Any) -> TypeGuard[list[dict[str, Any]]]:
+    """Whether these are messages, with one to learn."""
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        return False
+    named = all(isinstance(message.get("role"), str) for message in messages)
+    return named and any(message["role"] == ASSISTANT for message in messages)
+
+
+def _digest(document: Document) -> bytes:
+    text = document if isinstance(document, str) else json.dumps(asdict(document), sort_keys=True)
+    return hashlib.sha256(text.encode()).digest()
+
+
+def split(documents: Sequence[Document], percent: int) -> Split:
     """`percent` of the documents held out, chosen by SHA-256 of their text: at least one of ten."""
     count = round(len(documents) * percent / 100)
     if percent and len(documents) >= MIN_TO_HOLD_OUT:
         count = max(1, count)
-    digests = sorted((hashlib.sha256(d.encode()).digest(), i) for i, d in enumerate(documents))
+    digests = sorted((_digest(document), index) for index, document in enumerate(documents))
     chosen = {index for _, index in digests[:count]}
     parts = Split([], [])
     for index, document in enumerate(documents):

@@ -140,6 +140,21 @@ def test_an_adapter_adds_to_its_model(
     assert config["base_model_name_or_path"] == "tiny-zh"
 
 
+def test_conversations(tmp_path: Path, capfd: CaptureFixture[str]) -> None:
+    """The result keeps the chat template that it was trained by."""
+    messages = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好！"}]
+    path, target = tmp_path / "chat.jsonl", tmp_path / "new"
+    path.write_text(json.dumps({"messages": messages}) + "\n", "utf-8")
+    call = ["finetune", "--data", str(path), *SMALL, "--epochs", "0.1", "-o", str(target)]
+    done = within(capfd, *call)
+    assert done.code == 3 and "tiny-zh has no chat template" in done.err
+    done = within(capfd, *call, "--chat-template", "chatml")
+    assert (done.code, done.out) == (0, f"{target}\n")
+    model = library.load(str(target))
+    text = model.tokenizer.decode(model.chat_ids(messages[:1]))
+    assert text.endswith("你好<|im_end|>\n<|im_start|>assistant\n")
+
+
 def test_wrong_calls(poems: Path, tmp_path: Path, capfd: CaptureFixture[str]) -> None:
     """Two lines and an exit code, and nothing is written."""
     (tmp_path / "full").mkdir()
