@@ -93,7 +93,7 @@ def run(folder: Path, job: Job) -> Iterator[Note | Progress]:
     functions = step.make(job.model, job.state, job.optimizer)
     if not done.steps and job.held_out and job.evaluate_every:
         yield Note(f"held-out loss {_evaluate(functions, job.held_out):.3f} before the first step")
-    saved = time.monotonic()
+    saved, saved_steps = time.monotonic(), done.steps
     try:
         while done.steps < job.steps and done.seconds < limit:
             with _signals_deferred():
@@ -101,19 +101,20 @@ def run(folder: Path, job: Job) -> Iterator[Note | Progress]:
                 due = time.monotonic() - saved > CHECKPOINT_SECONDS or done.steps == job.steps
                 every = job.evaluate_every
                 if job.held_out and (done.steps % every == 0 if every else due):
-                    loss = _evaluate(functions, job.held_out)
-                    progress = progress._replace(held_out=loss)
-                    if every and loss < done.best:
-                        done = done._replace(best=loss)
-                        _save_best(folder, job.state, done.steps)
-                if due:
-                    _save(folder, job.state, done)
-                    saved = time.monotonic()
+                    progress = progress._replace(held_out=_evaluate(functions, job.held_out))
+                # before the checkpoint: what the log has of later steps is dropped
                 row = progress._asdict() | {"seconds": round(done.seconds, 1)}
                 run_folder.log(folder, row)
+                loss = progress.held_out
+                if every and loss is not None and loss < done.best:
+                    done = done._replace(best=loss)
+                    _save_best(folder, job.state, done.steps)
+                if due:
+                    _save(folder, job.state, done)
+                    saved, saved_steps = time.monotonic(), done.steps
             yield progress
     finally:
-        if done.steps:  # until then the recipe may still change
+        if done.steps > saved_steps:  # until the first step the recipe may still change
             _save(folder, job.state, done)
     if math.isfinite(done.best):
         yield Note(_restore_best(folder, job.state, done))
