@@ -12,11 +12,12 @@ from typing import NamedTuple
 import numpy as np
 
 from gentool import registry, tokenizers
+from gentool.checkpoints.maps import forget
 from gentool.config.lookup import FOLDER_FILE
 from gentool.config.model import ModelConfig
 from gentool.errors import GentoolError, ModelError, UsageError
 from gentool.generation.opening import INTEGERS, ModelFiles
-from gentool.models import peft, weights
+from gentool.models import column_blocks, peft, weights
 from gentool.models.adapter import Adapter, LowRank
 from gentool.runtimes.xla import device
 from gentool.runtimes.xla import weights as xla_weights
@@ -168,11 +169,19 @@ def start(recipe: FinetuneRecipe, files: ModelFiles) -> tuple[step.Model, step.S
         frozen = xla_weights.load(files.source, files.plan, arch.n_layer, dtype)
         params = step.adapted(frozen, state, recipe.lora.scale)
     else:
-        plan = files.plan.items()
-        read = ((name, np.asarray(weights.read(files.source, weight))) for name, weight in plan)
-        state = step.variables(read, o)
+        state = step.variables(_arrays(files), o)
         params = step.all_weights(state, arch.n_layer)
     return step.Model(files.family, arch, params), state
+
+
+def _arrays(files: ModelFiles) -> Iterator[tuple[str, np.ndarray]]:
+    """All weights [out, in] by name. What is mapped of one leaves the memory before the next."""
+    for name, weight in files.plan.items():
+        stored = weights.parts(files.source, weight)
+        parts = [column_blocks.unblocked(array) for array in stored]
+        yield name, np.concatenate(parts) if parts[1:] else parts[0]
+        for array in stored:
+            forget(array)
 
 
 def _train(
