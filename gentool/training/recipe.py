@@ -160,9 +160,9 @@ def finetune(path: Path | None, flags: Mapping[str, Any], model: str) -> Finetun
         place[last] = value
     if not data.get("data"):
         raise UsageError("no data is given", "give --data FILE, or data: [FILE] in a recipe")
-    said = data.get("optimizer", {})
-    if isinstance(said, dict):
-        adafactor = said.get("method") == "adafactor"
+    optimizer = data.get("optimizer", {})
+    if isinstance(optimizer, dict):
+        adafactor = optimizer.get("method") == "adafactor"
         rate = LORA_RATE if data.get("lora") else ADAFACTOR_RATE if adafactor else RATE
-        data["optimizer"] = {**DEFAULTS, "learning_rate": rate} | said
+        data["optimizer"] = {**DEFAULTS, "learning_rate": rate} | optimizer
     return parse(FinetuneRecipe, data, str(path) if path else "gentool finetune")

@@ -40,7 +40,7 @@ class Split(NamedTuple):
 
 def find(names: Sequence[str]) -> list[Path]:
     """The files of these names; of a folder those that end in one of SUFFIXES, by name."""
-    found: list[Path] = []
+    paths: list[Path] = []
     for name in names:
         path = Path(name)
         try:
@@ -56,8 +56,8 @@ def find(names: Sequence[str]) -> list[Path]:
         if not readable:
             what = f"has no {', '.join(SUFFIXES)} in it" if path.is_dir() else "is no text file"
             raise UsageError(f"--data {name} {what}", f"its name ends in {', '.join(SUFFIXES)}")
-        found += readable
-    return found
+        paths += readable
+    return paths
 
 
 def read(path: Path, separation: Separation) -> list[Document]:

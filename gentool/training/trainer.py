@@ -216,18 +216,20 @@ def _restore(folder: Path, state: step.State) -> Done:
     path = folder / CHECKPOINT
     if not path.exists():
         return Done()
-    said = _fill(path, _groups(state), Done._fields)
+    metadata = _fill(path, _groups(state), Done._fields)
     return Done(
-        int(said["steps"]), float(said["seconds"]), int(said["tokens"]), float(said["best"])
+        int(metadata["steps"]),
+        float(metadata["seconds"]),
+        int(metadata["tokens"]),
+        float(metadata["best"]),
     )
 
 
 def _restore_best(folder: Path, state: step.State, done: Done) -> str:
     """Fills the weights of `state` with the best ones; a line that says whose they are."""
-    said = _fill(folder / BEST, {"weights": state.weights}, ("steps",))
-    return (
-        f"kept the weights of step {said['steps']}, whose held-out loss {done.best:.3f} is the best"
-    )
+    metadata = _fill(folder / BEST, {"weights": state.weights}, ("steps",))
+    best = f"held-out loss {done.best:.3f} is the best"
+    return f"kept the weights of step {metadata['steps']}, whose {best}"
 
 
 def _fill(
