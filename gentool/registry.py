@@ -76,10 +76,9 @@ def describe(
     shipped = lookup.configs() / f"{name}.yaml"
     if shipped.is_file():
         known = schema.read_yaml(shipped)
-        if folder.is_description(
-            path
-        ):  # a YAML's sampling comes before that of generation_config.json
-            data |= {"sampling": known["sampling"]} if "sampling" in known else {}
+        # a YAML's sampling comes before that of generation_config.json
+        if folder.is_description(path) and "sampling" in known:
+            data |= {"sampling": known["sampling"]}
         data = _completed(data, known, place, name)
     model = lookup.checked(path, data | {"name": name}, lookup.with_adapters(overrides, adapters))
     tokenizer = model.tokenizer

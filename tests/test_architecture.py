@@ -41,8 +41,8 @@ MAY_IMPORT = {
     ),
     "decoding": Room("config errors runtimes", "numpy llguidance"),
     "training": Room(
-        "config errors models registry runtimes",
-        "numpy tensorflow pydantic sentencepiece safetensors zstandard",
+        "config errors checkpoints tokenizers models generation registry runtimes",
+        "numpy tensorflow pydantic sentencepiece safetensors zstandard matplotlib",
     ),
     "registry": Room("config errors checkpoints tokenizers", ""),
     "convert": Room(

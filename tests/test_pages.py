@@ -39,6 +39,7 @@ PAGES = (
     "gentool/inspection/README.md",
     "gentool/runtimes/README.md",
     "gentool/tokenizers/README.md",
+    "gentool/training/README.md",
     "gentool/voting/README.md",
     "tests/bench/README.md",
 )
@@ -87,6 +88,7 @@ class Shell:
         self._env["XDG_CACHE_HOME"] = str(folder / ".cache")
         self._env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self._folder = folder
+        (folder / "configs").symlink_to(ROOT / "configs")
         self._printed: dict[str, str] = {}
 
     def run(self, command: str) -> str:
@@ -99,7 +101,7 @@ class Shell:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                timeout=120,
+                timeout=240,  # of a busy machine
             )
             output = done.stdout.decode()
             assert done.returncode == 0, f"{command}\n{output}"

@@ -27,6 +27,7 @@ COMMANDS = {
     "convert": ("gentool.cli.convert:command", "write a model as a folder that opens at once"),
     "inspect": ("gentool.cli.inspect:command", "what a model is, from its files"),
     "bench": ("gentool.cli.bench:command", "how fast a model is here"),
+    "finetune": ("gentool.cli.finetune:command", "adapt a model to your own texts"),
     "train": ("gentool.cli.train:command", "train a model from nothing"),
 }
 

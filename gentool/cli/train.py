@@ -8,7 +8,8 @@ from pathlib import Path
 from gentool.cli.console import Console
 from gentool.cli.flags import POSITIVE
 from gentool.cli.options import Command, argument, flag, group
-from gentool.errors import GentoolError, UsageError
+from gentool.cli.training import follow
+from gentool.errors import UsageError
 
 EXAMPLES = """
 gentool train configs/train/tiny-zh.yaml --data CORPUS --out RUN --hours 2
@@ -57,30 +58,10 @@ def train(console: Console, flags: Flags) -> None:
     from gentool.runtimes.xla import device
 
     device.setup()
-    from gentool.training import trainer
-    from gentool.training.run_folder import CHECKPOINT
+    from gentool.training import pretrain
 
     run = Path(flags.run.out)
-    try:
-        with console.progress() as show:
-            for event in trainer.train(chosen, Path(flags.run.data), run, flags.run.hours):
-                if isinstance(event, trainer.Note):
-                    console.note(event.text)
-                    continue
-                text = f"loss {event.loss:.3f}, {event.tokens_per_second:,.0f} tokens/s"
-                show(event.step, event.steps, event.seconds_left, text)
-                if event.held_out is not None:
-                    console.detail(f"step {event.step}: held-out loss {event.held_out:.3f}")
-    except (KeyboardInterrupt, SystemExit):
-        done = (
-            f"stopped, {run} is saved" if (run / CHECKPOINT).exists() else "stopped, no step done"
-        )
-        console.error(done, "the same command continues it")
-        raise
-    except GentoolError as failure:
-        if console.signals.received:  # the save failed, and nothing else would report that
-            console.error(failure.message, failure.hint)
-        raise
+    follow(console, pretrain.train(chosen, Path(flags.run.data), run, flags.run.hours), run)
     console.write(f"{run / 'model'}\n")
 
 

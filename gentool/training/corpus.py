@@ -51,19 +51,25 @@ def read(folder: Path, name: str) -> Source:
 
     Raises UsageError if there is neither, GentoolError if it cannot be read or is not UTF-8.
     """
-    documents: list[str] = []
-    paragraphs: list[str] = []
-    for line in _lines(locate(folder, name)):
-        if line.strip():
-            paragraphs.append(line)
-        elif paragraphs:
-            documents.append("\n".join(paragraphs))
-            paragraphs = []
-    if paragraphs:
-        documents.append("\n".join(paragraphs))
+    documents = paragraphs(lines(locate(folder, name)))
     if len(documents) == 1 and len(documents[0]) >= 2 * CUT_CHARACTERS:
         return Source(_cut(documents[0]), True)
     return Source(documents, False)
+
+
+def paragraphs(lines: Iterable[str]) -> list[str]:
+    """Documents that are separated by blank lines."""
+    documents: list[str] = []
+    document: list[str] = []
+    for line in lines:
+        if line.strip():
+            document.append(line)
+        elif document:
+            documents.append("\n".join(document))
+            document = []
+    if document:
+        documents.append("\n".join(document))
+    return documents
 
 
 def _cut(text: str) -> list[str]:
@@ -98,15 +104,15 @@ def locate(folder: Path, name: str) -> Path:
     )
 
 
-def _lines(path: Path) -> Iterator[str]:
+def lines(path: Path) -> Iterator[str]:
     """The lines of a file without their ends (LF, CRLF or CR) and without a byte order mark."""
     rest, number, position = b"", 0, 0
     for chunk in (*_chunks(path), None):
         if chunk is None:
-            lines, rest = [rest] if rest else [], b""
+            ended, rest = [rest] if rest else [], b""
         else:
-            *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
+            *ended, rest = (rest + chunk).split(b"\n")
+        for line in ended:
             number += 1
             try:
                 text = line.decode("utf-8")

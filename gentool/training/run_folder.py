@@ -12,13 +12,13 @@ from typing import Any
 from safetensors import SafetensorError
 
 from gentool.errors import GentoolError, UsageError
-from gentool.training.recipe import Recipe
 
 RECIPE = "recipe.json"
 CHECKPOINT = "checkpoint.safetensors"
 VOCABULARY = "tokenizer.model"
 TOKENS = "tokens"
 LOG = "log.jsonl"
+BEST = "best.safetensors"
 
 # Parts of a recipe that the vocabulary and the tokens follow from.
 PREPARED_FROM = ("seed", "pieces", "data")
@@ -78,7 +78,7 @@ def locked(run: Path) -> Iterator[None]:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(
-                f"another process trains in {run}", "wait for it, or give another --out folder"
+                f"another process trains in {run}", "wait for it, or give another folder"
             ) from None
         except OSError:  # a file system without locks
             pass
@@ -87,22 +87,21 @@ def locked(run: Path) -> Iterator[None]:
         os.close(folder)
 
 
-def claim(run: Path, recipe: Recipe) -> str:
+def claim(run: Path, new: dict[str, Any], finished: bool = False) -> str:
     """Records the recipe in the run folder, or checks that the run was started with this recipe.
     Until something is trained the recipe may change: then what was prepared from the old one is
     removed. Gives a line that says so, or nothing."""
-    path, new = run / RECIPE, recipe.model_dump(mode="json")
-    text = recipe.model_dump_json(indent=1)
+    path, text = run / RECIPE, json.dumps(new, ensure_ascii=False, indent=1)
     if not path.exists():
         write(path, lambda part: part.write_text(text, "utf-8"))
         return ""
     old = _recorded(path)
     if old == new:
         return ""
-    if (run / CHECKPOINT).exists():
+    if finished or (run / CHECKPOINT).exists():
         raise UsageError(
             f"{run} was started with another recipe: {_difference(old, new)}",
-            "give another --out folder",
+            "give another folder",
         )
     if _prepared_from(old) != _prepared_from(new):
         with writing(run / TOKENS):
@@ -124,9 +123,7 @@ def _recorded(path: Path) -> dict[str, Any]:
         reason = e.strerror or str(e)
     except ValueError:
         reason = "it is damaged"
-    raise GentoolError(
-        f"cannot read {path}: {reason}", "give another --out folder, or remove this one"
-    )
+    raise GentoolError(f"cannot read {path}: {reason}", "give another folder, or remove this one")
 
 
 def _prepared_from(recipe: dict[str, Any]) -> list[Any]:
@@ -142,3 +139,34 @@ def _difference(old: Any, new: Any, key: str = "") -> str:
             if old.get(name) != new.get(name):
                 return _difference(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
     return f"{key} was {json.dumps(old)}, is {json.dumps(new)}"
+
+
+def log(run: Path, row: dict[str, Any]) -> None:
+    """Adds a step to the log."""
+    path = run / LOG
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def logged(run: Path) -> list[dict[str, Any]]:
+    """The steps in a log, without a last line that a killed process left unfinished."""
+    path = run / LOG
+    steps: list[dict[str, Any]] = []
+    try:
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    except (OSError, UnicodeDecodeError):
+        return steps
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            steps.append(row)
+    return steps
+
+
+def trim_log(run: Path, steps: int) -> None:
+    """Drops from the log the steps after the checkpoint, which are done again."""
+    kept = [json.dumps(row) + "\n" for row in logged(run) if row["step"] <= steps]
+    write(run / LOG, lambda path: path.write_text("".join(kept), "utf-8"))

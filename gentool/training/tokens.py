@@ -14,6 +14,7 @@ import numpy as np
 
 from gentool.errors import GentoolError, UsageError
 from gentool.training import corpus, run_folder, vocabulary
+from gentool.training.packing import Batch
 from gentool.training.recipe import Recipe
 from gentool.training.run_folder import TOKENS, VOCABULARY
 from gentool.training.synthetic import documents as synthetic
@@ -171,17 +172,20 @@ def _load(path: Path) -> np.ndarray:
     raise GentoolError(f"cannot read {path}: {reason}", "remove it, and it is made again")
 
 
-def held_out_batches(recipe: Recipe, run: Path, batch: int) -> list[Windows]:
+def held_out_batches(recipe: Recipe, run: Path, size: int) -> list[Batch]:
     """Four fixed batches of held-out windows, or none where there is too little text."""
-    drawn = windows(recipe, run, HELD_OUT, 4 * batch, seed=0)
-    plans = [drawn.plan[i : i + batch] for i in range(0, len(drawn.plan), batch)]
-    return [drawn._replace(plan=plan) for plan in plans]
+    drawn = windows(recipe, run, HELD_OUT, 4 * size, seed=0)
+    return [batch(drawn, number, size) for number in range(len(drawn.plan) // size)]
 
 
-def stack(drawn: Windows, number: int, batch: int) -> np.ndarray:
-    """Batch `number` as int32 ids [N, T+1]."""
+def batch(drawn: Windows, number: int, size: int) -> Batch:
+    """Batch `number` of `size` windows. A window is one text, whatever documents it spans."""
     rows = [
         drawn.arrays[w.source][w.start : w.start + drawn.length + 1]
-        for w in drawn.plan[number * batch : (number + 1) * batch]
+        for w in drawn.plan[number * size : (number + 1) * size]
     ]
-    return np.stack(rows).astype(np.int32)
+    ids = np.stack(rows).astype(np.int32)
+    inputs, targets = ids[:, :-1], ids[:, 1:]
+    positions = np.broadcast_to(np.arange(drawn.length, dtype=np.int32), inputs.shape)
+    learnt = np.ones(inputs.shape, np.float32)
+    return Batch(inputs, targets, positions, np.zeros_like(inputs), learnt)

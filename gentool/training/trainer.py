@@ -1,17 +1,15 @@
-"""A training run in a folder of its own: vocabulary, tokens, steps, checkpoints, exported model.
-Started again with the same recipe it continues from its last checkpoint, even after kill -9: the
-checkpoint is replaced atomically, and the order of the windows follows from the recipe alone.
+"""The steps of a training run, with checkpoints in its folder. Started again a run continues from
+its last checkpoint, even after kill -9, and ends with the same weights as one that was never
+stopped: the checkpoint is replaced atomically, and what a step learns follows from its number.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -19,16 +17,13 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from gentool import registry
-from gentool.config.lookup import FOLDER_FILE
-from gentool.config.model import ModelConfig, TokenizerConfig
+from gentool.checkpoints import safetensors
 from gentool.errors import GentoolError
-from gentool.models import load_family
-from gentool.training import run_folder, step, tokens
-from gentool.training.recipe import Optimizer, Recipe
-from gentool.training.run_folder import CHECKPOINT, LOG, VOCABULARY
+from gentool.training import run_folder, step
+from gentool.training.packing import Batch
+from gentool.training.recipe import Optimizer
+from gentool.training.run_folder import BEST, CHECKPOINT
 
 CHECKPOINT_SECONDS = 120.0
 
@@ -40,16 +35,41 @@ class Note(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """One optimiser step; `held_out` is in nats a token, on the steps that measured it."""
+    """One optimiser step. `loss` is in nats a token, None where a float16 step overflowed;
+    `held_out` too, on the steps that measured it."""
 
     step: int
     steps: int
     tokens: int
-    loss: float
+    loss: float | None
     rate: float
     tokens_per_second: float
     seconds_left: float
     held_out: float | None
+
+
+class Job(NamedTuple):
+    """What a run does: `batches` gives those of a step, `held_out` are evaluated every
+    `evaluate_every` steps, after which the best weights are kept, or with each checkpoint. A run
+    ends after `steps`, or after so many `hours` of steps, where the rate then ends, too."""
+
+    model: step.Model
+    state: step.State
+    optimizer: Optimizer
+    steps: int
+    batches: Callable[[int], Sequence[Batch]]
+    held_out: Sequence[Batch]
+    evaluate_every: int | None
+    hours: float | None = None
+
+
+class Done(NamedTuple):
+    """How far a run is: steps, their seconds and tokens, and the best held-out loss."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    best: float = math.inf
 
 
 def learning_rate(o: Optimizer, done: float) -> float:
@@ -61,67 +81,85 @@ def learning_rate(o: Optimizer, done: float) -> float:
     return o.learning_rate * (o.final + (1 - o.final) * 0.5 * (1 + math.cos(math.pi * phase)))
 
 
-def train(recipe: Recipe, data: Path, run: Path, hours: float | None) -> Iterator[Note | Progress]:
-    """Trains in folder `run` until the recipe's tokens are used or, if sooner, `hours` of steps
-    have passed (the cosine decay then ends there). The finished model is in run/model."""
-    with run_folder.locked(run):
-        if changed := run_folder.claim(run, recipe):
-            yield Note(changed)
-        yield from map(Note, tokens.prepare(recipe, data, run))
-        yield from _steps(recipe, run, hours)
-
-
-def _steps(recipe: Recipe, run: Path, hours: float | None) -> Iterator[Note | Progress]:
-    """The steps that are left, and the export."""
-    o, length = recipe.optimizer, recipe.arch.n_ctx
-    per_step = o.batch * length
-    steps = max(1, o.tokens // per_step)
-    limit = hours * 3600 if hours else math.inf
-    windows = tokens.windows(recipe, run, "", steps * o.batch, recipe.seed)
-    held_out = [
-        tokens.stack(part, 0, o.batch) for part in tokens.held_out_batches(recipe, run, o.batch)
-    ]
-    if not held_out:
-        yield Note("too little text is held out to measure a held-out loss")
-    family = load_family(recipe.family)
-    state = step.initial(family, recipe.arch, recipe.seed)
-    done, seconds = _restore(run, state)
-    if done:
-        yield Note(f"resumed at step {done} of {steps} after {seconds / 60:.0f} minutes")
-    functions = step.make(family, recipe.arch, state, o)
-    saved = time.monotonic()
+def run(folder: Path, job: Job) -> Iterator[Note | Progress]:
+    """The steps of a run that are left. Then the state's weights are the best ones, or the last
+    where no best ones are kept."""
+    limit = job.hours * 3600 if job.hours else math.inf
+    done = _restore(folder, job.state)
+    if done.steps:
+        minutes = done.seconds / 60
+        yield Note(f"resumed at step {done.steps} of {job.steps} after {minutes:.0f} minutes")
+        run_folder.trim_log(folder, done.steps)
+    functions = step.make(job.model, job.state, job.optimizer)
+    if not done.steps and job.held_out and job.evaluate_every:
+        yield Note(f"held-out loss {_evaluate(functions, job.held_out):.3f} before the first step")
+    saved, saved_steps = time.monotonic(), done.steps
     try:
-        while done < steps and seconds < limit:
+        while done.steps < job.steps and done.seconds < limit:
             with _signals_deferred():
-                start = time.monotonic()
-                rate = learning_rate(o, max(done / steps, seconds / limit))
-                ids = tf.constant(tokens.stack(windows, done, o.batch))
-                outputs = functions.train(ids, tf.constant(rate), tf.constant(done + 1.0))
-                loss, norm = map(float, outputs)
-                if not math.isfinite(norm):
-                    elsewhere = " and give another --out folder" if done else ""
-                    raise GentoolError(
-                        f"step {done} has loss {loss} and a gradient of norm {norm}",
-                        f"lower optimizer.learning_rate, now {o.learning_rate}{elsewhere}",
-                    )
-                duration = time.monotonic() - start
-                done, seconds = done + 1, seconds + duration
-                measured = None
-                if time.monotonic() - saved > CHECKPOINT_SECONDS or done == steps:
-                    if held_out:
-                        losses = [functions.losses(tf.constant(x)).numpy() for x in held_out]
-                        measured = float(np.mean([part.mean() for part in losses]))
-                    _save(run, state, done, seconds)
-                    saved = time.monotonic()
-                left = max(0.0, min((steps - done) * seconds / done, limit - seconds))
-                speed = per_step / duration
-                progress = Progress(done, steps, done * per_step, loss, rate, speed, left, measured)
-                _log(run, progress, seconds)
+                progress, done = _step(job, functions, done, limit)
+                due = time.monotonic() - saved > CHECKPOINT_SECONDS or done.steps == job.steps
+                every = job.evaluate_every
+                if job.held_out and (done.steps % every == 0 if every else due):
+                    progress = progress._replace(held_out=_evaluate(functions, job.held_out))
+                # before the checkpoint: what the log has of later steps is dropped
+                row = progress._asdict() | {"seconds": round(done.seconds, 1)}
+                run_folder.log(folder, row)
+                loss = progress.held_out
+                if every and loss is not None and loss < done.best:
+                    done = done._replace(best=loss)
+                    _save_best(folder, job.state, done.steps)
+                if due:
+                    _save(folder, job.state, done)
+                    saved, saved_steps = time.monotonic(), done.steps
             yield progress
     finally:
-        if done:  # until then the recipe may still change
-            _save(run, state, done, seconds)
-    _export(recipe, run, state)
+        if done.steps > saved_steps:  # until the first step the recipe may still change
+            _save(folder, job.state, done)
+    if math.isfinite(done.best):
+        yield Note(_restore_best(folder, job.state, done))
+
+
+def _step(job: Job, functions: step.Functions, done: Done, limit: float) -> tuple[Progress, Done]:
+    """One step."""
+    start = time.monotonic()
+    o, number = job.optimizer, done.steps
+    rate = learning_rate(o, max(number / job.steps, done.seconds / limit))
+    batches = job.batches(number)
+    tokens = int(sum(batch.learnt.sum() for batch in batches))
+    loss, norm = functions.train(batches, float(max(1, tokens)), rate, number + 1)
+    if not math.isfinite(norm):
+        if o.precision != "fp16":
+            raise GentoolError(
+                f"step {number} has loss {loss} and a gradient of norm {norm}",
+                f"lower the learning rate, now {o.learning_rate}, and give another folder",
+            )
+        if float(job.state.counters["loss_scale"]) < 1:
+            raise GentoolError(
+                f"step {number} overflows in fp16 with every loss scale", "give --precision bf16"
+            )
+    duration = time.monotonic() - start
+    done = done._replace(
+        steps=number + 1, seconds=done.seconds + duration, tokens=done.tokens + tokens
+    )
+    left = (job.steps - done.steps) * done.seconds / done.steps
+    progress = Progress(
+        step=done.steps,
+        steps=job.steps,
+        tokens=done.tokens,
+        loss=loss if math.isfinite(loss) else None,
+        rate=rate,
+        tokens_per_second=tokens / duration,
+        seconds_left=max(0.0, min(left, limit - done.seconds)),
+        held_out=None,
+    )
+    return progress, done
+
+
+def _evaluate(functions: step.Functions, batches: Sequence[Batch]) -> float:
+    """The mean loss of the tokens that are learnt in these batches."""
+    tokens = sum(float(batch.learnt.sum()) for batch in batches)
+    return sum(map(functions.loss, batches)) / tokens
 
 
 @contextmanager
@@ -142,62 +180,75 @@ def _signals_deferred() -> Iterator[None]:
         signal.raise_signal(received[0])
 
 
-def _save(run: Path, state: step.State, done: int, seconds: float) -> None:
+def _groups(state: step.State) -> dict[str, dict[str, tf.Variable]]:
+    """All variables of a state, by the first part of their names in a checkpoint."""
+    return {"weights": state.weights, **state.slots, "counters": state.counters}
+
+
+def _save(folder: Path, state: step.State, done: Done) -> None:
     """Replaces the checkpoint in one step, so that one is always complete."""
-    tensors = {
-        f"{kind}/{name}": variable.numpy()
-        for kind, group in state._asdict().items()
-        for name, variable in group.items()
-    }
-    metadata = {"step": str(done), "seconds": str(seconds)}
-    run_folder.write(run / CHECKPOINT, lambda path: save_file(tensors, path, metadata))
+    metadata = {name: str(value) for name, value in done._asdict().items()}
+    _write(folder / CHECKPOINT, _groups(state), metadata)
 
 
-def _restore(run: Path, state: step.State) -> tuple[int, float]:
-    """Fills `state` from the checkpoint, if there is one: the steps done and their seconds."""
-    path = run / CHECKPOINT
+def _save_best(folder: Path, state: step.State, steps: int) -> None:
+    """Keeps the weights as they are."""
+    _write(folder / BEST, {"weights": state.weights}, {"steps": str(steps)})
+
+
+def _write(
+    path: Path, groups: Mapping[str, Mapping[str, tf.Variable]], metadata: Mapping[str, str]
+) -> None:
+    """Writes variables to a file, one after the other: they fill the memory already."""
+    variables = {f"{k}/{name}": v for k, group in groups.items() for name, v in group.items()}
+    tensors = {name: (np.dtype(np.float32), tuple(v.shape)) for name, v in variables.items()}
+
+    def content(part: Path) -> None:
+        with part.open("wb") as file:
+            for _ in safetensors.write(file, tensors, lambda n: variables[n].numpy(), metadata):
+                pass
+
+    run_folder.write(path, content)
+
+
+def _restore(folder: Path, state: step.State) -> Done:
+    """Fills `state` from the checkpoint, if there is one."""
+    path = folder / CHECKPOINT
     if not path.exists():
-        return 0, 0.0
+        return Done()
+    metadata = _fill(path, _groups(state), Done._fields)
+    return Done(
+        int(metadata["steps"]),
+        float(metadata["seconds"]),
+        int(metadata["tokens"]),
+        float(metadata["best"]),
+    )
+
+
+def _restore_best(folder: Path, state: step.State, done: Done) -> str:
+    """Fills the weights of `state` with the best ones; a line that says whose they are."""
+    metadata = _fill(folder / BEST, {"weights": state.weights}, ("steps",))
+    best = f"held-out loss {done.best:.3f} is the best"
+    return f"kept the weights of step {metadata['steps']}, whose {best}"
+
+
+def _fill(
+    path: Path, groups: Mapping[str, Mapping[str, tf.Variable]], keys: Sequence[str]
+) -> dict[str, str]:
+    """Fills variables from a file, and gives its metadata, numbers under `keys`."""
     try:
         with safe_open(path, "numpy") as file:
-            for kind, group in state._asdict().items():
+            for kind, group in groups.items():
                 for name, variable in group.items():
                     value = file.get_tensor(f"{kind}/{name}")
                     if value.dtype != np.float32:  # TensorFlow would convert it
                         raise ValueError(f"{kind}/{name} is {value.dtype}")
                     variable.assign(value)
-            metadata = file.metadata()
-        return int(metadata["step"]), float(metadata["seconds"])
+            metadata: dict[str, str] = file.metadata()
+        for key in keys:
+            float(metadata[key])
+        return metadata
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:
         raise GentoolError(
             f"cannot continue from {path}: {e}", "remove it to start again"
         ) from None
-
-
-def _log(run: Path, progress: Progress, seconds: float) -> None:
-    """Adds a step to the log."""
-    line = progress._asdict() | {"seconds": round(seconds, 1)}
-    path = run / LOG
-    with run_folder.writing(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-
-
-def _export(recipe: Recipe, run: Path, state: step.State) -> None:
-    """run/model: float16 weights, tokenizer and YAML, as `gentool complete -m` opens them."""
-    folder = run / "model"
-    run_folder.make_folder(folder)
-    half = {name: v.numpy().astype(np.float16) for name, v in state.weights.items()}
-    weights, tokenizer = folder / "model.safetensors", folder / VOCABULARY
-    run_folder.write(weights, lambda path: save_file(half, path, {"format": "gentool"}))
-    run_folder.write(tokenizer, lambda path: shutil.copyfile(run / VOCABULARY, path))
-    model = ModelConfig(
-        name=recipe.name,
-        family=recipe.family,
-        checkpoint=weights.name,
-        arch=recipe.arch,
-        tokenizer=TokenizerConfig(kind="sentencepiece", model=tokenizer.name, add_bos=True),
-        sampling=recipe.sampling,
-        folder=folder,
-    )
-    text = registry.text(registry.with_sums(model))
-    run_folder.write(folder / FOLDER_FILE, lambda path: path.write_text(text, "utf-8"))

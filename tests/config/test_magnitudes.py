@@ -22,7 +22,7 @@ from gentool.cli.options import Command
 from gentool.config import lookup, schema
 from gentool.config.model import ModelFile
 from gentool.errors import Exit, GentoolError, ModelError, UsageError
-from gentool.training.recipe import Recipe
+from gentool.training.recipe import FinetuneRecipe, Recipe
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/golden"
@@ -124,11 +124,15 @@ def test_at_every_key_of_a_yaml(name: str) -> None:
     assert taken and refused
 
 
-def test_at_every_key_of_a_recipe() -> None:
-    data = yaml.safe_load((ROOT / "configs/train/tiny-zh.yaml").read_text("utf-8"))
+RECIPES = {"train/tiny-zh.yaml": Recipe, "train/gpt2-ml.yaml": FinetuneRecipe}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_at_every_key_of_a_recipe(name: str) -> None:
+    data = {"data": ["texts.txt"]} | yaml.safe_load((ROOT / "configs" / name).read_text("utf-8"))
 
     def read(new: dict[str, Any]) -> Any:
-        return schema.parse(Recipe, new, "recipe.yaml").model_dump()
+        return schema.parse(RECIPES[name], new, "recipe.yaml").model_dump()
 
     taken, refused = try_all(data, read, UsageError.exit_code)
     assert taken and refused

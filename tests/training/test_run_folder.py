@@ -25,11 +25,9 @@ RECIPE = {
 }
 
 
-def recipe(**changes: dict[str, object]) -> Recipe:
-    return Recipe.model_validate(
-        {key: {**RECIPE[key], **value} for key, value in changes.items()}
-        | {key: value for key, value in RECIPE.items() if key not in changes}
-    )
+def recipe(**changes: dict[str, object]) -> dict[str, object]:
+    changed = {key: {**RECIPE[key], **value} for key, value in changes.items()}
+    return Recipe.model_validate(RECIPE | changed).model_dump(mode="json")
 
 
 def test_a_file_has_the_mode_of_its_neighbours(tmp_path: Path) -> None:

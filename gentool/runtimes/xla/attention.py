@@ -8,8 +8,11 @@ transpose [N, G] to it, between the slice update and the product, it updates two
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla as xla_ops
@@ -77,31 +80,55 @@ def attention(
     return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), [n, t, arch.n_head * e])
 
 
-def causal_attention(arch: Arch, index: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of layer `index` for training, without a KV cache: context [N, T, H*E] of complete
-    texts q [N, T, H, E], k and v [N, T, G, E]. oneDNN computes the products in the dtype of q."""
-    n, t, g = tf.shape(q)[0], q.shape[1], arch.n_kv_head
+def causal_attention(
+    arch: Arch, index: int, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, segments: Tensor
+) -> Tensor:
+    """Attention of layer `index` for training, without a KV cache: context [N, T, H*E] of rows
+    q [N, T, H, E], k and v [N, T, G, E] that hold several texts. A token attends to those before it
+    of the same number in `segments` [N, T]; `positions` [N, T] count from the start of its text.
+    oneDNN computes the products in the dtype of q."""
+    n, t, g = q.shape[0], q.shape[1], arch.n_kv_head
     window = arch.window if arch.window is not None and index in arch.window_layers else None
     if arch.log_n is not None:
         limit = None if window is None else tf.constant(window)
-        q *= tf.cast(log_n(arch.log_n, tf.range(t), limit)[None, :, None, None], q.dtype)
+        q *= tf.cast(log_n(arch.log_n, positions, limit)[..., None, None], q.dtype)
     q = tf.reshape(tf.transpose(q, [0, 2, 1, 3]), [n, g, arch.n_head // g * t, arch.d_head])
     k, v = (tf.transpose(x, [0, 2, 1, 3]) for x in (k, v))  # [N, G, T, E]
     scores = tf.reshape(tf.matmul(q, k, transpose_b=True), [n, arch.n_head, t, t])
     scale = (arch.query_scale or arch.d_head) ** -0.5
-    weights = _causal_softmax(scores, scale, arch.score_cap, t if window is None else window)
+    weights = _causal_softmax(scale, arch.score_cap, window or t)(scores, segments)
     context = tf.matmul(tf.reshape(weights, [n, g, -1, t]), v)  # [N, G, H/G*T, E]
     context = tf.transpose(tf.reshape(context, [n, arch.n_head, t, arch.d_head]), [0, 2, 1, 3])
     return tf.reshape(context, [n, t, arch.n_head * arch.d_head])
 
 
-@compiled
-def _causal_softmax(scores: Tensor, scale: float, cap: float | None, window: int) -> Tensor:
-    """Softmax of scores [N, H, T, T] over the keys that each query attends to."""
-    t = scores.shape[-1]
-    mask = tf.linalg.band_part(tf.ones([t, t], tf.bool), window - 1, 0)
-    capped = softcap(tf.cast(scores, tf.float32) * scale, cap)
-    return tf.cast(tf.nn.softmax(tf.where(mask, capped, tf.float32.min)), scores.dtype)
+@functools.cache
+def _causal_softmax(scale: float, cap: float | None, window: int) -> Callable[..., Tensor]:
+    """A function of scores [N, H, T, T] and segments [N, T]: their softmax over the keys that each
+    query attends to. It has its own gradient, so that no [N, H, T, T] array in float32 is kept."""
+
+    @compiled
+    def softmax(scores: Tensor, segments: Tensor) -> Tensor:
+        t = scores.shape[-1]
+        mask = tf.linalg.band_part(tf.ones([t, t], tf.bool), window - 1, 0)
+        mask &= segments[:, None, :, None] == segments[:, None, None, :]
+        capped = softcap(tf.cast(scores, tf.float32) * scale, cap)
+        return tf.cast(tf.nn.softmax(tf.where(mask, capped, tf.float32.min)), scores.dtype)
+
+    @compiled
+    def error(weights: Tensor, upstream: Tensor, scores: Tensor | None) -> Tensor:
+        w, up = (tf.cast(x, tf.float32) for x in (weights, upstream))
+        inner = w * (up - tf.reduce_sum(w * up, axis=-1, keepdims=True)) * scale
+        if scores is not None and cap is not None:
+            inner *= 1 - tf.square(tf.tanh(tf.cast(scores, tf.float32) * (scale / cap)))
+        return tf.cast(inner, weights.dtype)
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def run(scores: Tensor, segments: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
+        weights, kept = softmax(scores, segments), None if cap is None else scores
+        return weights, lambda upstream: (error(weights, upstream, kept), None)
+
+    return run
 
 
 def log_n(base: int, positions: Tensor, window: Tensor | None) -> Tensor:

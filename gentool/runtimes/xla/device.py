@@ -120,6 +120,21 @@ def kind() -> Literal["CPU", "GPU"]:
     return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
 
 
+def free_memory() -> int | None:
+    """Bytes that are free on the device that a model runs on; None where nobody says."""
+    if kind() == "GPU":
+        from tensorflow.python.client import device_lib
+
+        devices = device_lib.list_local_devices()
+        return next((int(d.memory_limit) for d in devices if d.device_type == "GPU"), None)
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+    except OSError:  # not on Linux
+        return None
+    sizes = dict(line.split(":") for line in lines)
+    return int(sizes["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in sizes else None
+
+
 def describe() -> str:
     """The device that a model runs on, as a phrase."""
     import tensorflow as tf
