@@ -12,8 +12,9 @@ from click import exceptions
 
 from gentool import __version__
 from gentool.cli.console import Console
-from gentool.cli.options import HELP, Group, given_name
+from gentool.cli.options import HELP, Group
 from gentool.cli.signals import end_quietly
+from gentool.cli.values import given_name
 from gentool.errors import Exit, GentoolError, UsageError, nearest
 
 COMMANDS = {

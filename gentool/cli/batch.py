@@ -22,17 +22,9 @@ from gentool.cli.flags import (
     sampling_params,
 )
 from gentool.cli.inputs import RowsError, Stream, line_count, stream
-from gentool.cli.options import (
-    Command,
-    Value,
-    argument,
-    flag,
-    group,
-    number,
-    sampling_group,
-    switch,
-)
+from gentool.cli.options import Command, argument, flag, group, sampling_group, switch
 from gentool.cli.signals import STOP_SECONDS
+from gentool.cli.values import Value, number
 from gentool.errors import UsageError
 
 if TYPE_CHECKING:

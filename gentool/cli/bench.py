@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from gentool.cli.console import Console
 from gentool.cli.flags import DEFAULT_MODEL, OUTPUT_FILE, ModelFlags
-from gentool.cli.options import Command, Value, flag, group, number, switch
+from gentool.cli.options import Command, flag, group, switch
+from gentool.cli.values import Value, number
 from gentool.errors import UsageError
 
 if TYPE_CHECKING:

@@ -11,16 +11,8 @@ from typing import TYPE_CHECKING
 from gentool.cli.console import Console
 from gentool.cli.flags import OUTPUT_FILE, TEXT, ModelFlags
 from gentool.cli.inputs import ESCAPE, escaped, read, whole
-from gentool.cli.options import (
-    Command,
-    Value,
-    argument,
-    flag,
-    group,
-    one_of,
-    repeated,
-    switch,
-)
+from gentool.cli.options import Command, argument, flag, group, repeated, switch
+from gentool.cli.values import Value, one_of
 from gentool.errors import UsageError
 
 if TYPE_CHECKING:

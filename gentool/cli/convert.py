@@ -9,7 +9,8 @@ from pathlib import Path
 
 from gentool.cli.console import Console
 from gentool.cli.flags import ADAPTER, SET
-from gentool.cli.options import Command, argument, flag, group, one_of, repeated
+from gentool.cli.options import Command, argument, flag, group, repeated
+from gentool.cli.values import one_of
 
 EXAMPLES = """
 gentool convert CPM/ cpm-lm

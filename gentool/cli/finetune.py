@@ -9,8 +9,9 @@ from typing import Any
 
 from gentool.cli.console import Console
 from gentool.cli.flags import COUNT, DEFAULT_MODEL, NON_NEGATIVE, POSITIVE, SEED_NUMBER, SET, TEXT
-from gentool.cli.options import Command, argument, flag, group, number, one_of, repeated, switch
+from gentool.cli.options import Command, argument, flag, group, repeated, switch
 from gentool.cli.training import follow
+from gentool.cli.values import number, one_of
 from gentool.errors import UsageError
 
 EXAMPLES = """

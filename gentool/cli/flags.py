@@ -8,17 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from gentool.cli.inputs import ESCAPE
-from gentool.cli.options import (
-    Value,
-    assignment,
-    flag,
-    number,
-    one_of,
-    repeated,
-    switch,
-    unescaped,
-    variable,
-)
+from gentool.cli.options import flag, repeated, switch
+from gentool.cli.values import Value, assignment, number, one_of, unescaped, variable
 from gentool.config.sampling import MAX_CHANGE, SamplingParams, parameters
 from gentool.errors import UsageError
 

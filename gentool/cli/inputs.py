@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from gentool.cli.options import unescaped
+from gentool.cli.values import unescaped
 from gentool.errors import Exit, GentoolError, UsageError, nearest
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gentool.cli.console import Console
 from gentool.cli.flags import ADAPTER, DEFAULT_MODEL, OUTPUT_FILE, POSITIVE, SET
-from gentool.cli.options import Command, flag, group, one_of, repeated, switch
+from gentool.cli.options import Command, flag, group, repeated, switch
+from gentool.cli.values import one_of
 from gentool.errors import UsageError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from gentool.decoding.constraints import Constraint, Following
 from gentool.decoding.engine import Engine, Prefix
 from gentool.decoding.filters import adjusted
 from gentool.generation.request import Finish, Request, Sample, Step, TokenLogprob
-from gentool.tokenizers import Tokenizer
+from gentool.tokenizers import Tokenizer, special_id
 from gentool.tokenizers.stream import TextStream
 from gentool.tokenizers.token_bytes import Pieces
 
@@ -148,6 +148,20 @@ class ConstraintKey(NamedTuple):
     ban: tuple[str, ...]
     ban_tokens: tuple[tuple[str, int], ...]  # banned texts that are special tokens, their ids
     ends: frozenset[int]
+
+
+def constraint_key(
+    request: Request, ends: frozenset[int], tokenizer: Tokenizer | None, n_vocab: int
+) -> ConstraintKey:
+    """What the constraint of a request is made of."""
+    ban, tokens = [], []
+    for text in request.sampling.ban:
+        special = special_id(tokenizer, text)
+        if special is None:
+            ban.append(text)
+        elif special < n_vocab:  # an added token may have no row
+            tokens.append((text, special))
+    return ConstraintKey(request.regex, request.json_schema, tuple(ban), tuple(tokens), ends)
 
 
 def make_constraint(key: ConstraintKey, token_bytes: Callable[[], Pieces]) -> Constraint | None:

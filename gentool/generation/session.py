@@ -300,27 +300,14 @@ class Model:
         stop_tokens = self._stop_tokens(request.sampling.stop)
         ends = self._ends(request.eos) | frozenset(stop_tokens)
         self._check_ids(request.sampling.logit_bias)
-        from gentool.generation.prepared import PreparedRequest
+        from gentool.generation.prepared import PreparedRequest, constraint_key
 
         engine = self._engine(request.batch_invariant)
-        key = self._constraint_key(request, ends)
+        key = constraint_key(request, ends, self._tokenizer, self.config.arch.n_vocab)
         make_constraint = functools.partial(self._constraint, key)
         return PreparedRequest(
             engine, self._tokenizer, make_constraint, request, prompts, ends, stop_tokens
         )
-
-    def _constraint_key(self, request: Request, ends: frozenset[int]) -> ConstraintKey:
-        """What the constraint of a request is made of."""
-        from gentool.generation.prepared import ConstraintKey
-
-        ban, tokens = [], []
-        for text in request.sampling.ban:
-            special = special_id(self._tokenizer, text)
-            if special is None:
-                ban.append(text)
-            elif special < self.config.arch.n_vocab:  # an added token may have no row
-                tokens.append((text, special))
-        return ConstraintKey(request.regex, request.json_schema, tuple(ban), tuple(tokens), ends)
 
     def _make_constraint(self, key: ConstraintKey) -> Constraint | None:
         from gentool.generation.prepared import make_constraint

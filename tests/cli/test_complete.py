@@ -21,7 +21,7 @@ from gentool.cli.complete import command, in_order, one_sample, sample_lines
 from gentool.cli.console import Console
 from gentool.cli.flags import PromptFlags, sampling_params
 from gentool.cli.inputs import Prompt, escaped, read_prompt
-from gentool.cli.options import unescaped
+from gentool.cli.values import unescaped
 from gentool.config.lookup import load
 from gentool.generation.request import Chunk, Sample
 

@@ -206,7 +206,7 @@ def _recipe(work: Path, data: bytes) -> Case:
 
 def _numeric_flag(random: Random, base: Path, value: Any) -> Case:
     """One option of a command that takes a number."""
-    from gentool.cli.options import Value
+    from gentool.cli.values import Value
 
     name = random.choice(("complete", "complete", "score", "fewshot"))
     options = [
@@ -306,7 +306,7 @@ def _command(*names: str) -> click.Command:
 
 def _value(option: click.Option, random: Random, values: list[str]) -> str:
     """A value of an option: half of them of its own kind and small."""
-    from gentool.cli.options import Value
+    from gentool.cli.values import Value
 
     if isinstance(option.type, Value) and option.type.limits and random.random() < 0.7:
         return random.choice(("0", "1", "2", "3", "0.5", "0.9", "1.5", "8", "-1", "65"))

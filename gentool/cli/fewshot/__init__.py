@@ -21,15 +21,8 @@ from gentool.cli.flags import (
     sampling_params,
 )
 from gentool.cli.inputs import read, whole
-from gentool.cli.options import (
-    Command,
-    argument,
-    flag,
-    group,
-    number,
-    sampling_group,
-    switch,
-)
+from gentool.cli.options import Command, argument, flag, group, sampling_group, switch
+from gentool.cli.values import number
 from gentool.errors import UsageError
 
 if TYPE_CHECKING:
