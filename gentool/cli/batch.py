@@ -16,6 +16,7 @@ from gentool.cli.flags import (
     FORCE,
     OUTPUT_FILE,
     UP_TO_64,
+    ChatFlags,
     DrawFlags,
     GrammarFlags,
     ModelFlags,
@@ -66,7 +67,7 @@ class RayFlags:
         "--ray",
         "[ADDRESS]",
         "on a Ray cluster: auto, HOST:PORT, or local, one for this run",
-        "local",
+        "off; local without an ADDRESS",
         Value(ray_address),
         without="local",
     )
@@ -101,6 +102,7 @@ class Flags:
 
     file: str = argument("file", "IN.jsonl|-")
     rows: RowFlags = group("Rows", RowFlags)
+    chat: ChatFlags = group("Rows", ChatFlags, without=("system",))
     output: OutputFlags = group("Output", OutputFlags)
     model: ModelFlags = group("Model", ModelFlags)
     cluster: RayFlags = group("Ray", RayFlags)
@@ -121,9 +123,13 @@ def batch(console: Console, flags: Flags) -> None:
     With -o FILE a run that was interrupted or killed goes on where it stopped: give the same
     command again. FILE.journal says how far it came, and what may go on.
     """
-    config = flags.model.config()
-    flags.grammar.check()
     flags.cluster.check()
+    flags.grammar.check()
+    config = flags.model.config()
+    if flags.chat.chat_template is not None:
+        from gentool.generation.chat import with_template
+
+        config = with_template(config, flags.chat.chat_template)
     path = None if flags.output.output in (None, "-") else Path(flags.output.output or "")
     with stream(console, None, flags.file, "row", "batch") as source:
         if path:
@@ -240,11 +246,13 @@ def work_on_ray(
         with console.signals.deferred():
             while pool.computing or not ended:
                 while pool.wants and not ended:
+                    read = rows.read
                     block = rows.window(WINDOW, wait=not pool.computing)
                     ended = block is None
-                    if not block:
+                    if block:
+                        pool.submit(block)
+                    elif rows.read == read:  # else they are done: the next ones, without a wait
                         break
-                    pool.submit(block)
                 for lines, answers in pool.results():
                     for line, answer in zip(lines, answers, strict=True):
                         rows.output.put(line.number, answer, journal.failed(answer))

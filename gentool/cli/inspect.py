@@ -127,6 +127,8 @@ def check_plot(path: str | None) -> None:
     from gentool.voting import plot
 
     plot.check()
+    if Path(path).suffix not in ("", ".png", ".svg"):
+        raise UsageError(f"--plot is '{path}'", "end its name in .svg or .png")
     if not Path(path).parent.is_dir():
         raise UsageError(f"--plot is '{path}', in no folder", "make the folder")
 

@@ -51,6 +51,14 @@ def template_of(config: ModelConfig, given: str | None, tools: bool = False) -> 
     return template
 
 
+def with_template(config: ModelConfig, given: str) -> ModelConfig:
+    """The configuration with the chat template `given` by name or file: so it is part of the
+    model's checksum, and goes to other processes with it."""
+    template_of(config, given)  # raises UsageError where there is none
+    named = given if given in NAMED else str(Path(given).resolve())
+    return config.model_copy(update={"chat_template": named})
+
+
 def rendered(
     config: ModelConfig,
     tokenizer: Tokenizer,

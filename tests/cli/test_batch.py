@@ -180,6 +180,25 @@ def openai(number: int, url: str, **body: Any) -> dict[str, Any]:
     return {"custom_id": f"c{number}", "method": "POST", "url": url, "body": body}
 
 
+def test_a_chat_template_is_part_of_the_run(run: Run, tmp_path: Path) -> None:
+    """With it messages are the text that it makes of them; with another one the run is another."""
+    template = tmp_path / "copy.jinja"
+    template.write_text("{{ bos_token }}{{ messages[0].content }}")
+    rows = [{"messages": [{"role": "user", "content": WEATHER}], "max_tokens": 5}]
+    same = written(tmp_path / "same.jsonl", [{"prompt": WEATHER, "max_tokens": 5}])
+    source, out = written(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    flags = str(source), "--seed", "1", "--chat-template", str(template), "-o", str(out)
+    assert run(*flags).code == 0
+    (answer,) = records(out.read_bytes())
+    (expected,) = records(run(str(same), "--seed", "1").out)
+    assert answer["samples"] == expected["samples"]
+    assert run(*flags).err == f"1 of 1 rows are in {out}; going on\n"
+    template.write_text("{{ bos_token }}{{ messages[0].content }}。")
+    assert "its model_sha256 is" in run(*flags).err
+    done = run(str(source), "--chat-template", "chatm")
+    assert (done.code, done.out) == (2, "") and "did you mean chatml?" in done.err
+
+
 def test_lines_of_openai_are_answered_as_openai_does(run: Run, tmp_path: Path) -> None:
     model = copied("hf_qwen2", tmp_path / "qwen")
     (model / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")

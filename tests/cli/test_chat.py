@@ -135,6 +135,7 @@ def test_a_wrong_transcript_is_an_error_and_stays(capfd, tmp_path, line, message
         ((*CHATML, ""), 2, "the message is empty"),
         ((*CHATML, "你好", "--system", ""), 2, "--system is empty"),
         ((*CHATML, "你好", "--transcript", "/dev/null"), 2, "/dev/null is no file"),
+        ((*CHATML, "你好", "--transcript", "/dev/null/none/a"), 2, "a, in no folder"),
         ((*CHATML, "长" * 600), 2, "the context of tiny-zh is 512"),
         ((*CHATML, "你好", "-f", "x"), 2, "both a message"),
     ],

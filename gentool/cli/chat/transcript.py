@@ -43,7 +43,13 @@ class Transcript:
     """A file whose last conversation is continued: each `save` replaces its line."""
 
     def __init__(self, path: Path) -> None:
-        """Reads the file, if it exists."""
+        """Reads the file, if it exists.
+
+        Raises:
+            UsageError: it holds anything else, or its folder does not exist.
+        """
+        if not path.parent.is_dir():  # an error before an answer, not after
+            raise UsageError(f"the transcript is {path}, in no folder", "make the folder")
         self._path = path
         self._earlier = _lines(path) if path.exists() else []  # lines that stay
         self.messages: list[Message] = []  # of the conversation that is continued
