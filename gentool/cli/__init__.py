@@ -146,7 +146,9 @@ def _usage(failure: exceptions.UsageError) -> UsageError:
         case exceptions.NoSuchOption(option_name=name, possibilities=close):
             if close:
                 hint = f"did you mean {close[0]}?"
-            elif command != "gentool":
+            elif command == "gentool":
+                hint += "; options go after the name of the command"
+            else:
                 hint += "; put -- before a prompt that begins with a dash"
             return UsageError(f"no option {name}", hint)
         case exceptions.NoSuchCommand(command_name=name):
@@ -163,4 +165,7 @@ def _usage(failure: exceptions.UsageError) -> UsageError:
             return UsageError(f"{given_name(param, failure.ctx)}: {what}", "give 1 or 0")
         case exceptions.BadOptionUsage(option_name=name):
             return UsageError(f"{name} needs a value", hint)
-    return UsageError(failure.message, f"{hint}; text with blanks needs quotes")
+    params = failure.ctx.command.params if failure.ctx else []
+    takes_text = any(isinstance(param, click.Argument) for param in params)
+    more = "text with blanks needs quotes" if takes_text else "a model goes after -m"
+    return UsageError(failure.message, f"{hint}; {more}")

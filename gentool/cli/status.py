@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from gentool.cli.neutral import neutral
 
-BAR = 24  # characters
+BAR, GAP = 24, 2  # characters of the bar, and between it and the words
 ERASE_LINE = "\r\x1b[K"
 SHOW_SECONDS = 0.1  # between two lines
 STDERR, DEFAULT_WIDTH = 2, 80
@@ -94,12 +94,14 @@ def cut(text: str, width: int) -> str:
 
 
 def bar(unit: str, done: int, steps: int, left: float, text: str) -> str:
-    """How far a run is, as one line with a bar if its length is known."""
-    words = parts(unit, done, steps, left, text)
-    if steps:
-        filled = round(BAR * min(done, steps) / steps)
-        words = ["━" * filled + "─" * (BAR - filled), *words]
-    return "  ".join(words)
+    """How far a run is, as one line with a bar if its length is known and the terminal is wide."""
+    from rich.cells import cell_len
+
+    line = "  ".join(parts(unit, done, steps, left, text))
+    if not steps or BAR + GAP + cell_len(line) >= terminal_width():
+        return line
+    filled = round(BAR * min(done, steps) / steps)
+    return "━" * filled + "─" * (BAR - filled) + " " * GAP + line
 
 
 def parts(unit: str, done: int, steps: int, left: float, text: str) -> list[str]:

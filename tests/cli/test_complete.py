@@ -119,6 +119,7 @@ def test_a_wrong_call_is_two_lines_and_exit_2(
 
 
 def test_an_unknown_command_and_none() -> None:
+    told(gentool("--seed", "1", "complete"), 2, "no option --seed", "after the name of the command")
     told(gentool("compelte"), 2, "no command compelte", "did you mean complete?")
     told(gentool(), 2, "no command", "gentool --help")
     told(gentool(WEATHER), 2, f"no command {WEATHER}", f'gentool complete "{WEATHER}"')

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from gentool.cli.console import Console, colored
 from gentool.cli.neutral import neutral
-from gentool.cli.status import clock
+from gentool.cli.status import bar, clock
 from gentool.errors import GentoolError, UsageError
 
 WILD = "[bold]今天[/bold] :smile: \x1b[31m\x07\x7f\x9b \u202etxt\u2069\u200f 末"
@@ -133,6 +133,14 @@ def test_neutral_text_holds_nothing_a_terminal_obeys_and_keeps_all_else(text: st
     assert not any(ord(c) < 32 and c not in "\n\t" or 0x7F <= ord(c) < 0xA0 for c in shown)
     if text.isprintable() and text.isascii():
         assert shown == text
+
+
+def test_a_narrow_terminal_gets_words_without_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    words = "row 3 of 400  9 tokens/s  0:00:09 left"
+    assert bar("row", 3, 400, 9.0, "9 tokens/s") == words
+    monkeypatch.setenv("COLUMNS", "80")
+    assert bar("row", 3, 400, 9.0, "9 tokens/s") == "─" * 24 + "  " + words
 
 
 def test_clock() -> None:

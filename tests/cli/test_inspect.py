@@ -152,6 +152,7 @@ def test_without_scipy_there_is_a_note(
 
 def test_mistakes_are_two_lines(capfd: CaptureFixture[str], planted: str, tmp_path: Path) -> None:
     told(capfd, 2, "--only is 'speed'", "size, reachable", "--only", "speed")
+    told(capfd, 2, "extra argument (tiny-zh)", "a model goes after -m", "tiny-zh")
     told(capfd, 2, "--seconds is '0'", "number > 0", "--seconds", "0")
     told(capfd, 2, "--plot is ", "end its name in .svg or .png", "--plot", "a.jpg")
     told(capfd, 2, "in no folder", "make the folder", "--plot", str(tmp_path / "none" / "a.svg"))
