@@ -20,6 +20,7 @@ Form = Literal["text", "row", "completion", "chat"]
 URLS: dict[str, Form] = {"/v1/completions": "completion", "/v1/chat/completions": "chat"}
 # parameters of a row beside those of sampling
 ROW_PARAMETERS = ("n", "seed", "logprobs", "regex", "json_schema", "choice")
+NO_MESSAGES = '"messages" is no list of messages'
 MAX_SAMPLES = 10**6
 MAX_LOGPROBS = 64
 # of OpenAI's body: without a meaning here, and with another name
@@ -50,9 +51,12 @@ class Task(NamedTuple):
 
     @property
     def is_chat(self) -> bool:
-        return isinstance(self.prompt, list) and bool(
-            self.prompt and isinstance(self.prompt[0], dict)
-        )
+        return are_messages(self.prompt)
+
+
+def are_messages(value: object) -> bool:
+    """Whether it is what a chat template takes: a list of objects."""
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
 def task(line: Line, settings: Settings) -> Task:
@@ -89,12 +93,15 @@ def _row(number: int, fields: dict[str, Any], settings: Settings) -> Task:
     names = {parameter.name for parameter in parameters()} | {*ROW_PARAMETERS}
     given = {name: fields[name] for name in names & fields.keys() if fields[name] is not None}
     kept = {name: value for name, value in fields.items() if name not in names}
-    id = kept.pop("id", number)
+    id = kept.pop("id", None)
+    id = number if id is None else id
     prompt = kept.pop("prompt", None)
     messages = kept.pop("messages", None)
     row = Task(number, "row", id, kept, messages if prompt is None else prompt, settings.request)
     if prompt is not None and messages is not None:
         return row._replace(problem='both "prompt" and "messages" are given')
+    if messages is not None and not are_messages(messages):  # which is no prompt, either
+        return row._replace(prompt=None, problem=NO_MESSAGES)
     return _requested(row, given)
 
 
@@ -161,12 +168,12 @@ def _problem_of_prompt(prompt: object, form: Form) -> str:
         return f"it has no {what}"
     if isinstance(prompt, str) and form != "chat":
         return ""
-    if isinstance(prompt, list) and prompt:
-        if all(isinstance(message, dict) for message in prompt):
-            return "" if form != "completion" else '"prompt" is no text'
-        if form != "chat" and all(type(id) is int for id in prompt):
+    if are_messages(prompt):
+        return "" if form != "completion" else '"prompt" is no text'
+    if isinstance(prompt, list) and prompt and form != "chat":
+        if all(type(id) is int for id in prompt):
             return ""
-    return '"messages" is no list of messages' if form == "chat" else '"prompt" is no text'
+    return NO_MESSAGES if form == "chat" else '"prompt" is no text'
 
 
 def _request(base: Request, given: Mapping[str, Any]) -> Request:
