@@ -95,15 +95,14 @@ class Pool:
         self._ray = _ray()
         self._opening, self._settings = opening, settings
         self._connect(workers.address)
-        nodes = [node for node in self._ray.nodes() if node["Alive"]]
-        cores = int(min(node["Resources"].get("CPU", 1) for node in nodes))
+        cores = self._cores(workers)
         self._options = {
-            "num_cpus": min(opening.threads or cores, cores),
+            "num_cpus": min(opening.threads or min(cores), *cores),
             "num_gpus": workers.gpus,
             "scheduling_strategy": "SPREAD",
             "max_restarts": 0,
         }
-        self.count = workers.number or len(nodes)
+        self.count = workers.number or len(cores)
         self._jobs: dict[Any, _Job] = {}  # by the reference to its result
         self._free: list[Any] = []
         self._again: deque[Sequence[Line]] = deque()
@@ -174,6 +173,23 @@ class Pool:
         if job.block:
             self._again.append(job.block)
         self._start()
+
+    def _cores(self, workers: Workers) -> list[int]:
+        """The cores of each node that lends some. Raises UsageError where no worker can start."""
+        alive = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        nodes = [node for node in alive if node.get("CPU", 0) >= 1]  # a head may lend none
+        if not nodes:
+            raise UsageError(
+                f"no node of the Ray cluster at {workers.address} lends a CPU",
+                "add one: ray start --address HOST:PORT --num-cpus N",
+            )
+        gpus = max(node.get("GPU", 0) for node in nodes)
+        if workers.address == LOCAL and gpus < workers.gpus:  # another cluster may still grow
+            raise UsageError(
+                f"--gpus-per-worker is {workers.gpus:g}, and this machine has {gpus:g}",
+                "give what it has, or the --ray HOST:PORT of a cluster that has more",
+            )
+        return [int(node["CPU"]) for node in nodes]
 
     def _connect(self, address: str) -> None:
         chatter: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}

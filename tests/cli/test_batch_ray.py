@@ -127,3 +127,23 @@ def test_a_cluster_that_is_not_there_is_said(whole: tuple[Path, bytes], tmp_path
     target = str(tmp_path / "out.jsonl")
     done = gentool("batch", str(whole[0]), "-o", target, "--ray", "127.0.0.1:1")
     assert done.code == 1 and done.err.startswith("error: no Ray cluster at 127.0.0.1:1: ")
+
+
+def test_a_head_without_processors_gets_no_worker(tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    nodes.add_node(num_cpus=2)
+    (source := tmp_path / "in.jsonl").write_text('{"prompt": "今天"}\n', "utf-8")
+    try:
+        done = gentool("batch", str(source), "--ray", nodes.address, "-v", *FLAGS)
+    finally:
+        nodes.shutdown()
+    assert done.code == 0 and "1 of 1 workers opened the model" in done.err
+
+
+def test_gpus_that_this_machine_lacks_are_not_waited_for(tmp_path: Path) -> None:
+    (source := tmp_path / "in.jsonl").write_text('{"prompt": "今天"}\n', "utf-8")
+    done = gentool("batch", str(source), "--ray", "--gpus-per-worker", "64")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: --gpus-per-worker is 64, and this machine has ")
