@@ -5,6 +5,7 @@ another on its way: so what was received is remembered.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -65,11 +66,13 @@ class Signals:
             signal.signal(signal.SIGINT, before)
 
     def _interrupt(self, signum: int, frame: object) -> None:
+        _end_numpy_import(signum)
         self.received.append(Exit.INTERRUPTED)
         if not self._waits():
             raise KeyboardInterrupt
 
     def _terminate(self, signum: int, frame: object) -> None:
+        _end_numpy_import(signum)
         self.received.append(Exit.TERMINATED)
         if not self._waits():
             sys.exit(Exit.TERMINATED)
@@ -77,6 +80,14 @@ class Signals:
     def _waits(self) -> bool:
         """Whether the run will end itself."""
         return self._deferred and len(self.received) == 1
+
+
+def _end_numpy_import(signum: int) -> None:
+    """Ends the process while numpy is imported, whose C code would print the exception."""
+    numpy = sys.modules.get("numpy")
+    if numpy and getattr(numpy.__spec__, "_initializing", False):
+        end_quietly()
+        os.kill(os.getpid(), signum)
 
 
 def end_quietly() -> None:

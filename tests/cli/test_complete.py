@@ -438,15 +438,17 @@ def test_a_dash_on_a_terminal_says_that_it_waits() -> None:
         assert process.wait(60) == 130
 
 
+@pytest.mark.parametrize("module", ["click", "numpy.linalg"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_the_program_starts_ends_it_quietly(number: int) -> None:
+def test_a_signal_while_the_program_starts_ends_it_quietly(number: int, module: str) -> None:
     program = (
         "import os, sys, builtins; from gentool import __main__;"
         "really = builtins.__import__\n"
         "def late(name, *rest):\n"
-        f"    if name == 'click': os.kill(os.getpid(), {int(number)})\n"
+        f"    if name == '{module}': os.kill(os.getpid(), {int(number)})\n"
         "    return really(name, *rest)\n"
-        "builtins.__import__ = late; sys.exit(__main__.main())"
+        "builtins.__import__ = late; sys.argv = ['gentool', 'complete', '今天'];"
+        "sys.exit(__main__.main())"
     )
     run = [sys.executable, "-c", program]
     done = subprocess.run(run, env=CLEAN, capture_output=True, timeout=60)
