@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -60,6 +61,11 @@ class Arrays:
 def load(source: Arrays, arch: Arch, dtype: str = "float32") -> Params:
     plan = weights.plan(source, llama, arch)
     return xla_weights.load(source, plan, arch.n_layer, tf.as_dtype(dtype))
+
+
+def traces(function: Any) -> int:
+    """How often TensorFlow has traced a function, compiled by XLA or not."""
+    return getattr(function, "program", function).experimental_get_tracing_count()
 
 
 def make_engine(

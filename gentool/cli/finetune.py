@@ -21,6 +21,8 @@ gentool finetune -m llama-3.2-1b --data poems.txt -o adapter --lora-rank 16
 gentool finetune recipe.yaml --data corpus/ -o poet --optimizer adafactor --recompute
 """
 
+RANK = number(int, 1, 2**16)
+ROWS = number(int, 1, 2**20)
 FRACTION = number(float, 0, 0.999)
 PERCENT = number(int, 0, 90)
 
@@ -58,7 +60,7 @@ class OptimizerFlags:
     """How it is learnt."""
 
     lora_rank: int | None = flag(
-        "--lora-rank", "N", "train LoRA factors of this rank only", "all weights", COUNT
+        "--lora-rank", "N", "train LoRA factors of this rank only", "all weights", RANK
     )
     lora_alpha: float | None = flag("--lora-alpha", "X", "LoRA's alpha", "twice the rank", POSITIVE)
     optimizer: str | None = flag(
@@ -68,8 +70,8 @@ class OptimizerFlags:
         "--learning-rate", "X", "the full rate", "1e-4; 1e-3 for LoRA, AdaFactor", POSITIVE
     )
     epochs: float | None = flag("--epochs", "X", "how often each text is learnt", "3", POSITIVE)
-    batch: int | None = flag("--batch", "N", "rows of a batch", "8", COUNT)
-    accumulate: int | None = flag("--accumulate", "N", "batches of a step", "1", COUNT)
+    batch: int | None = flag("--batch", "N", "rows of a batch", "8", ROWS)
+    accumulate: int | None = flag("--accumulate", "N", "batches of a step", "1", ROWS)
     warmup: float | None = flag("--warmup", "X", "of the run, with a rising rate", "0.05", FRACTION)
     weight_decay: float | None = flag("--weight-decay", "X", "of matrices", "0.01", NON_NEGATIVE)
     clip: float | None = flag("--clip", "X", "largest norm of a gradient", "1", POSITIVE)

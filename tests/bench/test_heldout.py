@@ -33,7 +33,7 @@ def test_every_token_is_scored_once(monkeypatch: pytest.MonkeyPatch, length: int
     p = np.exp(TABLE) / np.exp(TABLE).sum(axis=1, keepdims=True)
     ids = [0, *map(int, text)]
     wanted = sum(-np.log2(p[a, b]) for a, b in zip(ids, ids[1:], strict=False))
-    assert heldout.model_bits("any")(text) == pytest.approx(wanted, rel=1e-5)
+    assert heldout.model_bits("any", "fp32")(text) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_whole_documents_up_to_the_cap() -> None:

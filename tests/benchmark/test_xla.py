@@ -6,28 +6,28 @@ import os
 from types import SimpleNamespace
 
 import pytest
-from tiny import TINY, make_engine, random_weights
+from tiny import TINY, make_engine, random_weights, traces
 
 from gentool.benchmark import xla
 from gentool.benchmark.measure import COSTS
 from gentool.config import lookup
 from gentool.decoding.engine import Engine
-from gentool.runtimes.xla import device
+from gentool.runtimes.xla import backend, device
 
 
 def test_a_graph_is_traced_once_by_each_measurement(monkeypatch, finish) -> None:
     """The inputs made in the benchmark have the shapes that the engine makes."""
-    engine = make_engine(TINY, random_weights(TINY, 0))
+    engine = make_engine(TINY, random_weights(TINY, 0), backend.XLA_LAYER)
     traced: list[int] = []
 
     class Counted(type(engine)):  # type: ignore[misc]
         def prefill(self, *arguments: object) -> object:
-            traced.append(self.runtime.logits_step.experimental_get_tracing_count())
+            traced.append(traces(self.runtime.logits_step))
             return super().prefill(*arguments)
 
         def extend(self, *arguments: object) -> object:
             result = super().extend(*arguments)
-            traced.append(self.runtime.logits_step.experimental_get_tracing_count())
+            traced.append(traces(self.runtime.logits_step))
             return result
 
     monkeypatch.setattr(xla, "Engine", Counted)

@@ -132,7 +132,7 @@ def test_stratified_samples_differ_from_independent_ones_and_repeat(run) -> None
         (("--penalty-alpha", "2"), "--penalty-alpha is '2'", "0 to 1"),
         (("--min-p", "1.5"), "--min-p is '1.5'", "0 to 1"),
         (("--typical-p", "0"), "--typical-p is '0'", "> 0 and <= 1"),
-        (("--repetition-penalty", "0"), "--repetition-penalty is '0'", "> 0"),
+        (("--repetition-penalty", "0"), "--repetition-penalty is '0'", "1e-09 to"),
         (("--presence-penalty", "inf"), "--presence-penalty is 'inf'", "give a number"),
         (("--logit-bias", "5"), "--logit-bias is '5'", "write ID:X"),
         (("--logit-bias", "6000:1"), "token id 6000 is outside", "0 to 5999"),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracle import numpy_llama
-from tiny import TINY, XLA, make_engine, random_weights
+from tiny import TINY, XLA, make_engine, random_weights, traces
 
 import gentool
 from gentool.config.sampling import SamplingParams
@@ -247,18 +247,18 @@ def test_a_search_compiles_no_layer_of_its_own(tiny_weights):
     prefix, _ = engine.prefill([1] * 17)
     engine.extend([prefix], None, [0] * 4, [0] * 4, np.ones((4, 1), int), 16)
 
-    def traces():
+    def counts():
         r = engine.runtime
         functions = r.layer, r.logits_step, r.hidden_step, r.logits
-        return [function.experimental_get_tracing_count() for function in functions]
+        return [traces(function) for function in functions]
 
-    assert traces() == [2, 2, 0, 0]
+    assert counts() == [2, 2, 0, 0]
     ids_of(engine, [1] * 17, ContrastiveOptions(0.6, 4, 16))
-    assert traces() == [2, 2, 2, 1]
+    assert counts() == [2, 2, 2, 1]
 
     def one(logits, prompts, outputs):
         return np.where(np.arange(TINY.n_vocab) == 5, logits, -np.inf)
 
     ids_of(engine, [2] * 32, ContrastiveOptions(0.9, 3, 9), adjust=one)
     engine.prefill([3] * 20)
-    assert traces() == [2, 2, 2, 1]
+    assert counts() == [2, 2, 2, 1]

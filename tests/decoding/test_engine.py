@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import numpy_llama
-from tiny import TINY, make_engine, random_weights
+from tiny import TINY, make_engine, random_weights, traces
 
 from gentool.runtimes.xla import backend, buckets
 
@@ -200,18 +200,15 @@ def test_nothing_is_retraced_between_steps_or_prompts_of_a_bucket(tiny_weights):
             tokens = np.full((rows, 1), step)
             tail, _ = engine.extend([prefix], tail, [0] * rows, range(rows), tokens, 10)
 
-    def traces():
-        return [
-            f.experimental_get_tracing_count()
-            for f in (engine.runtime.layer, engine.runtime.logits_step)
-        ]
+    def counts():
+        return [traces(f) for f in (engine.runtime.layer, engine.runtime.logits_step)]
 
     run(17, 3)
-    before = traces()
+    before = counts()
     assert before == [2, 2]  # one shape of prefill, one of extend
     run(20, 4)
     run(32, 3)
-    assert traces() == before
+    assert counts() == before
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -17,10 +17,11 @@ PROGRAM = """
 import sys
 import numpy as np
 from tiny import TINY, make_engine, random_weights
+from gentool.runtimes.xla import backend
 
 for depth in map(int, sys.argv[1:]):
     arch = TINY.model_copy(update={"n_layer": depth})
-    engine = make_engine(arch, random_weights(arch, 0))
+    engine = make_engine(arch, random_weights(arch, 0), backend.XLA_LAYER)
     for length, rows in ((17, 3), (25, 4), (32, 3), (32, 1)):
         prefix, _ = engine.prefill(np.arange(length))
         tail = None
