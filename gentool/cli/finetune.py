@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gentool.cli.console import Console
-from gentool.cli.flags import COUNT, DEFAULT_MODEL, NON_NEGATIVE, POSITIVE, SEED_NUMBER, SET, TEXT
+from gentool.cli.flags import DEFAULT_MODEL, NON_NEGATIVE, POSITIVE, SEED_NUMBER, SET, TEXT
 from gentool.cli.options import Command, argument, flag, group, repeated, switch
 from gentool.cli.training import follow
 from gentool.cli.values import number, one_of
@@ -97,7 +97,7 @@ class RunFlags:
         "N",
         "steps between evaluations; the best weights are kept",
         "10 times a run",
-        COUNT,
+        number(int, 1, 10**9),
     )
     seed: int | None = flag("--seed", "N", "the same seed gives the same weights", "1", SEED_NUMBER)
     plot: str | None = flag("--plot", "FILE", "plot the loss as .svg or .png")
