@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gentool.cli.console import Console
-from gentool.cli.flags import COUNT, DEFAULT_MODEL, NON_NEGATIVE, POSITIVE, SEED_NUMBER, SET, TEXT
+from gentool.cli.flags import DEFAULT_MODEL, NON_NEGATIVE, POSITIVE, SEED_NUMBER, SET, TEXT
 from gentool.cli.options import Command, argument, flag, group, repeated, switch
 from gentool.cli.training import follow
 from gentool.cli.values import number, one_of
@@ -23,6 +23,7 @@ gentool finetune recipe.yaml --data corpus/ -o poet --optimizer adafactor --reco
 
 FRACTION = number(float, 0, 0.999)
 PERCENT = number(int, 0, 90)
+RANK, ROWS, STEPS = number(int, 1, 2**16), number(int, 1, 2**20), number(int, 1, 10**9)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class OptimizerFlags:
     """How it is learnt."""
 
     lora_rank: int | None = flag(
-        "--lora-rank", "N", "train LoRA factors of this rank only", "all weights", COUNT
+        "--lora-rank", "N", "train LoRA factors of this rank only", "all weights", RANK
     )
     lora_alpha: float | None = flag("--lora-alpha", "X", "LoRA's alpha", "twice the rank", POSITIVE)
     optimizer: str | None = flag(
@@ -68,8 +69,8 @@ class OptimizerFlags:
         "--learning-rate", "X", "the full rate", "1e-4; 1e-3 for LoRA, AdaFactor", POSITIVE
     )
     epochs: float | None = flag("--epochs", "X", "how often each text is learnt", "3", POSITIVE)
-    batch: int | None = flag("--batch", "N", "rows of a batch", "8", COUNT)
-    accumulate: int | None = flag("--accumulate", "N", "batches of a step", "1", COUNT)
+    batch: int | None = flag("--batch", "N", "rows of a batch", "8", ROWS)
+    accumulate: int | None = flag("--accumulate", "N", "batches of a step", "1", ROWS)
     warmup: float | None = flag("--warmup", "X", "of the run, with a rising rate", "0.05", FRACTION)
     weight_decay: float | None = flag("--weight-decay", "X", "of matrices", "0.01", NON_NEGATIVE)
     clip: float | None = flag("--clip", "X", "largest norm of a gradient", "1", POSITIVE)
@@ -95,7 +96,7 @@ class RunFlags:
         "N",
         "steps between evaluations; the best weights are kept",
         "10 times a run",
-        COUNT,
+        STEPS,
     )
     seed: int | None = flag("--seed", "N", "the same seed gives the same weights", "1", SEED_NUMBER)
     plot: str | None = flag("--plot", "FILE", "plot the loss as .svg or .png")

@@ -1,4 +1,4 @@
-"""How much memory is free, and what is raised where weights would take more."""
+"""How much memory is free, and what is raised where something would take more."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ V1 = _Files(
 )
 
 
-class NotEnoughMemory(Exception):
-    """Weights need `needed` bytes, `free` are free."""
+class NotEnoughMemory(MemoryError):
+    """`needed` bytes are wanted at once, `free` are free."""
 
     def __init__(self, needed: int, free: int) -> None:
-        super().__init__(needed, free)
+        super().__init__(
+            f"{needed / 1e9:.1f} GB of memory are needed, {free / 1e9:.1f} GB are free"
+        )
         self.needed, self.free = needed, free
 
 
