@@ -203,7 +203,7 @@ def test_nothing_is_retraced_between_steps_or_prompts_of_a_bucket(tiny_weights):
     def traces():
         return [
             f.experimental_get_tracing_count()
-            for f in (engine.runtime.layer, engine.runtime.logits_step)
+            for f in (engine.runtime.layer.program, engine.runtime.logits_step)
         ]
 
     run(17, 3)
