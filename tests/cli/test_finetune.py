@@ -176,7 +176,7 @@ def test_wrong_calls(poems: Path, tmp_path: Path, capfd: CaptureFixture[str]) ->
         ("finetune", "-o", str(tmp_path / "full"), *data): (2, "is no run of finetune"),
         ("finetune", "-o", str(tmp_path / "file"), *data): (2, "is no run of finetune"),
         ("finetune", "-o", str(tmp_path / "file/x"), *data): (1, "cannot"),
-        ("finetune", "-o", new, *data, "--batch", "9999999"): (1, "this run needs about"),
+        ("finetune", "-o", new, *data, "--batch", "999999"): (1, "this run needs about"),
         ("finetune", "-o", new, "--data", str(tmp_path / "empty.txt")): (2, "has no text"),
     }
     for call, (code, message) in calls.items():
