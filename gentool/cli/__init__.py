@@ -112,7 +112,10 @@ def _explain(failure: BaseException, console: Console) -> int:
     if isinstance(failure, exceptions.UsageError):
         failure = _usage(failure)
     if is_out_of_memory(failure):
-        needed = str(failure) if str(failure).startswith("TensorFlow needs") else ""
+        from gentool.runtimes.memory import NotEnoughMemory
+
+        sized = isinstance(failure, NotEnoughMemory) or str(failure).startswith("TensorFlow needs")
+        needed = str(failure) if sized else ""
         failure = GentoolError(
             needed or "there is not enough memory", "ask for less, or close other programs"
         )

@@ -21,10 +21,9 @@ gentool finetune -m llama-3.2-1b --data poems.txt -o adapter --lora-rank 16
 gentool finetune recipe.yaml --data corpus/ -o poet --optimizer adafactor --recompute
 """
 
-RANK = number(int, 1, 2**16)
-ROWS = number(int, 1, 2**20)
 FRACTION = number(float, 0, 0.999)
 PERCENT = number(int, 0, 90)
+RANK, ROWS, STEPS = number(int, 1, 2**16), number(int, 1, 2**20), number(int, 1, 10**9)
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class RunFlags:
         "N",
         "steps between evaluations; the best weights are kept",
         "10 times a run",
-        number(int, 1, 10**9),
+        STEPS,
     )
     seed: int | None = flag("--seed", "N", "the same seed gives the same weights", "1", SEED_NUMBER)
     plot: str | None = flag("--plot", "FILE", "plot the loss as .svg or .png")

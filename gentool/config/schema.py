@@ -36,8 +36,8 @@ _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Loader(_SafeLoader):  # type: ignore[misc]
-    """YAML's plain types, but 1e-5 is a number, and a key given twice and merge keys (which can
-    make a file of 300 bytes take minutes) are errors."""
+    """YAML's plain types, but 1e-5 is a number, 1:40 is text (not 100), and a key given twice and
+    merge keys (which can make a file of 300 bytes take minutes) are errors."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -64,6 +64,9 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("+-0123456789")
 )
+BASE_60 = re.compile(r"[-+]?[\d_]+(:[0-5]?\d)+(\.[\d_]*)?$")
+for _resolvers in map(_Loader.yaml_implicit_resolvers.__getitem__, "+-0123456789"):
+    _resolvers.insert(0, ("tag:yaml.org,2002:str", BASE_60))
 
 
 def from_yaml(text: str) -> Any:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from gentool.decoding import loop
 from gentool.decoding.engine import Engine
-from gentool.decoding.sampling import top_k_ids
+from gentool.decoding.sampling import finite, top_k_ids
+from gentool.errors import UsageError
 from gentool.generation.prepared import PreparedRequest, SampleBuilder
 from gentool.generation.request import Alternatives, Chunk, Sampled
 
@@ -89,7 +90,12 @@ class Batch:
         prefix, logits = self._engine.prefill(prepared.prompts[prompt])
         drawn = [loop.Sample(request.rows[prompt], sample) for sample in unit.samples]
         if isinstance(search, Alternatives):
-            first = top_k_ids(logits[0], request.n)
+            first = top_k_ids(finite(logits)[0], request.n)
+            if len(first) < request.n:
+                raise UsageError(
+                    f"{request.n} alternatives, the vocabulary has {len(first)} tokens",
+                    "give fewer",
+                )
             drawn = [s._replace(forced_first=int(first[s.rng_sample])) for s in drawn]
         computed = prepared.computed(prompt, prefix, logits[0])
         rows = self._loop.add(computed, drawn, drawing, prepared.constraint)

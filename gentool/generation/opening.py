@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import NamedTuple
 
 from gentool import checkpoints, models, tokenizers
 from gentool.checkpoints import TensorSource
 from gentool.config.model import ModelConfig
-from gentool.errors import ModelError, UsageError
+from gentool.errors import GentoolError, ModelError, UsageError
 from gentool.generation.session import Model
 from gentool.models import adapter, peft, weights
 from gentool.models.weights import Weight
 from gentool.runtimes import Runtime, devices
 from gentool.runtimes import xla as xla_runtime
+from gentool.runtimes.memory import NotEnoughMemory
 from gentool.tokenizers import Tokenizer
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 INTEGERS = ("int8", "int4")
 LITERT_PRECISIONS = ("fp32", *INTEGERS)
 PRECISIONS = ("auto", *DTYPES, *INTEGERS)
+BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4}  # of a weight
 MAX_FP32_BYTES = 1 << 30  # of a 16-bit file that is opened in fp32
 
 
@@ -86,7 +88,11 @@ def open_model(
     products of 16-bit weights are summed in float32. On a CPU fp32, int8 and int4 run on LiteRT,
     with `threads` (None: a core each); 16 bits, GPUs, and any model where `xla` is True or False
     run on TensorFlow: see `gentool.runtimes.xla.backend`. `progress` gets the bytes of weights that
-    LiteRT has prepared and of all, where it must: the first time that a model is opened."""
+    LiteRT has prepared and of all, where it must: the first time that a model is opened.
+
+    Raises:
+        GentoolError: the weights need more memory than is free; those of a mapped file need none.
+    """
     precision = precision or config.precision
     if precision not in PRECISIONS:
         raise UsageError(f"precision is {precision!r}", f"it can be {', '.join(PRECISIONS)}")
@@ -99,15 +105,37 @@ def open_model(
             "leave it out, or open the weights that they were made of",
         )
     runtime: Runtime
-    if runs_on_litert(precision, xla):
-        from gentool.runtimes import litert
+    try:
+        if runs_on_litert(precision, xla):
+            from gentool.runtimes import litert
 
-        report = progress or (lambda done, total: None)
-        runtime = litert.load()(family, config.arch, plan, source, precision, threads, report)
-    else:
-        open_runtime = xla_runtime.load()
-        runtime = open_runtime(family, config.arch, source, plan, DTYPES[precision], xla)
+            report = progress or (lambda done, total: None)
+            runtime = litert.load()(family, config.arch, plan, source, precision, threads, report)
+        else:
+            open_runtime = xla_runtime.load()
+            runtime = open_runtime(family, config.arch, source, plan, DTYPES[precision], xla)
+    except NotEnoughMemory as e:
+        smaller = [p for p in INTEGERS if BITS[p] < BITS[precision]]
+        ways = smaller if runs_on_litert("fp32", xla) else []
+        raise _too_large(config.name, plan, precision, ways, e) from None
     return Model(config, tokenizer, runtime, precision, plan)
+
+
+def _too_large(
+    name: str,
+    plan: Mapping[str, Weight],
+    precision: str,
+    smaller: Sequence[str],
+    short: NotEnoughMemory,
+) -> GentoolError:
+    """The error of a model that does not fit into memory; `smaller` precisions may."""
+    count = sum(math.prod(weight.shape) for weight in plan.values())
+    ways = [f"--precision {p} (about {count * BITS[p] / 8e9:.1f} GB)" for p in smaller]
+    return GentoolError(
+        f"{name} in {precision} needs {short.needed / 1e9:.1f} GB of memory,"
+        f" {short.free / 1e9:.1f} GB are free",
+        f"give {', '.join([*ways, 'a smaller model'])}, or close other programs",
+    )
 
 
 def runs_on_litert(precision: str, xla: bool | None) -> bool:

@@ -263,7 +263,7 @@ def test_a_flag_takes_exactly_what_the_yaml_takes(name: str) -> None:
 
 
 def test_a_number_of_many_digits_and_a_bomb_are_refused(tmp_path):
-    for text in ("0x" + "f" * 5000, "1" + ":59" * 5000):
+    for text in ("0x" + "f" * 5000, "1" * 5000):
         (tmp_path / "m.yaml").write_text(f"name: {text}")
         with pytest.raises(UsageError, match=r"a number of \d+ characters"):
             lookup.load(str(tmp_path / "m.yaml"))
@@ -306,3 +306,9 @@ def test_a_name_too_long_is_a_usage_error_wherever_it_is_looked_up() -> None:
     for read in (lookup.load, lookup.locate):
         with pytest.raises(UsageError, match="File name too long"):
             read("x" * 3000)
+
+
+def test_numbers_to_base_60_are_text() -> None:
+    data = schema.from_yaml("{stop: [1:40, 190:20:30.5, -1:00], n: [12, 1.5, 1e-5]}")
+    assert data == {"stop": ["1:40", "190:20:30.5", "-1:00"], "n": [12, 1.5, 1e-5]}
+    assert schema.from_yaml(schema.to_yaml(data, None)) == data

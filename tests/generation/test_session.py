@@ -8,7 +8,7 @@ from tiny import XLA
 import gentool
 from gentool.config.sampling import SamplingParams
 from gentool.errors import GentoolError, ModelError, UsageError
-from gentool.generation.request import Request
+from gentool.generation.request import Alternatives, Request
 
 PROMPT = "今天天气不错"
 LINES = [
@@ -217,6 +217,13 @@ def test_weights_that_are_no_numbers_are_an_error(tmp_path):
     for temperature in (0, 1):
         with pytest.raises(GentoolError, match="not numbers"):
             model.complete(PROMPT, temperature=temperature)
+    with pytest.raises(GentoolError, match="not numbers"):
+        model.complete(PROMPT, 2, search=Alternatives())
+
+
+def test_more_alternatives_than_tokens_are_refused(model):
+    with pytest.raises(UsageError, match="6001 alternatives, the vocabulary has 6000 tokens"):
+        model.complete(PROMPT, 6001, search=Alternatives())
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused():

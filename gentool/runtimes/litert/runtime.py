@@ -20,7 +20,7 @@ from gentool.runtimes.litert.positions import PositionInputs, TopWeights
 from gentool.runtimes.litert.program import Program
 from gentool.runtimes.litert.record import Recording, record
 from gentool.runtimes.litert.stack import Attend, Stack, call_of
-from gentool.runtimes.litert.threads import available, best_threads
+from gentool.runtimes.litert.threads import available, best_threads, weight_bytes
 from gentool.runtimes.litert.workers import Workers
 from gentool.runtimes.numpy_ops import arrays
 
@@ -38,15 +38,18 @@ def open_runtime(
 ) -> LiteRTRuntime:
     """Opens a checkpoint's weights in fp32, int8 or int4, computed with `threads`; None: as many as
     there are cores for this process. `progress` reports quantised weights; they are
-    quantised once, as the user's cache folder keeps them."""
+    quantised once, as the user's cache folder keeps them. NotEnoughMemory: weights that it does
+    not keep need more than is free."""
     shapes = {name: weight.shape for name, weight in plan.items()}
     weights = Weights(shapes, lambda name: read(source, plan[name]))
     threads = threads or available()
     recording = record(family, arch, shapes)
+    # a graph that is too large to be kept needs no name, for which all of the file would be read
+    kept = source.files and weight_bytes(shapes, precision) <= store.MAX_BYTES
     program = store.open_program(
         lambda: lower(recording, weights, precision),
         best_threads(threads, shapes, precision),
-        (lambda: graph_name(family, arch, plan, source, precision)) if source.files else None,
+        (lambda: graph_name(family, arch, plan, source, precision)) if kept else None,
         f"{source.files[0]}, {precision}" if source.files else "",
         progress,
     )

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gentool import cache
+from gentool.runtimes import memory
 from gentool.runtimes.litert.graph import GraphWriter, Progress
 from gentool.runtimes.litert.program import Program
 from gentool.runtimes.litert.threads import Threads
@@ -174,16 +175,19 @@ def _finish(part: Path, title: str, head: int) -> None:
 
 
 def _temporary(graph: GraphWriter, threads: Threads, progress: Progress) -> Program:
-    """A program for this process alone: from a temporary file, or from memory."""
+    """A program for this process alone: from a temporary file, or from memory. Its packed weights
+    are in memory, which no file backs. NotEnoughMemory if that is more than what is free."""
+    memory.check(graph.nbytes, memory.free_bytes())
     with contextlib.suppress(OSError), tempfile.TemporaryDirectory(prefix="gentool-") as folder:
         path = Path(folder) / GRAPH
         if shutil.disk_usage(folder).free > graph.nbytes + SPARE_BYTES:
             with open(path, "wb") as file:
                 graph.write(file, progress, threads.total)
             return Program(str(path), threads)
-    memory = io.BytesIO()
-    graph.write(memory, progress, threads.total)
-    return Program(memory.getvalue(), threads)
+    memory.check(2 * graph.nbytes, memory.free_bytes())
+    whole = io.BytesIO()
+    graph.write(whole, progress, threads.total)
+    return Program(whole.getvalue(), threads)
 
 
 def _make_room(folder: Path, needed: int) -> None:

@@ -30,8 +30,15 @@ def best_threads(
     count: int, shapes: Mapping[str, tuple[int, ...]], precision: Literal["fp32", "int8", "int4"]
 ) -> Threads:
     """The threads of a model with weights of these shapes, `count` at most."""
-    size = sum(map(math.prod, shapes.values())) * BITS.get(precision, 32) // 8
-    return Threads(count, ROWS_ON_ONE.get(precision, 0) if size <= SMALL_BYTES else 0)
+    small = weight_bytes(shapes, precision) <= SMALL_BYTES
+    return Threads(count, ROWS_ON_ONE.get(precision, 0) if small else 0)
+
+
+def weight_bytes(
+    shapes: Mapping[str, tuple[int, ...]], precision: Literal["fp32", "int8", "int4"]
+) -> int:
+    """Bytes of weights of these shapes, without scales."""
+    return sum(map(math.prod, shapes.values())) * BITS.get(precision, 32) // 8
 
 
 def available() -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from gentool import cache
+from gentool.runtimes import memory
 from gentool.stderr import redirected_stderr
 
 CACHE_FLAG = "--tf_xla_persistent_cache_directory"
@@ -127,12 +128,7 @@ def free_memory() -> int | None:
 
         devices = device_lib.list_local_devices()
         return next((int(d.memory_limit) for d in devices if d.device_type == "GPU"), None)
-    try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-    except OSError:  # not on Linux
-        return None
-    sizes = dict(line.split(":") for line in lines)
-    return int(sizes["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in sizes else None
+    return memory.free_bytes()
 
 
 def describe() -> str:

@@ -5,6 +5,7 @@ row's own tokens, so rows of different lengths can be computed together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,12 +14,14 @@ import numpy as np
 import tensorflow as tf
 
 from gentool.config.model import Arch
+from gentool.runtimes import memory
 from gentool.runtimes.ops import Tensor
-from gentool.runtimes.xla import buckets
+from gentool.runtimes.xla import buckets, device
 
 KV = tuple[tuple[Tensor, Tensor], ...]  # keys and values of each layer
 
 COMPUTE_DTYPE = tf.float32  # of the residual stream and the KV cache
+FIRST_TOKENS = 1 << 14  # slots at the start at most: a folder may ask for millions of tokens
 
 
 class PrefixCache(NamedTuple):
@@ -54,7 +57,8 @@ class RowCache:
 
 
 def empty(prefixes: Sequence[PrefixCache], slots: int, batch_invariant: bool) -> RowCache:
-    """A KV cache without rows."""
+    """A KV cache without rows, with `slots` at once if rows must not depend on when it grows."""
+    slots = slots if batch_invariant else min(slots, FIRST_TOKENS)
     return RowCache(
         list(prefixes),
         batch_invariant,
@@ -123,7 +127,11 @@ def kv_shape(arch: Arch, rows: int, slots: int) -> list[int]:
 
 
 def new_kv(arch: Arch, shape: list[int]) -> KV:
-    """Creates variables for the keys and values of each layer."""
+    """Creates variables for the keys and values of each layer. NotEnoughMemory if they do not fit;
+    TensorFlow itself says that of a GPU's memory."""
+    if device.kind() == "CPU":
+        needed = 2 * arch.n_layer * math.prod(shape) * COMPUTE_DTYPE.size
+        memory.check(needed, memory.free_bytes())
     zeros = tf.zeros(shape, COMPUTE_DTYPE)
     return tuple((tf.Variable(zeros), tf.Variable(zeros)) for _ in range(arch.n_layer))
 

@@ -15,29 +15,47 @@ from gentool.checkpoints.maps import forget
 from gentool.models.column_blocks import stored_shape, unblocked
 from gentool.models.transformer import Params
 from gentool.models.weights import Weight, nested, parts
+from gentool.runtimes import memory
 from gentool.runtimes.ops import Tensor
+from gentool.runtimes.xla import device
 
 ALIGNMENT = 64  # bytes, of TensorFlow's tensors
 CAST_ELEMENTS = 1 << 22  # elements cast at a time
 
 
 def load(source: TensorSource, plan: Mapping[str, Weight], n_layer: int, dtype: tf.DType) -> Params:
-    """Loads the weights of a plan and converts them to `dtype`."""
+    """Loads the weights of a plan and converts them to `dtype`. NotEnoughMemory if they need more
+    than what is free; those in the memory of the mapped file need none."""
     numpy_dtype = np.dtype(dtype.as_numpy_dtype)
+    _check_memory(source, plan, numpy_dtype)
     tensors = {}
     for name, weight in plan.items():
         shape = stored_shape(name, weight.shape, numpy_dtype)
-        array, *more = arrays = parts(source, weight)
-        if more or array.shape != shape or array.dtype != numpy_dtype or not _is_aligned(array):
-            array = _concatenated(arrays, weight.shape, shape, numpy_dtype)
+        arrays = parts(source, weight)
+        usable = _is_usable(arrays, shape, numpy_dtype)
+        array = arrays[0] if usable else _concatenated(arrays, weight.shape, shape, numpy_dtype)
         tensors[name] = _tensor(array)
     return nested(tensors, n_layer)
 
 
-def _is_aligned(array: np.ndarray) -> bool:
-    """Whether TensorFlow can use the array's own memory."""
-    flags = array.flags
-    return flags.c_contiguous and flags.writeable and array.ctypes.data % ALIGNMENT == 0
+def _check_memory(source: TensorSource, plan: Mapping[str, Weight], dtype: np.dtype) -> None:
+    """Raises NotEnoughMemory. Which weights are copied is only looked up if all do not fit."""
+    sizes = {name: math.prod(weight.shape) * dtype.itemsize for name, weight in plan.items()}
+    needed, free = sum(sizes.values()), device.free_memory()
+    if free is None or needed <= free:
+        return
+    if device.kind() == "CPU":
+        shapes = {name: stored_shape(name, weight.shape, dtype) for name, weight in plan.items()}
+        mapped = (n for n, w in plan.items() if _is_usable(parts(source, w), shapes[n], dtype))
+        needed -= sum(sizes[name] for name in mapped)
+    memory.check(needed, free)
+
+
+def _is_usable(arrays: list[np.ndarray], shape: tuple[int, ...], dtype: np.dtype) -> bool:
+    """Whether TensorFlow can use the own memory of the only array of a weight."""
+    array, flags = arrays[0], arrays[0].flags
+    fits = len(arrays) == 1 and array.shape == shape and array.dtype == dtype
+    return fits and flags.c_contiguous and flags.writeable and array.ctypes.data % ALIGNMENT == 0
 
 
 def _concatenated(
