@@ -156,3 +156,13 @@ def test_a_folder_brings_its_tokenizer_and_its_ends(name: str) -> None:
         assert model.tokenizer.encode(case["text"]) == case["ids"]
     ends = json.loads((GOLDEN / name / "config.json").read_text("utf-8"))["eos_token_id"]
     assert model.config.tokenizer.end == [ends]
+
+
+def test_drafts_may_go_beyond_learned_positions() -> None:
+    """At the end of a context, where they are computed and not drawn."""
+    model = gentool.load(str(GOLDEN / "cpm_megatron/ckpt"), precision="fp32", set=HEADS)
+    ids, options = [1, 2, 3, 1, 2, 3], {"max_tokens": 64, "temperature": 0, "eos": None}
+    (plain,) = model.complete(ids, **options)
+    (drafted,) = model.complete(ids, search=Sampled(lookup=8), **options)
+    assert len(ids) + len(plain.ids) == model.config.arch.n_ctx
+    assert drafted.ids == plain.ids

@@ -57,7 +57,9 @@ class PositionInputs:
             }
         if self._only_rotations:
             return None, [], rotations
-        positional = self._family.positional(arrays, self._arch, self._top, positions)
+        # drafts may go beyond the context, where nothing is drawn from them
+        inside = np.minimum(positions, self._arch.n_ctx - 1)
+        positional = self._family.positional(arrays, self._arch, self._top, inside)
         return positional, _leaves(positional), rotations
 
     def _grow(self, count: int) -> None:
