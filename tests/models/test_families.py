@@ -12,6 +12,7 @@ import pytest
 import gentool
 from gentool import registry
 from gentool.config import lookup
+from gentool.generation.request import Sampled
 from gentool.generation.session import Model
 
 GOLDEN = Path(__file__).parents[1] / "golden"
