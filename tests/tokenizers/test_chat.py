@@ -219,6 +219,11 @@ def test_wrong_types_name_file_and_key(tmp_path: Path, wrong: object) -> None:
     assert f"{path}: chat_template" in failure.value.message
 
 
+def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        chat.template_named("x" * 3000, tmp_path)
+
+
 def test_a_template_by_name_or_file(tmp_path: Path) -> None:
     (tmp_path / "mine.jinja").write_bytes("我\r\n".encode())
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "x"}')

@@ -36,7 +36,7 @@ def last_conversation(path: Path) -> list[Message]:
 
 def append(path: Path, messages: list[Message]) -> None:
     """Adds a conversation to a file, which need not exist."""
-    _write(path, [*(_lines(path) if path.exists() else []), _line(messages)])
+    _write(path, [*(_lines(path) if os.path.exists(path) else []), _line(messages)])
 
 
 class Transcript:
@@ -51,7 +51,7 @@ class Transcript:
         if not path.parent.is_dir():  # an error before an answer, not after
             raise UsageError(f"the transcript is {path}, in no folder", "make the folder")
         self._path = path
-        self._earlier = _lines(path) if path.exists() else []  # lines that stay
+        self._earlier = _lines(path) if os.path.exists(path) else []  # lines that stay
         self.messages: list[Message] = []  # of the conversation that is continued
         if self._earlier:
             self.messages = last_conversation(path)
@@ -74,7 +74,7 @@ def _line(messages: list[Message]) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not path.is_file():
         raise UsageError(f"{path} is no file", "give a file of conversations, or a new name")
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -118,7 +118,7 @@ def _write(path: Path, lines: list[str]) -> None:
         descriptor, made = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with open(descriptor, "w", encoding="utf-8", newline="\n") as file:
             file.write("".join(f"{line}\n" for line in lines))
-        if path.exists():
+        if os.path.exists(path):
             shutil.copymode(path, made)
         os.replace(made, path)
     except OSError as e:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,7 +88,7 @@ def template_named(value: str, folder: Path) -> ChatTemplate:
     path = folder / value
     if value in NAMED:
         return ChatTemplate(NAMED[value], value)
-    if not path.is_file():
+    if not os.path.isfile(path):  # no error for a name that is too long
         hint = nearest(value, NAMED, "give a file, or one of the names")
         raise UsageError(f"chat template {value} does not exist", hint)
     if path.suffix == ".json":
