@@ -113,6 +113,7 @@ sys.exit(cli.main())
 """
 
 
+@pytest.mark.slow
 def test_a_second_process_compiles_nothing_and_a_corrupt_program_costs_one_warning(tmp_path):
     """And all compute the same bits."""
     env = {k: v for k, v in os.environ.items() if k != "TF_XLA_FLAGS"}

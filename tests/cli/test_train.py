@@ -76,6 +76,7 @@ def wait_for_steps(process: subprocess.Popen[bytes], place: Path, count: int) ->
         time.sleep(0.02)
 
 
+@pytest.mark.slow  # the same trainer is killed in test_finetune.py
 def test_killed_interrupted_and_finished(place: Path, capfd: CaptureFixture[str]) -> None:
     with begin(place) as process:
         wait_for_steps(process, place, 20)

@@ -35,7 +35,10 @@ NUMBERS = (
 )
 # numbers that size nothing: seeds, ids, what is counted by the clock
 UNBOUNDED = ("seed", "tokens", "sample_characters", "row", "budget", "stride", "hours")
-FOLDERS = ("hf_gpt2", "hf_llama3", "hf_gemma2")
+FOLDERS = (
+    "hf_gpt2",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("hf_llama3", "hf_gemma2")),
+)
 OWN = ("configs/cpm-lm.yaml", "gentool/data/tiny-zh/gentool.yaml")
 
 
