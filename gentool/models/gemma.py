@@ -37,7 +37,7 @@ def embed(
 
 def norm(ops: Ops, arch: Arch, x: Tensor, scale: Tensor) -> Tensor:
     """RMS norm of x [..., D], times 1 + scale."""
-    return ops.rms_norm(x, scale, arch.norm_eps, offset=1.0)
+    return ops.rms_norm(x, scale, arch.norm_eps, 1.0)
 
 
 def layer(

@@ -197,10 +197,8 @@ class Compiled:
     def __init__(self, function: Callable[..., Tensor]) -> None:
         self._function, self._made = function, dict[int, Any]()
 
-    def __call__(self, *arguments: Any, offset: float | None = None) -> Any:
-        """The result; `offset` is the one that `rms_norm` takes by its name."""
-        named = {} if offset is None else {"offset": offset}
-        return self.program(*arguments, **named)
+    def __call__(self, *arguments: Any) -> Any:
+        return self.program(*arguments)
 
     @property
     def program(self) -> Any:
