@@ -50,9 +50,17 @@ class ModelError(GentoolError):
     exit_code = Exit.MODEL
 
 
+def slip(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` is a slip of. Dashes in front do not make names alike."""
+    bare = name.lstrip("-")
+    begun = [other for other in sorted(known) if len(bare) >= 3 and other.startswith(name)]
+    by_name = {other.lstrip("-"): other for other in sorted(known)}
+    close = [by_name[other] for other in difflib.get_close_matches(bare, by_name, 1, NEAR)]
+    return next(iter(begun or close), None)
+
+
 def nearest(name: str, known: Iterable[str], what: str) -> str:
     """A hint naming the known name that `name` is a slip of, or all of them where it is of none."""
     known = sorted(known)
-    begun = [other for other in known if len(name) >= 3 and other.startswith(name)]
-    close = begun[:1] or difflib.get_close_matches(name, known, n=1, cutoff=NEAR)
-    return f"did you mean {close[0]}?" if close else f"{what}: {', '.join(known)}"
+    close = slip(name, known)
+    return f"did you mean {close}?" if close else f"{what}: {', '.join(known)}"

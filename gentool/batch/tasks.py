@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from gentool.batch.lines import Line
 from gentool.batch.rows import EMPTY_LINE, json_object
 from gentool.config.sampling import SamplingParams, parameters
-from gentool.errors import GentoolError, UsageError
+from gentool.errors import GentoolError, UsageError, slip
 from gentool.generation.request import Choose, Request
 
 Form = Literal["text", "row", "completion", "chat"]
@@ -82,6 +82,23 @@ def task(line: Line, settings: Settings) -> Task:
     return _row(number, fields, settings)
 
 
+def slips(lines: Iterable[Line]) -> dict[str, str]:
+    """Fields of rows of our own form that are kept, with the parameter that each may be meant as."""
+    names = {*_parameter_names(), "prompt", "messages"}
+    found = {}
+    for line in lines:
+        fields = json_object(line.data.decode("utf-8", "replace"))
+        if isinstance(fields, dict) and not ("body" in fields and "url" in fields):
+            for name in fields.keys() - names - {"id"}:
+                if meant := slip(name, names):
+                    found[name] = meant
+    return found
+
+
+def _parameter_names() -> set[str]:
+    return {parameter.name for parameter in parameters()} | {*ROW_PARAMETERS}
+
+
 def text_task(number: int, text: str, settings: Settings) -> Task:
     """The row of a prompt without parameters."""
     request = replace(settings.request, prompts=(text,), rows=(number,))
@@ -90,7 +107,7 @@ def text_task(number: int, text: str, settings: Settings) -> Task:
 
 def _row(number: int, fields: dict[str, Any], settings: Settings) -> Task:
     """A row of our own form."""
-    names = {parameter.name for parameter in parameters()} | {*ROW_PARAMETERS}
+    names = _parameter_names()
     given = {name: fields[name] for name in names & fields.keys() if fields[name] is not None}
     kept = {name: value for name, value in fields.items() if name not in names}
     id = kept.pop("id", None)
@@ -140,7 +157,7 @@ def _openai(number: int, fields: dict[str, Any], settings: Settings) -> Task:
         given["json_schema"] = {"type": "object"}
     elif kind != "text":
         return row._replace(problem=f'"response_format" is {schema!r}')
-    names = {parameter.name for parameter in parameters()} | {*ROW_PARAMETERS}
+    names = _parameter_names()
     if unknown := sorted(given.keys() - names):
         return row._replace(problem=f'"{unknown[0]}" is not supported')
     return _requested(row, given)

@@ -15,7 +15,7 @@ from gentool.cli.console import Console
 from gentool.cli.options import HELP, Group
 from gentool.cli.signals import end_quietly
 from gentool.cli.values import given_name
-from gentool.errors import Exit, GentoolError, UsageError, nearest
+from gentool.errors import Exit, GentoolError, UsageError, nearest, slip
 
 COMMANDS = {
     "complete": ("gentool.cli.complete:command", "continue a prompt"),
@@ -146,9 +146,9 @@ def _usage(failure: exceptions.UsageError) -> UsageError:
     command = failure.ctx.command_path if failure.ctx else "gentool"
     hint = f"see {command} --help"
     match failure:
-        case exceptions.NoSuchOption(option_name=name, possibilities=close):
-            if close:
-                hint = f"did you mean {close[0]}?"
+        case exceptions.NoSuchOption(option_name=name, possibilities=known):
+            if close := slip(name, known or ()):
+                hint = f"did you mean {close}?"
             elif command == "gentool":
                 hint += "; options go after the name of the command"
             else:

@@ -161,7 +161,7 @@ def run(
         console.detail(f"{model.describe()}, seed {settings.request.seed}")
     output = Output(console.write, journal.Journal(kept, job) if kept else None, resumed)
     output.begin()
-    rows = Rows(LineReader(source.file), output, line_count(source))
+    rows = Rows(console, LineReader(source.file), output, line_count(source), settings.form)
     if resumed and output.state.rows:
         console.note(f"{rows.written} rows are in {path}; going on")
     if model:
@@ -178,8 +178,11 @@ def run(
 class Rows:
     """The rows of the input that are to be computed."""
 
-    def __init__(self, reader: LineReader, output: Output, total: int) -> None:
-        self._reader, self.output, self.total = reader, output, total
+    def __init__(
+        self, console: Console, reader: LineReader, output: Output, total: int, form: str
+    ) -> None:
+        self._console, self._reader, self._form = console, reader, form
+        self.output, self.total = output, total
         self.read = 0  # lines
 
     @property
@@ -194,8 +197,16 @@ class Rows:
         if lines is None:
             self.output.end(self.read)
             return None
+        if not self.read and self._form == "json":  # a slip of the fingers is in all rows
+            self._note_slips(lines)
         self.read += len(lines)
         return [line for line in lines if self.output.accept(line.number, line.data)]
+
+    def _note_slips(self, lines: list[Line]) -> None:
+        from gentool.batch.tasks import slips
+
+        for name, meant in slips(lines).items():
+            self._console.note(f'"{name}" of a row is no parameter, did you mean {meant}?')
 
 
 def work(console: Console, rows: Rows, model: Model, settings: Settings, origin: Origin) -> None:

@@ -157,6 +157,18 @@ def test_a_row_that_is_wrong_has_an_error_and_ends_nothing(run: Run, tmp_path: P
     assert answers[-1]["error"] == "it is not UTF-8 (byte 12)"
 
 
+def test_a_slip_in_the_name_of_a_parameter_is_noted_once(run: Run, tmp_path: Path) -> None:
+    row = {"prompt": WEATHER, "max_tokens": 1, "temprature": 0.5, "source": "a"}
+    source = written(tmp_path / "in.jsonl", [row, row, "no row", {**row, "max_token": 3}])
+    done = run(str(source))
+    assert done.code == 4 and records(done.out)[0]["temprature"] == 0.5  # kept all the same
+    notes = [line for line in done.err.splitlines() if "no parameter" in line]
+    assert sorted(notes) == [
+        '"max_token" of a row is no parameter, did you mean max_tokens?',
+        '"temprature" of a row is no parameter, did you mean temperature?',
+    ]
+
+
 def test_rows_whose_constraint_fails_do_not_fail_others(run: Run, tmp_path: Path) -> None:
     rows = [{"prompt": WEATHER, "max_tokens": 9, "temperature": 0} for _ in range(3)]
     rows[1] |= {"regex": "\U0001f9ff", "ban": ["\U0001f9ff"]}

@@ -89,6 +89,7 @@ def test_an_argument_is_as_typed_and_has_the_row_that_is_asked_for() -> None:
         (["-f", ""], b"x", "cannot read : Is a directory", "path"),
         (["a", "b"], b"", "unexpected extra argument (b)", "quotes"),
         (["a", "--tpo-k", "5"], b"", "no option --tpo-k", "did you mean --top-k?"),
+        (["a", "--stdin"], b"", "no option --stdin", "put -- before"),  # is no slip of --set
         (["-5 度"], b"", "no option -5", "put -- before"),
         (["a", "--top-k", "-1"], b"", "--top-k is '-1'", "give a whole number 0 to 1e+09"),
         (["a", "--top-k", "2.5"], b"", "--top-k is '2.5'", "give a whole number 0 to 1e+09"),

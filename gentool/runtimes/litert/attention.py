@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from gentool.runtimes.litert.workers import PARALLEL, Workers
 MASKED_SCORE = np.float32(-3e38)
 SCORE_BYTES = 1 << 20  # of the scores of one block of queries, which stay in the cache
 MIN_BLOCK, MAX_BLOCK = 16, 128  # queries
+FIXED_BLOCKS = 32, 64  # queries of a block with a fixed place: of the first two, of the others
 
 
 class ScoreParams(NamedTuple):
@@ -201,26 +203,40 @@ def attend_prompt(
     """Context [Q, H, Ev] of the queries q [Q, H, E] of positions first.., after k [T, G, E] and v
     [T, G, Ev] of positions start.. are written to `kv`. It is computed in blocks of queries of one
     group of heads, so that scores stay in the cache and take memory that does not grow with T. If
-    it is batch-invariant, a block is one query: the shapes of its products, and so its bits, depend
-    on its position only."""
+    it is batch-invariant, blocks have fixed places in a text: the shapes of a query's products, its
+    row in them, and so its bits, depend on its position only."""
     (count, h, _), (t, g, _) = q.shape, k.shape
     kv.keys[:, start : start + t] = k.transpose(1, 0, 2)
     kv.values[:, start : start + t] = v.transpose(1, 0, 2)
     out = np.empty((count, h, v.shape[-1]), np.float32)
     q = _scaled(scoring, q, first + np.arange(count))
-    row_bytes = 4 * (h // g) * (first + count)
-    step = max(MIN_BLOCK, min(MAX_BLOCK, SCORE_BYTES // row_bytes))
-    step = 1 if batch_invariant else step
-    blocks = [(at, min(at + step, count)) for at in range(0, count, step)]
+    last = first + count
+    if batch_invariant:
+        blocks = _fixed_blocks(first, last)
+    else:
+        step = max(MIN_BLOCK, min(MAX_BLOCK, SCORE_BYTES // (4 * (h // g) * last)))
+        blocks = [(at, min(at + step, last)) for at in range(first, last, step)]
+    parallel = count * h * last >= PARALLEL
     task = functools.partial(_attend_block, scoring, kv, first, q, out, h // g)
-    # the longest first
-    tasks = [functools.partial(task, group, *block) for block in blocks[::-1] for group in range(g)]
-    if count * h * (first + count) < PARALLEL:
+    tasks = []
+    for begin, end in blocks[::-1]:  # the longest first
+        groups = max(1, SCORE_BYTES // (4 * (h // g) * (end - begin) * end))
+        if parallel and len(blocks) < workers.threads:
+            groups = min(groups, -(-g // workers.threads))
+        tasks += [functools.partial(task, begin, end, at, at + groups) for at in range(0, g, groups)]
+    if parallel:
+        workers.run(tasks)
+    else:
         for run in tasks:
             run()
-    else:
-        workers.run(tasks)
     return out
+
+
+def _fixed_blocks(first: int, last: int) -> list[tuple[int, int]]:
+    """The blocks with positions first..last. Small ones at the start: most prompts are short."""
+    small, large = FIXED_BLOCKS
+    edges = [0, small, *range(large, last + large, large)]
+    return [block for block in pairwise(edges) if first < block[1] and block[0] < last]
 
 
 def _attend_block(
@@ -230,29 +246,53 @@ def _attend_block(
     q: np.ndarray,
     out: np.ndarray,
     size: int,
-    group: int,
     begin: int,
     end: int,
+    group: int,
+    end_group: int,
 ) -> None:
-    """The context of queries begin..end of the `size` heads of a group, into `out`."""
-    heads = slice(group * size, (group + 1) * size)
-    n, last = end - begin, first + end  # keys before `last` are seen
-    low = 0 if scoring.window is None else max(0, first + begin - scoring.window + 1)
-    queries = q[begin:end, heads].transpose(1, 0, 2).reshape(size * n, -1)
-    scores = queries @ kv.keys[group, low:last].T  # [H/G*n, keys]
+    """The context of the queries of positions begin..end and the heads of some groups, `size` each,
+    into `out`, whose positions are first... Those that `out` lacks are computed as zeros."""
+    heads, groups = slice(group * size, end_group * size), slice(group, end_group)
+    n, last = end - begin, first + len(q)
+    low = 0 if scoring.window is None else max(0, begin - scoring.window + 1)
+    before, after = max(0, first - begin), max(0, end - last)
+    there = slice(begin + before - first, end - after - first)
+    queries = _padded(q[there, heads].transpose(1, 0, 2), before, after)  # [heads, n, E]
+    count, _, width = queries.shape
+    queries = queries.reshape(-1, size * n, width)  # [groups, H/G*n, E]
+    keys = _padded(kv.keys[groups, low:end], 0, after)
+    scores = np.matmul(queries, keys.transpose(0, 2, 1))  # [groups, H/G*n, keys]
     if scoring.cap is not None:
         _cap(scores, scoring.cap)
-    by_head = scores.reshape(size, n, last - low)
+    by_head = scores.reshape(count, n, end - low)
     if scoring.window is not None:
-        mine, there = first + np.arange(begin, end)[:, None], np.arange(low, last)
-        np.copyto(by_head, MASKED_SCORE, where=(there > mine) | (mine - there >= scoring.window))
+        mine, seen = np.arange(begin, end)[:, None], np.arange(low, end)
+        np.copyto(by_head, MASKED_SCORE, where=(seen > mine) | (mine - seen >= scoring.window))
     elif n > 1:
-        np.copyto(by_head[..., -n:], MASKED_SCORE, where=~np.tri(n, dtype=bool))
+        np.copyto(by_head[..., -n:], MASKED_SCORE, where=_later(n))
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
-    context = scores @ kv.values[group, low:last]
+    context = np.matmul(scores, _padded(kv.values[groups, low:end], 0, after))
     context /= scores.sum(axis=-1, keepdims=True)
-    out[begin:end, heads] = context.reshape(size, n, -1).transpose(1, 0, 2)
+    own = context.reshape(count, n, -1)[:, before : n - after]
+    out[there, heads] = own.transpose(1, 0, 2)
+
+
+@functools.lru_cache(MAX_BLOCK)
+def _later(n: int) -> np.ndarray:
+    """[n, n] True where a key comes after a query."""
+    return ~np.tri(n, dtype=bool)
+
+
+def _padded(x: np.ndarray, before: int, after: int) -> np.ndarray:
+    """x [H, T, E] with rows of zeros before and after it."""
+    if not before and not after:
+        return x
+    h, t, width = x.shape
+    out = np.zeros((h, before + t + after, width), x.dtype)
+    out[:, before : before + t] = x
+    return out
 
 
 def _write(plan: StepPlan, kv: LayerKV, k: np.ndarray, v: np.ndarray) -> None:
