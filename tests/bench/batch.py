@@ -2,6 +2,7 @@
 
     .venv/bin/python tests/bench/batch.py memory --rows 1000 100000
     .venv/bin/python tests/bench/batch.py peers --shape 12x768 --rows 2000 --precisions fp32 int8
+    .venv/bin/python tests/bench/batch.py ray --shape 12x768 --rows 400 --precisions int8
 
 `memory` runs `gentool batch` over short rows of a tiny random model: rows/s, and the peak of the
 memory that is its own (anonymous), which must not depend on the number of rows.
@@ -12,6 +13,8 @@ the page cache. llama.cpp is not its server, which llama-cpp-python does not bri
 way on the same library: 64 slots, each with a sequence of its own, refilled between two steps; the
 faster of a unified KV cache and one for each slot counts. CTranslate2 gets one call for each number
 of new tokens, because a call has one limit for all; it sorts by length itself (max_batch_size 64).
+`ray` runs the same rows through one process of two threads, one of one thread, and two workers of
+one thread on a Ray cluster of this machine; the outputs must have the same bytes.
 Prints Markdown. Rounds alternate between the peers; the median counts.
 """
 
@@ -149,6 +152,33 @@ def measure_peers(options: argparse.Namespace) -> None:
             report(precision, results, new)
 
 
+def measure_ray(options: argparse.Namespace) -> None:
+    rows = rows_of(options.rows[0], config(options.shape)["vocab_size"], PROMPT_TOKENS, NEW_TOKENS)
+    precision = options.precisions[0]
+    weights, _ = weights_of(GENTOOL, precision, RUNS / "weights" / options.shape)
+    if failed := write_weights(options.shape, GENTOOL, precision, weights.parent, 1):
+        sys.exit(failed)
+    ways = {
+        "one process, two threads": ("--threads", "2"),
+        "one process, one thread": ("--threads", "1"),
+        "two workers on Ray, one thread each": ("--threads", "1", "--ray", "--num-workers", "2"),
+    }
+    print("| | rows/s | seconds |\n|---|---:|---:|")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        outputs: set[bytes] = set()
+        source = written(folder / "in.jsonl", rows)
+        for way, flags in ways.items():
+            target = folder / "out.jsonl"
+            more = ("--precision", precision, "--force", *flags)
+            result = run(gentool_command(str(weights), source, target, *more), len(rows))
+            if "failed" in result:
+                sys.exit(f"{way}: {result['failed']}")
+            outputs.add(target.read_bytes())
+            print(f"| {way} | {result['rows_per_s']:.2f} | {result['seconds']:.1f} |", flush=True)
+    assert len(outputs) == 1, "the outputs differ"
+
+
 def report(precision: str, results: dict[str, list[dict[str, Any]]], new: int) -> None:
     ours = None
     for variant, rounds in results.items():
@@ -166,7 +196,7 @@ def report(precision: str, results: dict[str, list[dict[str, Any]]], new: int) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("memory", "peers"))
+    parser.add_argument("what", choices=("memory", "peers", "ray"))
     parser.add_argument("--rows", type=int, nargs="+")
     parser.add_argument("--shape", choices=SHAPES, default="12x768")
     parser.add_argument("--precisions", nargs="+", choices=("fp32", "int8"), default=["fp32"])
@@ -181,7 +211,8 @@ def main() -> None:
         measure_memory(options)
     else:
         options.rows = options.rows or [2000]
-        measure_peers(options)
+        measure = measure_ray if options.what == "ray" else measure_peers
+        measure(options)
 
 
 if __name__ == "__main__":
