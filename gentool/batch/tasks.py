@@ -83,7 +83,7 @@ def task(line: Line, settings: Settings) -> Task:
 
 
 def slips(lines: Iterable[Line]) -> dict[str, str]:
-    """Fields of rows of our own form that are kept, with the parameter that each may be meant as."""
+    """Fields of rows that are kept, with the parameter that each may be meant as."""
     names = {*_parameter_names(), "prompt", "messages"}
     found = {}
     for line in lines:

@@ -146,8 +146,8 @@ def _usage(failure: exceptions.UsageError) -> UsageError:
     command = failure.ctx.command_path if failure.ctx else "gentool"
     hint = f"see {command} --help"
     match failure:
-        case exceptions.NoSuchOption(option_name=name, possibilities=known):
-            if close := slip(name, known or ()):
+        case exceptions.NoSuchOption(option_name=name, possibilities=options):
+            if close := slip(name, options or ()):
                 hint = f"did you mean {close}?"
             elif command == "gentool":
                 hint += "; options go after the name of the command"

@@ -201,8 +201,8 @@ def attend_prompt(
     batch_invariant: bool = False,
 ) -> np.ndarray:
     """Context [Q, H, Ev] of the queries q [Q, H, E] of positions first.., after k [T, G, E] and v
-    [T, G, Ev] of positions start.. are written to `kv`. It is computed in blocks of queries of one
-    group of heads, so that scores stay in the cache and take memory that does not grow with T. If
+    [T, G, Ev] of positions start.. are written to `kv`. It is computed in blocks of queries and of
+    groups of heads, so that scores stay in the cache and take memory that does not grow with T. If
     it is batch-invariant, blocks have fixed places in a text: the shapes of a query's products, its
     row in them, and so its bits, depend on its position only."""
     (count, h, _), (t, g, _) = q.shape, k.shape
@@ -223,7 +223,8 @@ def attend_prompt(
         groups = max(1, SCORE_BYTES // (4 * (h // g) * (end - begin) * end))
         if parallel and len(blocks) < workers.threads:
             groups = min(groups, -(-g // workers.threads))
-        tasks += [functools.partial(task, begin, end, at, at + groups) for at in range(0, g, groups)]
+        for at in range(0, g, groups):
+            tasks.append(functools.partial(task, begin, end, at, at + groups))
     if parallel:
         workers.run(tasks)
     else:
