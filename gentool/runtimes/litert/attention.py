@@ -262,7 +262,8 @@ def _attend_block(
     queries = _padded(q[there, heads].transpose(1, 0, 2), before, after)  # [heads, n, E]
     count, _, width = queries.shape
     queries = queries.reshape(-1, size * n, width)  # [groups, H/G*n, E]
-    keys = _padded(kv.keys[groups, low:end], 0, after)
+    known = slice(low, end - after)
+    keys = _padded(kv.keys[groups, known], 0, after)
     scores = np.matmul(queries, keys.transpose(0, 2, 1))  # [groups, H/G*n, keys]
     if scoring.cap is not None:
         _cap(scores, scoring.cap)
@@ -274,7 +275,7 @@ def _attend_block(
         np.copyto(by_head[..., -n:], MASKED_SCORE, where=_later(n))
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
-    context = np.matmul(scores, _padded(kv.values[groups, low:end], 0, after))
+    context = np.matmul(scores, _padded(kv.values[groups, known], 0, after))
     context /= scores.sum(axis=-1, keepdims=True)
     own = context.reshape(count, n, -1)[:, before : n - after]
     out[there, heads] = own.transpose(1, 0, 2)

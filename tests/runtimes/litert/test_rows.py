@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gentool.models import FAMILIES
 from gentool.runtimes.litert import kv_cache
+from gentool.runtimes.litert.runtime import CHUNK
 
 TOLERANCE = 2e-4
 FAMILY = st.sampled_from(list(FAMILIES))
@@ -160,6 +161,16 @@ def test_bits_of_a_prompt_do_not_depend_on_its_parts(family, precision):
         cut = runtime.crop(prefix, cuts[0])
         _, logits = runtime.prefill(ids[cuts[0] :], cuts[0], cut, False, False, True)
         np.testing.assert_array_equal(logits[0], whole[-1])
+
+
+def test_bits_of_a_long_prompt_do_not_depend_on_the_prefix_it_continues():
+    """Whose length moves the chunks that it is computed in."""
+    runtime = runtime_of("llama")
+    ids = np.random.default_rng(4).integers(0, 101, CHUNK + 150)
+    _, whole = runtime.prefill(ids, 0, None, False, False, True)
+    prefix, _ = runtime.prefill(ids[:45], 0, None, False, False, True)
+    _, logits = runtime.prefill(ids[45:], 45, prefix, False, False, True)
+    np.testing.assert_array_equal(logits, whole)
 
 
 def test_no_rows_of_an_empty_prefix_are_copied():
