@@ -92,7 +92,7 @@ class Engine:
             self.runtime.join(rows.cache, [prefix.cache for prefix in new])
             rows.prefixes += new
         continued = parents >= 0
-        if not np.array_equal(owner[continued], rows.owner[parents[continued]]):
+        if (owner[continued] != rows.owner[parents[continued]]).any():
             raise ValueError(f"owner {owner} is not that of parents {parents}")
         length = np.zeros(n, np.int32)
         length[continued] = rows.length[parents[continued]]

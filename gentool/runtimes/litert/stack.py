@@ -115,8 +115,8 @@ class Stack:
         """x [S, H, E] with the halves of each head rotated by cosines and sines [S, 1, 2, E/2] that
         are doubled, the first half of the sines negated."""
         halves = x.reshape(*x.shape[:2], 2, -1)
-        rows = self._workers.parts(len(x), x.size)
-        if len(rows) == 1:
+        rows = self._workers.parts(len(x), x.size) if len(x) > 1 else ()
+        if len(rows) <= 1:
             turned = halves[:, :, ::-1] * sines
             turned += halves * cosines
             return turned.reshape(x.shape)
