@@ -134,12 +134,18 @@ class Console:
 
     @contextlib.contextmanager
     def log_as_notes(self) -> Iterator[None]:
-        """Shows what gentool logs meanwhile, warnings of its cache, as notes."""
+        """Shows what gentool logs meanwhile, of its cache or of a model's files, as notes. A model
+        that is read twice is warned of once."""
         import logging
+
+        shown = set()
 
         class Notes(logging.Handler):
             def emit(handler, record: logging.LogRecord) -> None:
-                self.note(record.getMessage())
+                text = f"warning: {record.getMessage()}"
+                if text not in shown:
+                    self.note(text)
+                shown.add(text)
 
         logger, notes = logging.getLogger("gentool"), Notes()
         logger.addHandler(notes)

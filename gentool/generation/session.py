@@ -362,7 +362,7 @@ class Model:
         self._warned = True
         texts = (text for text, token in self.tokenizer.special.items() if token == start)
         logging.getLogger(__name__).warning(
-            "warning: %s begins with %s, which the tokenizer puts before every text: it is there"
+            "%s begins with %s, which the tokenizer puts before every text: it is there"
             " twice; leave it out, or use --set tokenizer.add_bos=false",
             *(what, next(texts, start)),
         )

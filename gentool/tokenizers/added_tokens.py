@@ -142,8 +142,12 @@ def read_json(path: Path) -> dict[str, Any]:
         if size > MAX_BYTES:
             raise ValueError(f"{size} bytes are too many")
         data = json.loads(path.read_bytes())
+        json.dumps(data, ensure_ascii=False).encode()
     except OSError as e:
         raise ModelError(f"cannot read {path}: {e.strerror}", "restore the file") from None
+    except UnicodeEncodeError:
+        problem = f"{path} has half a surrogate pair, which is no text"
+        raise ModelError(problem, "restore the file from its source") from None
     except (ValueError, RecursionError) as e:
         raise ModelError(f"{path} is not JSON: {e}", "restore the file from its source") from None
     if not isinstance(data, dict):

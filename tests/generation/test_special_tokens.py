@@ -71,7 +71,7 @@ def test_a_start_token_that_is_there_twice(caplog, text):
         assert warned == []
     else:
         (warning,) = warned
-        assert warning.startswith("warning: the text begins with <bos>, which the tokenizer puts")
+        assert warning.startswith("the text begins with <bos>, which the tokenizer puts")
 
 
 def test_a_cut_text_ends_with_a_whole_character(model):

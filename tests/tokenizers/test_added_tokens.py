@@ -129,6 +129,11 @@ def test_special_and_added_tokens_of_sentencepiece(tmp_path, pieces):
     assert new.decode([400]) == ""
 
 
+def test_half_a_surrogate_pair_is_no_text(tmp_path, pieces):
+    with pytest.raises(ModelError, match="tokenizer_config.json has half a surrogate pair"):
+        sentence_piece(tmp_path, pieces, added_tokens_decoder={"400": {"content": "\ud800"}})
+
+
 def test_the_prefix_space_of_llama_stands_before_an_added_token(tmp_path, pieces):
     decoder = {"400": {"content": "<x>"}, "401": {"content": "<|im|>", "special": True}}
     tokenizer = sentence_piece(tmp_path, pieces, added_tokens_decoder=decoder, legacy=False)
