@@ -142,7 +142,7 @@ def stopped(template: str) -> None:
     start, before = time.thread_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises((ModelError, UsageError)):
         run(template)
-    assert time.thread_time() - start < SECONDS + 1
+    assert time.thread_time() - start < SECONDS + 3  # the last step of a slow machine
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEGABYTES * 1024
 
 
