@@ -53,10 +53,10 @@ class ModelError(GentoolError):
 def slip(name: str, known: Iterable[str]) -> str | None:
     """The known name that `name` is a slip of. Dashes in front do not make names alike."""
     bare = name.lstrip("-")
-    begun = [other for other in sorted(known) if len(bare) >= 3 and other.startswith(name)]
     by_name = {other.lstrip("-"): other for other in sorted(known)}
-    close = [by_name[other] for other in difflib.get_close_matches(bare, by_name, 1, NEAR)]
-    return next(iter(begun or close), None)
+    begun = [other for other in by_name if len(bare) >= 3 and other.startswith(bare)]
+    close = begun or difflib.get_close_matches(bare, by_name, n=1, cutoff=NEAR)
+    return by_name[close[0]] if close else None
 
 
 def nearest(name: str, known: Iterable[str], what: str) -> str:

@@ -7,6 +7,7 @@ import functools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 from gentool.batch.lines import Line
@@ -23,6 +24,7 @@ ROW_PARAMETERS = ("n", "seed", "logprobs", "regex", "json_schema", "choice")
 NO_MESSAGES = '"messages" is no list of messages'
 MAX_SAMPLES = 10**6
 MAX_LOGPROBS = 64
+MAX_FIELDS = 100  # that are compared with the parameters' names
 # of OpenAI's body: without a meaning here, and with another name
 IGNORED = {"model", "user", "metadata", "store", "service_tier", "stream_options"}
 RENAMED: dict[str, str] = {"max_completion_tokens": "max_tokens"}
@@ -83,16 +85,16 @@ def task(line: Line, settings: Settings) -> Task:
 
 
 def slips(lines: Iterable[Line]) -> dict[str, str]:
-    """Fields of rows that are kept, with the parameter that each may be meant as."""
-    names = {*_parameter_names(), "prompt", "messages"}
-    found = {}
+    """Fields of rows that are kept, the first MAX_FIELDS of them, with the parameter that each may
+    be meant as."""
+    names, seen = {*_parameter_names(), "prompt", "messages"}, dict[str, None]()
     for line in lines:
         fields = json_object(line.data.decode("utf-8", "replace"))
         if isinstance(fields, dict) and not ("body" in fields and "url" in fields):
-            for name in fields.keys() - names - {"id"}:
-                if meant := slip(name, names):
-                    found[name] = meant
-    return found
+            seen |= dict.fromkeys(fields)
+    kept = (name for name in seen if name != "id" and name not in names)
+    meant = {name: slip(name, names) for name in islice(kept, MAX_FIELDS)}
+    return {name: other for name, other in meant.items() if other}
 
 
 def _parameter_names() -> set[str]:

@@ -202,8 +202,8 @@ def attend_prompt(
 ) -> np.ndarray:
     """Context [Q, H, Ev] of the queries q [Q, H, E] of positions first.., after k [T, G, E] and v
     [T, G, Ev] of positions start.. are written to `kv`. It is computed in blocks of queries and of
-    groups of heads, so that scores stay in the cache and take memory that does not grow with T. If
-    it is batch-invariant, blocks have fixed places in a text: the shapes of a query's products, its
+    groups of heads, so that scores stay in the cache and take little memory beside the keys. If it
+    is batch-invariant, blocks have fixed places in a text: the shapes of a query's products, its
     row in them, and so its bits, depend on its position only."""
     (count, h, _), (t, g, _) = q.shape, k.shape
     kv.keys[:, start : start + t] = k.transpose(1, 0, 2)
